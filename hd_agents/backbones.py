@@ -1,0 +1,293 @@
+"""The two Dreamers. Every difference between DreamerV2 and DreamerV3 stands here, side by side, as a value.
+
+"dreamerv3" is the 2023 JAX release on which HarmonyDream's Atari100K results rest, "dreamerv2" is the paper's own PyTorch
+code for robotics (wmlib). Everything else in the package receives values and knows no version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from hd_agents.behavior.actor_critic import Actor, ActorLoss, CriticLoss, NoScale, ReturnScale
+from hd_agents.behavior.returns import CreditAssignment, NextStateCredit, SameStateCredit
+from hd_agents.harmony import Harmonizer, Term, select_terms
+from hd_agents.nn.distributions import TwoHot, UnitNormal
+from hd_agents.nn.layers import Activation, Init
+from hd_agents.world_model.decoder import Decoder
+from hd_agents.world_model.encoder import Encoder
+from hd_agents.world_model.heads import ContinueHead, ScalarHead
+from hd_agents.world_model.rssm import RSSM
+from hd_agents.world_model.world_model import KLBalance, WorldModel
+
+Backbone = Literal["dreamerv3", "dreamerv2"]
+
+
+class Size(NamedTuple):
+    """Widths of the networks; each can be given in ``policy_kwargs``.
+
+    :param deter: memory of the RSSM. :param hidden: width inside the RSSM. :param stoch: categoricals.
+    :param classes: of each categorical. :param depth: channels of the first convolution. :param units: width of the heads,
+        the actor, the critic and the vector networks. :param layers: their depth.
+    """
+
+    deter: int
+    hidden: int
+    stoch: int
+    classes: int
+    depth: int
+    units: int
+    layers: int
+
+
+SIZES: dict[str, dict[str, Size]] = {
+    "dreamerv3": {
+        "nano": Size(128, 128, 8, 8, 8, 128, 1),
+        "xsmall": Size(256, 256, 32, 32, 24, 256, 1),
+        "small": Size(512, 512, 32, 32, 32, 512, 2),
+        "medium": Size(1024, 640, 32, 32, 48, 640, 3),
+        "large": Size(2048, 768, 32, 32, 64, 768, 4),
+        "xlarge": Size(4096, 1024, 32, 32, 96, 1024, 5),
+    },
+    "dreamerv2": {
+        "nano": Size(128, 128, 8, 8, 8, 128, 2),
+        "xsmall": Size(128, 128, 32, 32, 24, 200, 3),
+        "small": Size(200, 200, 32, 32, 48, 400, 4),  # wmlib's dmc_vision
+        "medium": Size(1024, 1024, 32, 32, 48, 400, 4),  # wmlib's defaults: Meta-world, RLBench, DMC Remastered
+        "large": Size(2048, 1024, 32, 32, 64, 640, 4),
+        "xlarge": Size(4096, 1024, 32, 32, 96, 1024, 5),
+    },
+}
+
+
+class Defaults(NamedTuple):
+    """Hyper-parameters that the user may leave to the backbone. Rates per gradient step, ``gamma`` per agent step.
+
+    The last five have no constructor argument: they belong to the method.
+    """
+
+    learning_rate: float
+    actor_learning_rate: float
+    critic_learning_rate: float
+    batch_size: int
+    sequence_length: int
+    train_ratio: float
+    gamma: float
+    return_lambda: float
+    horizon: int
+    entropy_coefficient: float
+    model_eps: float
+    model_clip: float
+    weight_decay: float
+    slow_fraction: float
+    slow_every: int
+
+
+DEFAULTS: dict[str, Defaults] = {
+    "dreamerv3": Defaults(
+        learning_rate=1e-4,
+        actor_learning_rate=3e-5,
+        critic_learning_rate=3e-5,
+        batch_size=16,
+        sequence_length=64,
+        train_ratio=1024.0,
+        gamma=1 - 1 / 333,
+        return_lambda=0.95,
+        horizon=15,
+        entropy_coefficient=3e-4,
+        model_eps=1e-8,
+        model_clip=1000.0,
+        weight_decay=0.0,
+        slow_fraction=0.02,
+        slow_every=1,
+    ),
+    "dreamerv2": Defaults(
+        learning_rate=3e-4,
+        actor_learning_rate=8e-5,
+        critic_learning_rate=8e-5,
+        batch_size=16,
+        sequence_length=50,
+        train_ratio=160.0,
+        gamma=0.99,
+        return_lambda=0.95,
+        horizon=15,
+        entropy_coefficient=1e-4,
+        model_eps=1e-5,
+        model_clip=100.0,
+        weight_decay=1e-6,
+        slow_fraction=1.0,
+        slow_every=100,
+    ),
+}
+BEHAVIOR_EPS, BEHAVIOR_CLIP = 1e-5, 100.0  # of the actor's and the critic's optimiser, in both
+
+
+class Style(NamedTuple):
+    """How the layers of a backbone look."""
+
+    norm: bool
+    act: Activation
+    unimix: float
+    kl: KLBalance
+    kl_scale: float
+    kl_regularizer: float
+    error_scale: float
+    zero_init: Init
+
+
+STYLES: dict[str, Style] = {
+    "dreamerv3": Style(
+        norm=True,
+        act="silu",
+        unimix=0.01,
+        kl=KLBalance(dynamics=0.5 / 0.6, representation=0.1 / 0.6, free=1.0, average_first=False),
+        kl_scale=0.6,  # without harmony: 0.5 dynamics + 0.1 representation
+        kl_regularizer=0.5 / 0.6,  # the official code weighs the regulariser of the KL with its dynamics part
+        error_scale=1.0,
+        zero_init="zeros",
+    ),
+    "dreamerv2": Style(
+        norm=False,
+        act="elu",
+        unimix=0.0,
+        kl=KLBalance(dynamics=0.8, representation=0.2, free=0.0, average_first=True),
+        kl_scale=1.0,
+        kl_regularizer=1.0,
+        error_scale=0.5,
+        zero_init="uniform",
+    ),
+}
+
+
+class Networks(nn.Module):
+    """Everything with parameters: the world model, the harmoniser, the actor and the critics."""
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        harmonizer: Harmonizer,
+        actor: Actor,
+        critic: ScalarHead,
+        return_scale: ReturnScale | NoScale,
+    ) -> None:
+        super().__init__()
+        self.world_model, self.harmonizer = world_model, harmonizer
+        self.actor, self.critic = actor, critic
+        self.slow_critic = deepcopy(critic).requires_grad_(False)
+        self.return_scale = return_scale
+
+
+def build(
+    backbone: str,
+    *,
+    images: Mapping[str, tuple[int, int, int]],
+    vectors: Mapping[str, int],
+    action_size: int,
+    action_groups: tuple[int, ...],
+    size: str = "small",
+    harmony: bool | Mapping[str, bool | float] = True,
+    gamma: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Networks:
+    """Assemble the networks of a backbone.
+
+    :param images: key -> (H, W, C). :param vectors: key -> size. :param action_size: A.
+    :param action_groups: sizes of the one-hot groups; empty for continuous actions.
+    :param harmony: which losses are harmonised, see :func:`hd_agents.harmony.select_terms`.
+    :param gamma: the discount, which DreamerV2's continue head is trained on; default the backbone's.
+    :param overrides: fields of :class:`Size`, and ``predict_continue`` (bool, default True), ``continue_gradient`` (bool,
+        default True), ``free_nats`` (nats), ``unimix`` (0 to 1), ``harmony_kind`` ("rectified" or "naive").
+    :raises ValueError: for an unknown backbone, size, override or loss name.
+    """
+    _check_choice("backbone", backbone, SIZES)
+    _check_choice("size", size, SIZES[backbone])
+    v3 = backbone == "dreamerv3"
+    options: dict[str, Any] = {"predict_continue": True, "continue_gradient": True, "harmony_kind": "rectified"}
+    style = STYLES[backbone]
+    options |= {"free_nats": style.kl.free, "unimix": style.unimix} | SIZES[backbone][size]._asdict()
+    unknown = set(overrides or {}) - set(options)
+    if unknown:
+        raise ValueError(f"policy_kwargs has unknown keys {sorted(unknown)}; it may have {sorted(options)}")
+    options |= overrides or {}
+    widths = Size(**{name: _positive(name, options[name]) for name in Size._fields})
+    style = style._replace(unimix=options["unimix"], kl=style.kl._replace(free=options["free_nats"]))
+    gamma = DEFAULTS[backbone].gamma if gamma is None else gamma
+
+    mlp = {"units": widths.units, "layers": widths.layers, "norm": style.norm, "act": style.act}
+    classic = all(shape[:2] == (64, 64) for shape in images.values())  # what DreamerV2's unpadded stack is made for
+    shared: dict[str, Any] = {"depth": widths.depth, **mlp, "padded": v3 or not classic, "squash": v3}
+    encoder = Encoder(images, vectors, **shared)
+    rssm = RSSM(
+        encoder.outputs,
+        action_size,
+        deter=widths.deter,
+        units=widths.hidden,
+        stoch=widths.stoch,
+        classes=widths.classes,
+        norm=style.norm,
+        act=style.act,
+        unimix=style.unimix,
+        learned_initial=v3,
+        clip_action=v3,
+    )
+    features = rssm.features
+    names = {key: "observation" if len(images) + len(vectors) == 1 else f"observation/{key}" for key in (*images, *vectors)}
+    world_model = WorldModel(
+        encoder,
+        rssm,
+        Decoder(features, images, vectors, **shared, error_scale=style.error_scale),
+        ScalarHead(features, TwoHot() if v3 else UnitNormal(), **mlp, init=style.zero_init),
+        ContinueHead(features, **mlp, target_scale=1.0 if v3 else gamma, hard=v3) if options["predict_continue"] else None,
+        kl=style.kl,
+        observation_losses=names,
+        continue_gradient=options["continue_gradient"],
+    )
+    terms = {name: Term() for name in names.values()}
+    terms |= {"reward": Term(), "dynamics": Term(style.kl_scale, regularizer=style.kl_regularizer)}
+    groups = {"observation": list(names.values())} | {key: [name] for key, name in names.items()}
+    terms = select_terms(terms, harmony, groups)
+    if options["predict_continue"]:
+        terms["continue"] = Term(harmonized=False)
+    return Networks(
+        world_model,
+        Harmonizer(terms, options["harmony_kind"]),
+        Actor(features, action_size, action_groups, **mlp, unimix=style.unimix, bounded=not v3),
+        ScalarHead(features, TwoHot() if v3 else UnitNormal(), **mlp, init=style.zero_init),
+        ReturnScale() if v3 else NoScale(),
+    )
+
+
+class Objectives(NamedTuple):
+    """How actor and critic learn, in the form the learner calls."""
+
+    credit: CreditAssignment
+    actor_loss: ActorLoss
+    critic_loss: CriticLoss
+
+
+def objectives(backbone: str, *, discrete: bool, return_lambda: float, entropy_coefficient: float) -> Objectives:
+    """The behaviour objectives of a backbone.
+
+    :param discrete: one-hot actions learn by REINFORCE, continuous ones through the dynamics.
+    """
+    _check_choice("backbone", backbone, SIZES)
+    v3 = backbone == "dreamerv3"
+    return Objectives(
+        NextStateCredit(return_lambda) if v3 else SameStateCredit(return_lambda),
+        ActorLoss(entropy_coefficient, reinforce=discrete, baseline=v3),
+        CriticLoss(1.0 if v3 else 0.0),
+    )
+
+
+def _check_choice(name: str, value: str, allowed: Mapping[str, Any]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not known; use one of {list(allowed)}")
+
+
+def _positive(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"policy_kwargs[{name!r}]={value!r}: use a whole number of at least 1")
+    return value

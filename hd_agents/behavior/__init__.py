@@ -1,0 +1,1 @@
+"""Learning to act inside the imagination of the world model."""

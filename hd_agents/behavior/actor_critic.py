@@ -1,0 +1,154 @@
+"""The actor, its losses and those of the critic, on imagined experience."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hd_agents.behavior.returns import Targets
+from hd_agents.nn.distributions import ActionDistribution, NormalActions, OneHotActions, TruncatedNormalActions
+from hd_agents.nn.layers import MLP, Activation, linear
+from hd_agents.world_model.heads import ScalarHead
+
+
+class Actor(nn.Module):
+    """Model features -> a distribution over actions.
+
+    :param groups: sizes of the one-hot groups of the action; empty for continuous actions.
+    :param bounded: the truncated normal of DreamerV2 instead of DreamerV3's normal, for continuous actions.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        action: int,
+        groups: tuple[int, ...],
+        *,
+        units: int,
+        layers: int,
+        norm: bool,
+        act: Activation,
+        unimix: float,
+        bounded: bool,
+    ) -> None:
+        super().__init__()
+        self.groups, self.bounded, self.unimix = groups, bounded, unimix
+        self.action = action
+        self.mlp = MLP(features, units, layers, norm=norm, act=act)
+        self.out = linear(self.mlp.outputs, action if groups else 2 * action)
+        if not groups:  # mean and deviation are two layers to the official initialisation, not one of twice the width
+            for half in self.out.weight.data.chunk(2, 0):
+                half.copy_(linear(self.mlp.outputs, action).weight.data)
+
+    @property
+    def discrete(self) -> bool:
+        """True for one-hot actions."""
+        return bool(self.groups)
+
+    def parameters_of(self, features: Tensor) -> Tensor:
+        """(..., F) -> raw parameters of the distribution (..., outputs)."""
+        return self.out(self.mlp(features))
+
+    def distribution(self, parameters: Tensor) -> ActionDistribution:
+        """Raw parameters -> the distribution."""
+        if self.groups:
+            return OneHotActions(parameters, self.groups, self.unimix)
+        return TruncatedNormalActions(parameters) if self.bounded else NormalActions(parameters)
+
+    def forward(self, features: Tensor) -> ActionDistribution:
+        """(..., F) -> distribution over actions (..., A)."""
+        return self.distribution(self.parameters_of(features))
+
+    def draw(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
+        """Random numbers for ``shape`` samples, from torch's global generator."""
+        if self.groups:
+            return torch.rand(*shape, len(self.groups), device=device)
+        if self.bounded:
+            eps = torch.finfo(torch.float32).eps
+            return torch.empty(*shape, self.action, device=device).uniform_(eps, 1.0 - eps)
+        return torch.randn(*shape, self.action, device=device)
+
+
+class ReturnScale(nn.Module):
+    """Running 5th and 95th percentile of the returns; advantages are divided by their distance if above 1 (DreamerV3).
+
+    :param decay: of the exponential moving average, which starts at zero.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.low: Tensor
+        self.high: Tensor
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> Tensor:
+        """Take in a batch of returns, any shape, and give the scale (0-d)."""
+        levels = torch.tensor([0.05, 0.95], device=returns.device)
+        low, high = torch.quantile(returns.detach().float().flatten(), levels).unbind()
+        self.low.lerp_(low, 1.0 - self.decay)
+        self.high.lerp_(high, 1.0 - self.decay)
+        return (self.high - self.low).clamp(min=1.0)
+
+
+class NoScale(nn.Module):
+    """Advantages as they are (DreamerV2)."""
+
+    def update(self, returns: Tensor) -> Tensor:
+        """One (0-d), whatever the returns."""
+        return torch.ones((), device=returns.device)
+
+
+class ActorLoss(NamedTuple):
+    """How the actor learns.
+
+    :param entropy_coefficient: weight of the entropy, in units of (normalised) return per nat.
+    :param reinforce: score-function gradient (discrete actions) instead of backpropagation through the dynamics.
+    :param baseline: subtract the baseline also without ``reinforce`` (DreamerV3).
+    """
+
+    entropy_coefficient: float
+    reinforce: bool
+    baseline: bool
+
+    def __call__(self, policy: ActionDistribution, action: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """The loss (0-d) of ``policy`` at states 0..L-1, where ``action`` (L, N, A) was taken; L as in ``targets``."""
+        if self.reinforce:
+            advantage = (targets.actor_return - targets.baseline) / scale
+            objective = policy.log_prob(action.detach()) * advantage.detach()
+        elif self.baseline:
+            objective = (targets.actor_return - targets.baseline) / scale
+        else:
+            objective = targets.actor_return
+        objective = objective + self.entropy_coefficient * policy.entropy()
+        return -(targets.actor_weight * objective).mean()
+
+
+class CriticLoss(NamedTuple):
+    """How the critic learns.
+
+    :param slow_regularizer: weight of the loss against the slow critic's prediction (1 in DreamerV3, 0 in DreamerV2).
+    """
+
+    slow_regularizer: float
+
+    def __call__(self, critic: ScalarHead, out: Tensor, targets: Targets, slow_value: Tensor) -> Tensor:
+        """The loss (0-d) of the critic's output ``out`` (L, N, outputs) at states 0..L-1; ``slow_value`` (L, N)."""
+        loss = critic.loss(out, targets.critic_return.detach())
+        if self.slow_regularizer:
+            loss = loss + self.slow_regularizer * critic.loss(out, slow_value)
+        return (targets.critic_weight * loss).mean()
+
+
+@torch.no_grad()
+def update_slow(slow: nn.Module, critic: nn.Module, fraction: float) -> None:
+    """Move every parameter of ``slow`` by ``fraction`` of the way to ``critic``; 1 copies."""
+    sources, targets = list(critic.parameters()), list(slow.parameters())
+    if fraction == 1.0:
+        torch._foreach_copy_(targets, sources)
+    else:
+        torch._foreach_lerp_(targets, sources, fraction)

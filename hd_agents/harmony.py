@@ -1,0 +1,112 @@
+"""The paper's contribution: losses kept in balance by learned coefficients (Ma et al., ICML 2024).
+
+Every harmonised loss L_i is divided by its own sigma_i = exp(log_sigma_i), and a regulariser keeps sigma_i from growing
+without bound (eq. 5):
+
+    total = sum_i  L_i / sigma_i + w_i * log(1 + sigma_i)
+
+At the optimum sigma = (L + sqrt(L^2 + 4L)) / 2 for w = 1: about sqrt(L) for small losses, L + 1 for large ones. So every
+harmonised loss contributes about one, however large its raw value, and the weight of a vanishing loss stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Term(NamedTuple):
+    """How one loss enters the total.
+
+    :param scale: fixed weight of the loss where it is not harmonised.
+    :param harmonized: divide by a learned sigma instead.
+    :param regularizer: weight w of log(1 + sigma); 5/6 for the dynamics loss of the official DreamerV3 code, else 1.
+    """
+
+    scale: float = 1.0
+    harmonized: bool = True
+    regularizer: float = 1.0
+
+
+class Harmonizer(nn.Module):
+    """Sums named losses into one, the harmonised ones divided by their learned sigma.
+
+    :param terms: one :class:`Term` per loss name.
+    :param kind: "rectified" regularises with log(1 + sigma) as the paper's method (eq. 5), "naive" with log(sigma) (eq. 4),
+        whose weights explode as a loss goes to zero.
+    """
+
+    def __init__(self, terms: Mapping[str, Term], kind: Literal["rectified", "naive"] = "rectified") -> None:
+        super().__init__()
+        if kind not in ("rectified", "naive"):
+            raise ValueError(f"kind={kind!r} is not a regulariser of the harmoniser; use 'rectified' or 'naive'")
+        self.terms = dict(terms)
+        self.kind = kind
+        self.harmonized = [name for name, term in self.terms.items() if term.harmonized]
+        self.log_sigma = nn.Parameter(torch.zeros(len(self.harmonized)))
+        weights = torch.tensor([self.terms[name].regularizer for name in self.harmonized])
+        self.register_buffer("regularizer_weights", weights, persistent=False)
+        self.regularizer_weights: Tensor
+
+    def forward(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total loss (0-d) and its metrics (0-d, detached).
+
+        :param losses: exactly the names of ``terms``, any shape each; their means count.
+        :raises KeyError: when a loss has no term or a term no loss, so that none is dropped in silence.
+        """
+        if losses.keys() != self.terms.keys():
+            raise KeyError(f"losses {sorted(losses)} do not match the terms {sorted(self.terms)} of the harmoniser")
+        means = {name: loss.float().mean() for name, loss in losses.items()}
+        plain = [self.terms[name].scale * mean for name, mean in means.items() if name not in self.harmonized]
+        total = torch.stack(plain).sum() if plain else self.log_sigma.new_zeros(())
+        weighted = {name: self.terms[name].scale * mean.detach() for name, mean in means.items()}
+        if self.harmonized:
+            raw = torch.stack([means[name] for name in self.harmonized])
+            divided = raw * torch.exp(-self.log_sigma)
+            penalty = F.softplus(self.log_sigma) if self.kind == "rectified" else self.log_sigma
+            total = total + (divided + self.regularizer_weights * penalty).sum()
+            weighted |= dict(zip(self.harmonized, divided.detach().unbind(), strict=True))
+        return total, self._metrics(means, weighted)
+
+    @torch.no_grad()
+    def _metrics(self, means: Mapping[str, Tensor], weighted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        metrics = {f"loss/{name}": mean.detach() for name, mean in means.items()}
+        whole = torch.stack(list(weighted.values())).abs().sum()
+        metrics |= {f"share/{name}": value.abs() / whole for name, value in weighted.items()}
+        for name, log_sigma in zip(self.harmonized, self.log_sigma.detach().unbind(), strict=True):
+            metrics[f"sigma/{name}"] = log_sigma.exp()
+            metrics[f"weight/{name}"] = (-log_sigma).exp()
+        return metrics
+
+
+def select_terms(
+    terms: Mapping[str, Term], harmony: bool | Mapping[str, bool | float], groups: Mapping[str, Sequence[str]]
+) -> dict[str, Term]:
+    """Apply the user's choice of which losses are harmonised.
+
+    :param terms: the terms with harmony on.
+    :param harmony: True as given, False none. A mapping changes the losses it names: True harmonises, False uses the plain
+        scale of the base method, a number is a fixed weight. Losses it does not name stay as with True.
+    :param groups: short names that stand for several losses, such as "observation" for every observation key.
+    :raises ValueError: for a name that is no loss, listing the names there are.
+    """
+    if isinstance(harmony, bool):
+        harmony = {} if harmony else dict.fromkeys(terms, False)
+    chosen = dict(terms)
+    for key, choice in harmony.items():
+        names = [key] if key in terms else list(groups.get(key, ()))
+        if not names:
+            known = sorted({*terms, *groups})
+            raise ValueError(f"harmony={dict(harmony)!r}: {key!r} is no loss of this model; its losses are {known}")
+        if not isinstance(choice, bool | int | float) or choice < 0:
+            raise ValueError(f"harmony[{key!r}]={choice!r}: use True, False or a fixed weight of at least 0")
+        for name in names:
+            if isinstance(choice, bool):
+                chosen[name] = chosen[name]._replace(harmonized=choice)
+            else:
+                chosen[name] = chosen[name]._replace(harmonized=False, scale=float(choice))
+    return chosen

@@ -1,0 +1,190 @@
+"""One gradient step of everything: the paper's algorithm box. Knows batches, networks and optimisers; no environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hd_agents.backbones import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults, Networks, Objectives
+from hd_agents.behavior.actor_critic import update_slow
+from hd_agents.behavior.imagination import Dream, imagine
+from hd_agents.behavior.returns import Targets
+from hd_agents.world_model.batch import Batch
+from hd_agents.world_model.rssm import State
+
+
+class Draws(NamedTuple):
+    """The random numbers of one gradient step, so that a step can be repeated; int64 entries replay recorded classes.
+
+    :param posterior: (B, T, S). :param prior: (H, B * T, S). :param action: (H, B * T, ...), see :meth:`Actor.draw`.
+    """
+
+    posterior: Tensor
+    prior: Tensor
+    action: Tensor
+
+
+class Learner:
+    """Trains :class:`Networks`.
+
+    :param networks: on the device they stay on.
+    :param objectives: how actor and critic learn.
+    :param defaults: the backbone's numbers; of these the learner reads those without a constructor argument.
+    :param horizon: H, imagined steps. :param gamma: discount per agent step.
+    :param learning_rate: of the world model; likewise ``actor_learning_rate`` and ``critic_learning_rate``.
+    :param harmony_learning_rate: of the log-sigmas; None for the world model's, as in the paper.
+    :param bfloat16: run the networks in bfloat16; the harmoniser, losses, returns and moments stay in float32.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        objectives: Objectives,
+        defaults: Defaults,
+        *,
+        horizon: int,
+        gamma: float,
+        learning_rate: float,
+        actor_learning_rate: float,
+        critic_learning_rate: float,
+        harmony_learning_rate: float | None = None,
+        bfloat16: bool = False,
+    ) -> None:
+        self.networks, self.objectives, self.defaults = networks, objectives, defaults
+        self.horizon, self.gamma = horizon, gamma
+        self.harmony_learning_rate = harmony_learning_rate
+        self.updates = 0
+        self.device = next(networks.parameters()).device
+        self._autocast_dtype = torch.bfloat16 if bfloat16 else None
+        weight_decay = defaults.weight_decay
+        self.model_optimizer = self._adam(networks.world_model, defaults.model_eps, weight_decay)
+        self.actor_optimizer = self._adam(networks.actor, BEHAVIOR_EPS, weight_decay)
+        self.critic_optimizer = self._adam(networks.critic, BEHAVIOR_EPS, weight_decay)
+        if networks.harmonizer.harmonized:
+            self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
+        self.set_learning_rates(learning_rate, actor_learning_rate, critic_learning_rate)
+
+    def _adam(self, module: nn.Module, eps: float, weight_decay: float) -> torch.optim.Adam:
+        cuda = self.device.type == "cuda"
+        return torch.optim.Adam(
+            module.parameters(), lr=0.0, eps=eps, weight_decay=weight_decay, fused=True, capturable=cuda
+        )
+
+    def set_learning_rates(self, model: float, actor: float, critic: float) -> None:
+        """Rates from the next step on."""
+        optimizers = (self.model_optimizer, self.actor_optimizer, self.critic_optimizer)
+        for optimizer, rate in zip(optimizers, (model, actor, critic), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        if self.harmony_learning_rate is not None and len(self.model_optimizer.param_groups) > 1:
+            self.model_optimizer.param_groups[1]["lr"] = self.harmony_learning_rate
+
+    def draw(self, batch: Batch) -> Draws:
+        """Fresh random numbers for a step on ``batch``, from torch's global generator."""
+        size, stoch = batch.reward.shape, self.networks.world_model.rssm.stoch
+        dream = (self.horizon, size.numel())
+        return Draws(
+            torch.rand(*size, stoch, device=self.device),
+            torch.rand(*dream, stoch, device=self.device),
+            self.networks.actor.draw(*dream, device=self.device),
+        )
+
+    def train_step(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
+        """Update the world model on ``batch``, then actor and critic on dreams that start there.
+
+        :param draws: random numbers to use; default fresh ones.
+        :return: metrics, 0-d tensors on the device, detached.
+        """
+        draws = self.draw(batch) if draws is None else draws
+        networks = self.networks
+
+        # World model: harmonised losses on replayed sequences.
+        with self._autocast():
+            output = networks.world_model.losses(batch, draws.posterior)
+        model_loss, metrics = networks.harmonizer(output.losses)
+        metrics |= output.metrics | {"loss/model": model_loss.detach()}
+        metrics["grad_norm/model"] = self._step(self.model_optimizer, model_loss, self.defaults.model_clip)
+
+        # Dream: from every replayed state, in the world model as it is now.
+        start = State(*(part.detach().flatten(0, 1).float() for part in output.posterior))
+        reinforce = self.objectives.actor_loss.reinforce
+        with self._autocast():
+            dream = imagine(
+                networks.world_model, networks.actor, start, draws.prior, draws.action, differentiable=not reinforce
+            )
+            targets, critic_out, slow_value = self._evaluate(dream, batch.terminated.flatten())
+
+        # Actor: actions that lead to more than the critic expects.
+        scale = networks.return_scale.update(targets.actor_return)
+        states = len(targets.actor_return)
+        policy = networks.actor.distribution(dream.actor_parameters[:states])
+        actor_loss = self.objectives.actor_loss(policy, dream.action[:states], targets, scale)
+        metrics["grad_norm/actor"] = self._step(self.actor_optimizer, actor_loss, BEHAVIOR_CLIP)
+
+        # Critic: the return that the dreams led to.
+        critic_loss = self.objectives.critic_loss(networks.critic, critic_out, targets, slow_value)
+        metrics["grad_norm/critic"] = self._step(self.critic_optimizer, critic_loss, BEHAVIOR_CLIP)
+        self._update_slow_critic()
+        self.updates += 1
+        with torch.no_grad():
+            metrics |= {
+                "loss/actor": actor_loss.detach(),
+                "loss/critic": critic_loss.detach(),
+                "imagined_return": targets.critic_return.mean(),
+                "return_scale": scale,
+                "entropy/actor": policy.entropy().mean(),
+            }
+        return metrics
+
+    def _evaluate(self, dream: Dream, terminated: Tensor) -> tuple[Targets, Tensor, Tensor]:
+        """Predictions along a dream -> targets, the critic's output at the states it learns at, the slow critic there."""
+        networks, credit = self.networks, self.objectives.credit
+        model, features = networks.world_model, dream.features
+        reinforce = self.objectives.actor_loss.reinforce
+        with torch.set_grad_enabled(not reinforce):
+            reward = model.reward(features)
+            discount = model.discount(features, self.gamma)
+            if model.continue_head is not None:  # what is known of the start need not be predicted
+                known = self.gamma * (1.0 - terminated.float())
+                discount = torch.cat([known.unsqueeze(0), discount[1:]], 0)
+            if credit.from_slow:
+                value = networks.slow_critic.mean(networks.slow_critic(features))
+            elif not reinforce:
+                value = networks.critic.mean(networks.critic(features))
+        critic_out = networks.critic(features.detach())  # of one pass both the values and the loss are made
+        if reinforce and not credit.from_slow:
+            value = networks.critic.mean(critic_out.detach())
+        targets = credit(reward, discount, value, self.gamma)
+        states = len(targets.critic_return)
+        with torch.no_grad():
+            slow_value = value[:states]
+            if not credit.from_slow:
+                slow_value = networks.slow_critic.mean(networks.slow_critic(features[:states]))
+        return targets, critic_out[:states], slow_value
+
+    def _update_slow_critic(self) -> None:
+        """Follow the critic; the first update copies it, as in both official codes."""
+        if self.updates % self.defaults.slow_every == 0:
+            fraction = self.defaults.slow_fraction if self.updates else 1.0
+            update_slow(self.networks.slow_critic, self.networks.critic, fraction)
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
+        """Backpropagate ``loss`` into the optimiser's parameters and nowhere else, clip, step; the norm before clipping."""
+        parameters = list(_parameters(optimizer))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
+        optimizer.step()
+        return norm
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self._autocast_dtype is not None
+        return torch.autocast(self.device.type, dtype=self._autocast_dtype or torch.bfloat16, enabled=enabled)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
+    for group in optimizer.param_groups:
+        yield from group["params"]

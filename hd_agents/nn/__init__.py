@@ -1,0 +1,1 @@
+"""Pure tensor maths and modules; knows nothing of agents or environments."""

@@ -1,0 +1,73 @@
+"""Small tensor functions shared by the networks: symlog, unimix, straight-through samples, categorical KL."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) * log(1 + |x|), the squashing of DreamerV3 (Hafner et al. 2023, eq. 1)."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of :func:`symlog`."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def unimix_log_probs(logits: Tensor, unimix: float) -> Tensor:
+    """Log-probabilities over the last axis, with a share ``unimix`` of the uniform distribution mixed in.
+
+    :param logits: (..., K) unnormalised.
+    :param unimix: share of the uniform distribution, in [0, 1); 0 gives a plain log-softmax.
+    """
+    if unimix == 0.0:
+        return torch.log_softmax(logits, -1)
+    probs = torch.softmax(logits, -1)
+    return torch.log(probs * (1.0 - unimix) + unimix / logits.shape[-1])
+
+
+def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
+    """KL(left || right) in nats of independent categoricals given log-probabilities (..., S, K) -> (...)."""
+    return (left.exp() * (left - right)).sum((-2, -1))
+
+
+class _SampleOneHot(torch.autograd.Function):
+    """One-hot samples whose gradient is that of the (mixed) probabilities: the straight-through estimator.
+
+    One node in the graph instead of six: inside the recurrence the number of nodes is what costs.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, draw: Tensor | None, unimix: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+        probs = torch.softmax(logits, -1, dtype=torch.float32)
+        classes = logits.shape[-1]
+        if draw is None:
+            index = probs.argmax(-1, keepdim=True)
+        elif draw.dtype == torch.int64:
+            index = draw.unsqueeze(-1)
+        else:
+            mixed = torch.add(probs.mul(1.0 - unimix), unimix / classes) if unimix else probs
+            index = torch.searchsorted(mixed.cumsum(-1), draw.unsqueeze(-1), right=True).clamp_(max=classes - 1)
+        ctx.save_for_backward(probs)
+        ctx.scale = 1.0 - unimix
+        return torch.zeros_like(logits).scatter_(-1, index, 1.0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def, override]
+        (probs,) = ctx.saved_tensors
+        weighted = grad * probs
+        out = torch.addcmul(weighted, weighted.sum(-1, keepdim=True), probs, value=-1.0)
+        return out.mul_(ctx.scale).to(grad.dtype), None, None
+
+
+def sample_one_hot(logits: Tensor, draw: Tensor | None, unimix: float = 0.0) -> Tensor:
+    """One-hot samples with straight-through gradients, shape of ``logits``.
+
+    :param logits: (..., K) unnormalised.
+    :param draw: (...) uniform numbers in [0, 1) to sample by the inverse distribution function; int64 class indices to
+        replay a recorded sample; None for the mode.
+    :param unimix: share of the uniform distribution, as in :func:`unimix_log_probs`.
+    """
+    return _SampleOneHot.apply(logits, draw, unimix)

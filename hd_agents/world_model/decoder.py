@@ -1,0 +1,118 @@
+"""Model features -> the observation they stand for, and how wrong that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hd_agents.nn.functional import symexp
+from hd_agents.nn.layers import MLP, Activation, Conv, linear
+from hd_agents.world_model.encoder import model_size
+
+DREAMERV2_KERNELS = (5, 5, 6, 6)  # 1 -> 5 -> 13 -> 30 -> 64 pixels
+
+
+class ImageDecoder(nn.Module):
+    """Transposed convolutions of stride 2 up to the image, the channels halving at every stage.
+
+    :param shape: (H, W, C) of the image the network makes.
+    :param padded: True doubles from a 4..7 pixel grid (DreamerV3), False is DreamerV2's stack from one pixel to 64x64.
+    """
+
+    def __init__(
+        self, features: int, shape: tuple[int, int, int], depth: int, *, padded: bool, norm: bool, act: Activation
+    ) -> None:
+        super().__init__()
+        height, width, channels = shape
+        stages = model_size(height, width)[2]
+        if padded:
+            start, grid = depth * 2 ** (stages - 1), (height >> stages, width >> stages)
+            kernels, padding = (4,) * stages, 1
+        else:
+            start, grid = depth * 2 ** (stages + 1), (1, 1)
+            kernels, padding = DREAMERV2_KERNELS, 0
+        self.grid = (*grid, start)
+        self.first = linear(features, grid[0] * grid[1] * start)
+        widths = [start] + [depth * 2 ** (stages - 2 - i) for i in range(stages - 1)]
+        layers = [
+            Conv(a, b, kernel=kernel, padding=padding, transposed=True, norm=norm, act=act)
+            for a, b, kernel in zip(widths, widths[1:], kernels, strict=False)
+        ]
+        last = Conv(widths[-1], channels, kernel=kernels[-1], padding=padding, transposed=True, norm=False, act=None)
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, F) -> the image (N, C, H, W) in [0, 1], not clipped."""
+        x = self.first(features).unflatten(-1, self.grid).permute(0, 3, 1, 2)
+        return self.layers(x) + 0.5
+
+
+class Decoder(nn.Module):
+    """Predicts every observation key.
+
+    :param images: key -> (H, W, C) as the environment gives them.
+    :param vectors: key -> size.
+    :param error_scale: 1 for the sum of squared errors (DreamerV3), 1/2 for a Gaussian of variance one (DreamerV2).
+    :param squash: vectors are predicted in symlog space (DreamerV3).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        images: Mapping[str, tuple[int, int, int]],
+        vectors: Mapping[str, int],
+        *,
+        depth: int,
+        units: int,
+        layers: int,
+        padded: bool,
+        norm: bool,
+        act: Activation,
+        squash: bool,
+        error_scale: float,
+    ) -> None:
+        super().__init__()
+        self.image_keys, self.vectors = list(images), dict(vectors)
+        self.shapes = {key: shape[:2] for key, shape in images.items()}
+        self.squash, self.error_scale = squash, error_scale
+        self.cnns = nn.ModuleList(
+            ImageDecoder(features, (*model_size(*shape[:2])[:2], shape[2]), depth, padded=padded, norm=norm, act=act)
+            for shape in images.values()
+        )
+        self.mlp = MLP(features, units, layers, norm=norm, act=act) if vectors else None
+        outputs = self.mlp.outputs if self.mlp is not None else 0
+        self.outs = nn.ModuleList(linear(outputs, size) for size in vectors.values())
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """(N, F) -> key -> image (N, C, H', W') in the model's size or vector (N, D), both as the networks see them."""
+        out = {key: cnn(features) for key, cnn in zip(self.image_keys, self.cnns, strict=True)}
+        if self.mlp is not None:
+            hidden = self.mlp(features)
+            out |= {key: layer(hidden) for key, layer in zip(self.vectors, self.outs, strict=True)}
+        return out
+
+    def losses(self, out: Mapping[str, Tensor], prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scaled squared error (N,) of each key, summed over its pixels and channels or its dimensions."""
+        losses = {}
+        for key, prediction in out.items():
+            error = (prediction.float() - prepared[key]).square()
+            if key in self.vectors and self.squash:
+                error = torch.where(error < 1e-8, 0.0, error)  # as the official symlog loss
+            losses[key] = self.error_scale * error.flatten(1).sum(-1)
+        return losses
+
+    def means(self, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """In the environment's own terms: images (N, H, W, C) in [0, 1] at the original size, vectors (N, D)."""
+        means = {}
+        for key, prediction in out.items():
+            prediction = prediction.float()
+            if key in self.vectors:
+                means[key] = symexp(prediction) if self.squash else prediction
+                continue
+            if tuple(prediction.shape[-2:]) != self.shapes[key]:
+                prediction = F.interpolate(prediction, self.shapes[key], mode="bilinear", antialias=True)
+            means[key] = prediction.clamp(0.0, 1.0).permute(0, 2, 3, 1)
+        return means

@@ -1,0 +1,152 @@
+"""The recurrent state-space model: a deterministic memory beside categorical latents."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
+from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
+
+
+class State(NamedTuple):
+    """A latent state; any leading axes.
+
+    :param deter: (..., D) memory.
+    :param stoch: (..., S * K) one-hot samples of S categoricals with K classes.
+    """
+
+    deter: Tensor
+    stoch: Tensor
+
+    def detach(self) -> State:
+        """Cut from the graph."""
+        return State(self.deter.detach(), self.stoch.detach())
+
+
+class RSSM(nn.Module):
+    """prior:  h' = GRU(h, [z, a]),  z' ~ p(z' | h');   posterior:  z' ~ q(z' | h', embed).
+
+    :param deter: D. :param units: width of the layers between. :param stoch: S. :param classes: K.
+    :param norm: layer norm everywhere and no GRU bias (DreamerV3), or only in the GRU (DreamerV2).
+    :param unimix: share of the uniform distribution in prior and posterior.
+    :param learned_initial: the first state of an episode is learned (DreamerV3) instead of zeros (DreamerV2).
+    :param clip_action: divide actions beyond 1 by their magnitude; the gradient sees a constant factor (DreamerV3).
+    """
+
+    def __init__(
+        self,
+        embed: int,
+        action: int,
+        *,
+        deter: int,
+        units: int,
+        stoch: int,
+        classes: int,
+        norm: bool,
+        act: Activation,
+        unimix: float,
+        learned_initial: bool,
+        clip_action: bool,
+    ) -> None:
+        super().__init__()
+        self.deter, self.stoch, self.classes = deter, stoch, classes
+        self.flat = stoch * classes
+        self.features = deter + self.flat
+        self.unimix, self.clip_action = unimix, clip_action
+        self.image_in = Dense(self.flat + action, units, norm=norm, act=act)
+        self.gru = GRUCell(units, deter, bias=not norm)
+        self.image_out = Dense(deter, units, norm=norm, act=act)
+        self.prior_out = linear(units, self.flat)
+        self.observe_in = Dense(deter + embed, units, norm=norm, act=act)
+        self.posterior_out = linear(units, self.flat)
+        self.initial_deter = nn.Parameter(torch.zeros(deter)) if learned_initial else None
+
+    def initial(self, n: int) -> State:
+        """The state before the first observation of an episode, (n, D) and (n, S * K)."""
+        if self.initial_deter is None:
+            zeros = self.prior_out.weight.new_zeros(n, self.features)
+            return State(zeros[:, : self.deter], zeros[:, self.deter :])
+        deter = torch.tanh(self.initial_deter).unsqueeze(0)
+        stoch = self.sample(self.prior(deter), None).detach()
+        return State(deter.expand(n, -1), stoch.to(deter.dtype).expand(n, -1))
+
+    def prior(self, deter: Tensor) -> Tensor:
+        """(..., D) -> raw prior logits (..., S, K)."""
+        return self.prior_out(self.image_out(deter)).unflatten(-1, (self.stoch, self.classes))
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Raw logits -> log-probabilities with the uniform share mixed in."""
+        return unimix_log_probs(logits.float(), self.unimix)
+
+    def sample(self, logits: Tensor, draw: Tensor | None) -> Tensor:
+        """Raw logits (..., S, K) -> one-hot samples (..., S * K); ``draw`` as in :func:`sample_one_hot`."""
+        return sample_one_hot(logits, draw, self.unimix).flatten(-2)
+
+    def imagine_step(self, state: State, action: Tensor, draw: Tensor | None) -> State:
+        """One step without an observation.
+
+        :param action: (N, A) taken in ``state``. :param draw: (N, S), or None for the mode.
+        """
+        inputs = torch.cat([state.stoch, self._clip(action)], -1)
+        deter = self.gru(self.image_in(inputs), state.deter)
+        return State(deter, self.sample(self.prior(deter), draw))
+
+    def observe_step(self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, draw: Tensor | None) -> State:
+        """One step of filtering, as :meth:`observe` does for a whole sequence.
+
+        :param action: (N, A) that led to the observation. :param embed: (N, E). :param is_first: (N,) bool, restart there.
+        :param draw: (N, S), or None for the mode.
+        """
+        draws = None if draw is None else draw.unsqueeze(1)
+        posterior, _ = self.observe(embed.unsqueeze(1), action.unsqueeze(1), is_first.unsqueeze(1), draws, state)
+        return State(posterior.deter[:, 0], posterior.stoch[:, 0])
+
+    def observe(
+        self, embed: Tensor, action: Tensor, is_first: Tensor, draws: Tensor | None, state: State | None = None
+    ) -> tuple[State, Tensor]:
+        """Filter sequences: the posterior states (B, T, ...) and their raw logits (B, T, S, K).
+
+        What does not depend on the recurrence is computed for all steps at once, before the loop: the parts of the first
+        layers that see the action and the embedding. The prior is left to the caller, who knows all ``deter``.
+
+        :param embed: (B, T, E). :param action: (B, T, A); action[:, t] led to embed[:, t]. :param is_first: (B, T) bool.
+        :param draws: (B, T, S), or None for modes. :param state: where the sequences start; default the initial state.
+        """
+        steps = embed.shape[1]
+        initial = self.initial(embed.shape[0])
+        state = initial if state is None else state
+        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
+        reset = 1.0 - keep
+        action_weight = self.image_in.linear.weight[:, self.flat :]
+        embed_weight = self.observe_in.linear.weight[:, self.deter :]
+        stoch_weight = self.image_in.linear.weight[:, : self.flat].t()
+        deter_weight = self.observe_in.linear.weight[:, : self.deter].t()
+        from_action = F.linear(self._clip(action) * keep, action_weight, self.image_in.linear.bias).unbind(1)
+        from_embed = F.linear(embed, embed_weight, self.observe_in.linear.bias).unbind(1)
+        reset_deter = (reset * initial.deter.unsqueeze(1)).unbind(1)
+        reset_stoch = (reset * initial.stoch.unsqueeze(1)).unbind(1)
+        keeps = keep.unbind(1)
+        numbers = [None] * steps if draws is None else draws.transpose(0, 1).contiguous().unbind(0)
+
+        deter, stoch = state
+        deters, stochs, logits = [], [], []
+        for t in range(steps):
+            deter = torch.addcmul(reset_deter[t], deter, keeps[t])
+            stoch = torch.addcmul(reset_stoch[t], stoch, keeps[t])
+            hidden = self.image_in.finish(torch.addmm(from_action[t], stoch, stoch_weight))
+            deter = self.gru(hidden, deter)
+            hidden = self.observe_in.finish(torch.addmm(from_embed[t], deter, deter_weight))
+            logit = self.posterior_out(hidden).unflatten(-1, (self.stoch, self.classes))
+            stoch = self.sample(logit, numbers[t])
+            deters.append(deter)
+            stochs.append(stoch)
+            logits.append(logit)
+        posterior = State(torch.stack(deters, 1), torch.stack(stochs, 1))
+        return posterior, torch.stack(logits, 1)
+
+    def _clip(self, action: Tensor) -> Tensor:
+        return action / action.detach().abs().clamp(min=1.0) if self.clip_action else action
