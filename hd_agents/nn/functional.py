@@ -49,7 +49,7 @@ class _SampleOneHot(torch.autograd.Function):
             index = draw.unsqueeze(-1)
         else:
             mixed = torch.add(probs.mul(1.0 - unimix), unimix / classes) if unimix else probs
-            index = torch.searchsorted(mixed.cumsum(-1), draw.unsqueeze(-1), right=True).clamp_(max=classes - 1)
+            index = torch.searchsorted(mixed.cumsum(-1), draw.unsqueeze(-1).contiguous(), right=True).clamp_(max=classes - 1)
         ctx.save_for_backward(probs)
         ctx.scale = 1.0 - unimix
         return torch.zeros_like(logits).scatter_(-1, index, 1.0)

@@ -126,6 +126,7 @@ class GRUCell(nn.Module):
 
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:
         """x (N, inputs), deter (N, D) -> the next deter (N, D)."""
-        reset, candidate, update = self.norm(self.linear(torch.cat([deter, x], -1))).chunk(3, -1)
+        gates = self.norm(self.linear(torch.cat([deter, x], -1))).float()  # the memory itself stays in float32
+        reset, candidate, update = gates.chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))

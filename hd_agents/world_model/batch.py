@@ -1,4 +1,4 @@
-"""The record of replayed sequences that the world model learns from. The alignment in time is stated here and only here."""
+"""The record of replayed sequences that the world model learns from; the alignment in time is stated here, once."""
 
 from typing import NamedTuple
 
@@ -18,14 +18,12 @@ class Batch(NamedTuple):
     False if it was cut off (time limit). A sequence may run across episodes: at ``is_first`` the recurrent state
     starts anew. ``is_first[:, 0]`` is always True, because a sampled sequence carries no state from before it.
 
-    Attributes:
-        observation: Key to tensor. Images uint8 ``(B, T, H, W, C)``, channels last, 0..255; vectors float32
-            ``(B, T, D)`` in the data's own unit.
-        action: float32 ``(B, T, A)``. Discrete choices are one-hot (several choices: their one-hots concatenated),
-            continuous actions lie in -1..1 per dimension.
-        reward: float32 ``(B, T)``, in the environment's own unit.
-        is_first: bool ``(B, T)``.
-        terminated: bool ``(B, T)``.
+    :param observation: key to tensor. Images uint8 (B, T, H, W, C), channels last, 0..255; vectors float32 (B, T, D) in
+        the data's own unit.
+    :param action: (B, T, A) float32. Discrete choices are one-hot (several choices: their one-hots concatenated),
+        continuous actions lie in -1..1 per dimension.
+    :param reward: (B, T) float32, in the environment's own unit.
+    :param is_first: (B, T) bool. :param terminated: (B, T) bool.
     """
 
     observation: dict[str, Tensor]

@@ -1,0 +1,146 @@
+"""The world model: resets, the acting path beside the training path, image scaling, what each loss trains."""
+
+import pytest
+import torch
+
+from hd_agents.backbones import build
+from hd_agents.world_model.encoder import model_size
+from tests.models import TINY, batch, networks
+
+BACKBONES = ["dreamerv3", "dreamerv2"]
+
+
+def rows(source, start, stop):
+    """Steps start..stop-1 of every sequence of a batch."""
+    observation = {key: value[:, start:stop] for key, value in source.observation.items()}
+    return source._replace(
+        observation=observation, **{name: getattr(source, name)[:, start:stop] for name in source._fields[1:]}
+    )
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_reset_in_mid_sequence_equals_two_sequences(backbone):
+    torch.manual_seed(0)
+    model = networks(backbone).world_model
+    if model.rssm.initial_deter is not None:
+        torch.nn.init.normal_(model.rssm.initial_deter)  # so that the learned start differs from zeros
+    whole = batch()
+    whole.is_first[:, 4] = True
+    draws = torch.rand(2, 11, 3)
+    together = model.losses(whole, draws)
+    first, second = model.losses(rows(whole, 0, 4), draws[:, :4]), model.losses(rows(whole, 4, 11), draws[:, 4:])
+    torch.testing.assert_close(together.posterior.deter[:, :4], first.posterior.deter)
+    torch.testing.assert_close(together.posterior.deter[:, 4:], second.posterior.deter)
+    assert torch.equal(together.posterior.stoch[:, 4:], second.posterior.stoch)
+    for name in ("reward", "continue", "observation/image", "observation/vector"):
+        both = torch.cat([first.losses[name], second.losses[name]], 1)
+        torch.testing.assert_close(together.losses[name], both)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_action_of_a_reset_row_is_ignored(backbone):
+    torch.manual_seed(0)
+    model = networks(backbone).world_model
+    one = batch()
+    other = one._replace(action=one.action.clone())
+    other.action[:, 0] = 1.0 - other.action[:, 0]
+    draws = torch.rand(2, 11, 3)
+    assert torch.equal(model.losses(one, draws).posterior.deter, model.losses(other, draws).posterior.deter)
+
+
+@pytest.mark.parametrize("groups", [(2, 3), ()])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_acting_latents_equal_training_latents(backbone, groups):
+    torch.manual_seed(1)
+    model = networks(backbone, groups).world_model
+    data = batch(groups=groups)
+    data.is_first[1, 5] = True
+    draws = torch.rand(2, 11, 3)
+    trained = model.losses(data, draws).posterior
+    state = model.rssm.initial(2)
+    for t in range(11):
+        embed = model.encode({key: value[:, t] for key, value in data.observation.items()})
+        state = model.rssm.observe_step(state, data.action[:, t], embed, data.is_first[:, t], draws[:, t])
+        torch.testing.assert_close(state.deter, trained.deter[:, t])
+        assert torch.equal(state.stoch, trained.stoch[:, t])
+
+
+@pytest.mark.parametrize("shape", [(16, 24, 3), (84, 84, 1), (64, 64, 4)])
+def test_images_are_scaled_alike_with_any_leading_axes(shape):
+    model = build(
+        "dreamerv3", images={"image": shape}, vectors={}, action_size=2, action_groups=(2,), overrides=TINY
+    ).world_model
+    image = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
+    training = model.encode({"image": image})
+    acting = model.encode({"image": image[1, 2].unsqueeze(0)})
+    torch.testing.assert_close(training[1, 2], acting[0])
+    prepared = model.encoder.prepare({"image": image})["image"]
+    assert 0.0 <= prepared.min() < 0.2 and 0.8 < prepared.max() <= 1.0
+    decoded = model.decode(torch.zeros(5, 7, model.rssm.features))["image"]
+    assert decoded.shape == (5, 7, *shape)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((64, 64), (64, 64, 4)),
+        ((84, 84), (80, 80, 4)),
+        ((210, 160), (224, 160, 5)),
+        ((16, 16), (16, 16, 2)),
+        ((17, 31), (16, 32, 2)),
+        ((128, 128), (128, 128, 5)),
+        ((16, 200), (16, 200, 2)),
+    ],
+)
+def test_sizes_that_cannot_be_halved_go_to_the_nearest_that_can(size, expected):
+    assert model_size(*size) == expected
+
+
+def test_imagination_and_filtering_share_the_dynamics():
+    torch.manual_seed(2)
+    model = networks().world_model
+    state = model.rssm.initial(3)
+    action = torch.eye(5)[:3]
+    imagined = model.rssm.imagine_step(state, action, torch.rand(3, 3))
+    embed = torch.randn(3, model.encoder.outputs)
+    filtered = model.rssm.observe_step(state, action, embed, torch.zeros(3, dtype=torch.bool), torch.rand(3, 3))
+    torch.testing.assert_close(imagined.deter, filtered.deter)
+
+
+def test_kl_directions_train_their_own_side():
+    torch.manual_seed(3)
+    kl = networks().world_model.kl._replace(free=0.0, dynamics=1.0, representation=0.0)
+    posterior = torch.randn(2, 3, 5, 7).log_softmax(-1).requires_grad_()
+    prior = torch.randn(2, 3, 5, 7).log_softmax(-1).requires_grad_()
+    loss, value = kl.loss(posterior, prior)
+    assert loss.shape == value.shape == (2, 3)
+    loss.sum().backward()
+    assert posterior.grad.abs().sum() == 0 and prior.grad.abs().sum() > 0
+
+
+def test_free_nats_per_step_or_on_the_mean():
+    posterior = torch.stack([torch.tensor([0.98, 0.01, 0.01]).log(), torch.full((3,), 1 / 3).log()]).view(1, 2, 1, 3)
+    prior = torch.full((1, 2, 1, 3), 1 / 3).log()
+    raw = (posterior.exp() * (posterior - prior)).sum((-2, -1))
+    per_step = networks("dreamerv3").world_model.kl._replace(free=0.6)
+    on_mean = networks("dreamerv2").world_model.kl._replace(free=0.6)
+    torch.testing.assert_close(per_step.loss(posterior, prior)[0], raw.clamp(min=0.6))
+    assert on_mean.loss(posterior, prior)[0].item() == pytest.approx(max(raw.mean().item(), 0.6))
+    assert raw.max() > 0.6 > raw.mean()
+
+
+def test_the_continue_loss_can_be_kept_from_the_features():
+    torch.manual_seed(4)
+    model = networks(overrides=TINY | {"continue_gradient": False}).world_model
+    model.losses(batch(), torch.rand(2, 11, 3)).losses["continue"].sum().backward()
+    assert model.rssm.gru.linear.weight.grad is None
+    assert model.continue_head.out.weight.grad is not None
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_without_a_continue_head_dreams_go_on(backbone):
+    model = networks(backbone, overrides=TINY | {"predict_continue": False}).world_model
+    features = torch.randn(3, model.rssm.features)
+    assert "continue" not in model.losses(batch(), torch.rand(2, 11, 3)).losses
+    assert model.continues(features).tolist() == [1.0] * 3
+    assert model.discount(features, 0.97).tolist() == pytest.approx([0.97] * 3)
