@@ -154,16 +154,14 @@ class Learner:
                 value = networks.slow_critic.mean(networks.slow_critic(features))
             elif not reinforce:
                 value = networks.critic.mean(networks.critic(features))
-        critic_out = networks.critic(features.detach())  # of one pass both the values and the loss are made
-        if reinforce and not credit.from_slow:
-            value = networks.critic.mean(critic_out.detach())
-        targets = credit(reward, discount, value, self.gamma)
-        states = len(targets.critic_return)
+        critic_out = networks.critic(features[:-1].detach())  # of one pass both the values and the loss are made
         with torch.no_grad():
-            slow_value = value[:states]
-            if not credit.from_slow:
-                slow_value = networks.slow_critic.mean(networks.slow_critic(features[:states]))
-        return targets, critic_out[:states], slow_value
+            if reinforce and not credit.from_slow:
+                last = networks.critic.mean(networks.critic(features[-1:]))
+                value = torch.cat([networks.critic.mean(critic_out), last], 0)
+            slow_value = value[:-1] if credit.from_slow else networks.slow_critic.mean(networks.slow_critic(features[:-1]))
+        targets = credit(reward, discount, value, self.gamma)
+        return targets, critic_out, slow_value
 
     def _update_slow_critic(self) -> None:
         """Follow the critic; the first update copies it, as in both official codes."""

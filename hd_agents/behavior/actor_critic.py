@@ -138,9 +138,11 @@ class CriticLoss(NamedTuple):
 
     def __call__(self, critic: ScalarHead, out: Tensor, targets: Targets, slow_value: Tensor) -> Tensor:
         """The loss (0-d) of the critic's output ``out`` (L, N, outputs) at states 0..L-1; ``slow_value`` (L, N)."""
-        loss = critic.loss(out, targets.critic_return.detach())
-        if self.slow_regularizer:
-            loss = loss + self.slow_regularizer * critic.loss(out, slow_value)
+        target = targets.critic_return.detach()
+        if self.slow_regularizer == 1.0:  # both in one pass over the logits
+            loss = critic.loss(out, torch.stack([target, slow_value]))
+        else:
+            loss = critic.loss(out, target) + self.slow_regularizer * critic.loss(out, slow_value)
         return (targets.critic_weight * loss).mean()
 
 

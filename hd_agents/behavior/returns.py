@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Targets(NamedTuple):
-    """What actor and critic learn from; L_a and L_c are the numbers of states each learns at.
+    """What actor and critic learn from, on a dream of H steps; the actor learns at the first L_a states.
 
-    :param critic_return: (L_c, N) for the values of states 0..L_c-1. :param critic_weight: (L_c, N), detached.
+    :param critic_return: (H, N) for the values of states 0..H-1. :param critic_weight: (H, N), detached.
     :param actor_return: (L_a, N) of the actions taken in states 0..L_a-1, in the graph.
     :param baseline: (L_a, N). :param actor_weight: (L_a, N), detached.
     """

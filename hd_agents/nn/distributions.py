@@ -24,7 +24,7 @@ class ScalarCodec(Protocol):
         """(..., outputs) -> (...) the predicted number."""
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """(..., outputs), (...) -> (...) negative log-likelihood, constants left out."""
+        """(..., outputs), (...) -> (...) negative log-likelihood, constants left out; summed over an axis in front."""
 
 
 class TwoHot(nn.Module):
@@ -42,16 +42,39 @@ class TwoHot(nn.Module):
 
     def mean(self, out: Tensor) -> Tensor:
         """(..., bins) -> (...)."""
-        return symexp((torch.softmax(out.float(), -1) * self.points).sum(-1))
+        with torch.autocast(out.device.type, enabled=False):
+            return symexp(torch.softmax(out.float(), -1) @ self.points)
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy (...) of the logits (..., bins) against the two-hot encoded ``target`` (...)."""
-        log_probs = torch.log_softmax(out.float(), -1)
+        """Cross-entropy (...) of the logits (..., bins) against the two-hot encoded ``target`` (...).
+
+        A leading axis that ``target`` has beyond ``out`` is summed over: several targets for one pass over the logits.
+        """
         squashed = symlog(target.float())
         below = ((squashed - self.low) / self.step).floor().long().clamp_(0, self.outputs - 2)
-        weight = ((squashed - self.points[below]) / self.step).clamp(0.0, 1.0)
-        picked = log_probs.gather(-1, torch.stack([below, below + 1], -1))
-        return -torch.lerp(picked[..., 0], picked[..., 1], weight)
+        above_weight = ((squashed - self.points[below]) / self.step).clamp(0.0, 1.0)
+        index = torch.stack([below, below + 1], -1)
+        weight = torch.stack([1.0 - above_weight, above_weight], -1)
+        if target.dim() == out.dim():
+            index, weight = (pair.movedim(0, -2).flatten(-2) for pair in (index, weight))
+        return _SparseCrossEntropy.apply(out.float(), index, weight)
+
+
+class _SparseCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of logits (..., K) against a few weighted classes, without a dense target in either direction."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        log_probs = torch.log_softmax(logits, -1)
+        ctx.save_for_backward(log_probs, index, weight)
+        return -(log_probs.gather(-1, index) * weight).sum(-1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def, override]
+        log_probs, index, weight = ctx.saved_tensors
+        pull = weight * grad.unsqueeze(-1)
+        out = log_probs.exp().mul_(pull.sum(-1, keepdim=True))
+        return out.scatter_add_(-1, index, -pull), None, None
 
 
 class UnitNormal(nn.Module):
@@ -64,8 +87,9 @@ class UnitNormal(nn.Module):
         return out.squeeze(-1).float()
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """Half the squared error (...)."""
-        return 0.5 * (out.squeeze(-1).float() - target.float()).square()
+        """Half the squared error (...), summed over a leading axis that ``target`` has beyond ``out``."""
+        error = 0.5 * (out.squeeze(-1).float() - target.float()).square()
+        return error.sum(0) if target.dim() == out.dim() else error
 
 
 class ActionDistribution(Protocol):

@@ -45,9 +45,8 @@ class ImageDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, F) -> the image (N, C, H, W) in [0, 1], not clipped."""
-        x = self.first(features).unflatten(-1, self.grid).permute(0, 3, 1, 2)
-        return self.layers(x) + 0.5
+        """(N, F) -> the image (N, C, H, W), centred: 0 stands for mid-grey, not clipped."""
+        return self.layers(self.first(features).unflatten(-1, self.grid).permute(0, 3, 1, 2))
 
 
 class Decoder(nn.Module):
@@ -98,10 +97,11 @@ class Decoder(nn.Module):
         """Scaled squared error (N,) of each key, summed over its pixels and channels or its dimensions."""
         losses = {}
         for key, prediction in out.items():
-            error = (prediction.float() - prepared[key]).square()
             if key in self.vectors and self.squash:
-                error = torch.where(error < 1e-8, 0.0, error)  # as the official symlog loss
-            losses[key] = self.error_scale * error.flatten(1).sum(-1)
+                error = (prediction.float() - prepared[key]).square()
+                losses[key] = self.error_scale * torch.where(error < 1e-8, 0.0, error).sum(-1)  # as the official loss
+            else:
+                losses[key] = _SquaredError.apply(prediction.float(), prepared[key], self.error_scale)
         return losses
 
     def means(self, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,5 +114,21 @@ class Decoder(nn.Module):
                 continue
             if tuple(prediction.shape[-2:]) != self.shapes[key]:
                 prediction = F.interpolate(prediction, self.shapes[key], mode="bilinear", antialias=True)
-            means[key] = prediction.clamp(0.0, 1.0).permute(0, 2, 3, 1)
+            means[key] = (prediction + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 1)
         return means
+
+
+class _SquaredError(torch.autograd.Function):
+    """scale * sum of squared differences over all axes but the first; one pass over the images each way."""
+
+    @staticmethod
+    def forward(ctx, prediction: Tensor, target: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+        difference = prediction - target
+        ctx.save_for_backward(difference)
+        ctx.scale = scale
+        return difference.square().sum(tuple(range(1, difference.dim()))).mul_(scale)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def, override]
+        (difference,) = ctx.saved_tensors
+        return difference * (2.0 * ctx.scale * grad).view(-1, *[1] * (difference.dim() - 1)), None, None

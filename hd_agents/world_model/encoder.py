@@ -88,13 +88,13 @@ class Encoder(nn.Module):
     def prepare(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the networks see and the decoder is asked for, with the leading axes flattened to N.
 
-        Images (..., H, W, C) uint8 -> (N, C, H', W') in [0, 1], resized where the size cannot be halved; vectors
+        Images (..., H, W, C) uint8 -> (N, C, H', W') in [-0.5, 0.5], resized where the size cannot be halved; vectors
         (..., D) -> (N, D), squashed by symlog where the backbone does so.
         """
         prepared = {}
         for key in self.image_keys:
             image = observation[key].flatten(0, -4).permute(0, 3, 1, 2)  # channels-last memory, no copy
-            image = image.to(torch.float32) / 255.0
+            image = image.to(torch.float32).mul_(1 / 255).sub_(0.5)
             if tuple(image.shape[-2:]) != self.sizes[key]:
                 image = F.interpolate(image, self.sizes[key], mode="bilinear", antialias=True)
             prepared[key] = image
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
 
     def forward(self, prepared: Mapping[str, Tensor]) -> Tensor:
         """The output of :meth:`prepare` -> (N, E)."""
-        parts = [cnn(prepared[key] - 0.5) for key, cnn in zip(self.image_keys, self.cnns, strict=True)]
+        parts = [cnn(prepared[key]) for key, cnn in zip(self.image_keys, self.cnns, strict=True)]
         if self.mlp is not None:
             parts.append(self.mlp(torch.cat([prepared[key] for key in self.vector_keys], -1)))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
