@@ -199,7 +199,9 @@ def build(
     :param harmony: which losses are harmonised, see :func:`hd_agents.harmony.select_terms`.
     :param gamma: the discount, which DreamerV2's continue head is trained on; default the backbone's.
     :param overrides: fields of :class:`Size`, and ``predict_continue`` (bool, default True), ``continue_gradient`` (bool,
-        default True), ``free_nats`` (nats), ``unimix`` (0 to 1), ``harmony_kind`` ("rectified" or "naive").
+        default True), ``free_nats`` (nats), ``unimix`` (0 to 1), ``harmony_kind`` ("rectified" or "naive"), ``bins`` (of
+        DreamerV3's reward and critic, default 255), ``vector_units`` and ``vector_layers`` (of the networks that encode
+        and decode vectors, default ``units`` and ``layers``).
     :raises ValueError: for an unknown backbone, size, override or loss name.
     """
     _check_choice("backbone", backbone, SIZES)
@@ -207,11 +209,16 @@ def build(
     v3 = backbone == "dreamerv3"
     options: dict[str, Any] = {"predict_continue": True, "continue_gradient": True, "harmony_kind": "rectified"}
     style = STYLES[backbone]
-    options |= {"free_nats": style.kl.free, "unimix": style.unimix} | SIZES[backbone][size]._asdict()
+    options |= {"free_nats": style.kl.free, "unimix": style.unimix, "bins": 255} | SIZES[backbone][size]._asdict()
+    options |= {"vector_units": None, "vector_layers": None}
     unknown = set(overrides or {}) - set(options)
     if unknown:
         raise ValueError(f"policy_kwargs has unknown keys {sorted(unknown)}; it may have {sorted(options)}")
     options |= overrides or {}
+    options["vector_units"] = options["vector_units"] or options["units"]
+    options["vector_layers"] = options["vector_layers"] or options["layers"]
+    for name in ("bins", "vector_units", "vector_layers"):
+        _positive(name, options[name])
     widths = Size(**{name: _positive(name, options[name]) for name in Size._fields})
     style = style._replace(unimix=options["unimix"], kl=style.kl._replace(free=options["free_nats"]))
     gamma = DEFAULTS[backbone].gamma if gamma is None else gamma
@@ -219,6 +226,7 @@ def build(
     mlp = {"units": widths.units, "layers": widths.layers, "norm": style.norm, "act": style.act}
     classic = all(shape[:2] == (64, 64) for shape in images.values())  # what DreamerV2's unpadded stack is made for
     shared: dict[str, Any] = {"depth": widths.depth, **mlp, "padded": v3 or not classic, "squash": v3}
+    shared |= {"units": options["vector_units"], "layers": options["vector_layers"]}
     encoder = Encoder(images, vectors, **shared)
     rssm = RSSM(
         encoder.outputs,
@@ -234,12 +242,16 @@ def build(
         clip_action=v3,
     )
     features = rssm.features
+
+    def scalar() -> TwoHot | UnitNormal:
+        return TwoHot(options["bins"]) if v3 else UnitNormal()
+
     names = {key: "observation" if len(images) + len(vectors) == 1 else f"observation/{key}" for key in (*images, *vectors)}
     world_model = WorldModel(
         encoder,
         rssm,
         Decoder(features, images, vectors, **shared, error_scale=style.error_scale),
-        ScalarHead(features, TwoHot() if v3 else UnitNormal(), **mlp, init=style.zero_init),
+        ScalarHead(features, scalar(), **mlp, init=style.zero_init),
         ContinueHead(features, **mlp, target_scale=1.0 if v3 else gamma, hard=v3) if options["predict_continue"] else None,
         kl=style.kl,
         observation_losses=names,
@@ -255,23 +267,36 @@ def build(
         world_model,
         Harmonizer(terms, options["harmony_kind"]),
         Actor(features, action_size, action_groups, **mlp, unimix=style.unimix, bounded=not v3),
-        ScalarHead(features, TwoHot() if v3 else UnitNormal(), **mlp, init=style.zero_init),
+        ScalarHead(features, scalar(), **mlp, init=style.zero_init),
         ReturnScale() if v3 else NoScale(),
     )
 
 
 class Objectives(NamedTuple):
-    """How actor and critic learn, in the form the learner calls."""
+    """How actor and critic learn, in the form the learner calls.
+
+    :param entropy_in_targets: weight of the actor's entropy in the critic's targets, 0 for none; see :func:`objectives`.
+    """
 
     credit: CreditAssignment
     actor_loss: ActorLoss
     critic_loss: CriticLoss
+    entropy_in_targets: float = 0.0
 
 
-def objectives(backbone: str, *, discrete: bool, return_lambda: float, entropy_coefficient: float) -> Objectives:
+def objectives(
+    backbone: str,
+    *,
+    discrete: bool,
+    return_lambda: float,
+    entropy_coefficient: float,
+    official_quirks: bool = False,
+) -> Objectives:
     """The behaviour objectives of a backbone.
 
     :param discrete: one-hot actions learn by REINFORCE, continuous ones through the dynamics.
+    :param official_quirks: repeat an accident of wmlib: with continuous actions, its critic is trained on returns to which
+        the actor loss has added its entropy bonus in place.
     """
     _check_choice("backbone", backbone, SIZES)
     v3 = backbone == "dreamerv3"
@@ -279,6 +304,7 @@ def objectives(backbone: str, *, discrete: bool, return_lambda: float, entropy_c
         NextStateCredit(return_lambda) if v3 else SameStateCredit(return_lambda),
         ActorLoss(entropy_coefficient, reinforce=discrete, baseline=v3),
         CriticLoss(1.0 if v3 else 0.0),
+        entropy_in_targets=entropy_coefficient if official_quirks and not v3 and not discrete else 0.0,
     )
 
 

@@ -61,7 +61,8 @@ class Harmonizer(nn.Module):
         if losses.keys() != self.terms.keys():
             raise KeyError(f"losses {sorted(losses)} do not match the terms {sorted(self.terms)} of the harmoniser")
         means = {name: loss.float().mean() for name, loss in losses.items()}
-        plain = [self.terms[name].scale * mean for name, mean in means.items() if name not in self.harmonized]
+        scales = {name: self.terms[name].scale for name in means if name not in self.harmonized}
+        plain = [scale * means[name] for name, scale in scales.items() if scale]  # at 0 no gradient, not one of zeros
         total = torch.stack(plain).sum() if plain else self.log_sigma.new_zeros(())
         weighted = {name: self.terms[name].scale * mean.detach() for name, mean in means.items()}
         if self.harmonized:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hd_agents.backbones import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults, Networks, Objectives
 from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
-from hd_agents.behavior.returns import Targets
+from hd_agents.behavior.returns import Targets, add_entropy
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 
@@ -92,10 +92,11 @@ class Learner:
             self.networks.actor.draw(*dream, device=self.device),
         )
 
-    def train_step(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
+    def train_step(self, batch: Batch, draws: Draws | None = None, state: State | None = None) -> dict[str, Tensor]:
         """Update the world model on ``batch``, then actor and critic on dreams that start there.
 
         :param draws: random numbers to use; default fresh ones.
+        :param state: latent at which sequences start that do not begin with ``is_first``; default the initial state.
         :return: metrics, 0-d tensors on the device, detached.
         """
         draws = self.draw(batch) if draws is None else draws
@@ -103,7 +104,7 @@ class Learner:
 
         # World model: harmonised losses on replayed sequences.
         with self._autocast():
-            output = networks.world_model.losses(batch, draws.posterior)
+            output = networks.world_model.losses(batch, draws.posterior, state)
         model_loss, metrics = networks.harmonizer(output.losses)
         metrics |= output.metrics | {"loss/model": model_loss.detach()}
         metrics["grad_norm/model"] = self._step(self.model_optimizer, model_loss, self.defaults.model_clip)
@@ -125,7 +126,10 @@ class Learner:
         metrics["grad_norm/actor"] = self._step(self.actor_optimizer, actor_loss, BEHAVIOR_CLIP)
 
         # Critic: the return that the dreams led to.
-        critic_loss = self.objectives.critic_loss(networks.critic, critic_out, targets, slow_value)
+        critic_targets = targets
+        if self.objectives.entropy_in_targets:
+            critic_targets = add_entropy(targets, self.objectives.entropy_in_targets * policy.entropy())
+        critic_loss = self.objectives.critic_loss(networks.critic, critic_out, critic_targets, slow_value)
         metrics["grad_norm/critic"] = self._step(self.critic_optimizer, critic_loss, BEHAVIOR_CLIP)
         self._update_slow_critic()
         self.updates += 1

@@ -23,6 +23,15 @@ class Targets(NamedTuple):
     actor_weight: Tensor
 
 
+def add_entropy(targets: Targets, bonus: Tensor) -> Targets:
+    """Targets whose critic returns hold ``bonus`` (L_a, N), the entropy term of the actor loss, of the state before.
+
+    An accident of wmlib: its actor loss adds the term in place to ``target[1:]``, which the critic is then trained on.
+    """
+    first, rest = targets.critic_return[:1], targets.critic_return[1:]
+    return targets._replace(critic_return=torch.cat([first, rest + bonus.detach()], 0))
+
+
 class CreditAssignment(Protocol):
     """Turns predictions at states 0..H into targets.
 

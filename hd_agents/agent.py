@@ -1,0 +1,482 @@
+"""HarmonyDreamAgent: a world-model agent with the interface of Stable-Baselines3's algorithms."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.utils import FloatSchedule
+
+from hd_agents import checks
+from hd_agents.backbones import DEFAULTS, SIZES, objectives
+from hd_agents.collection import Collector, VecStep, normalize_batch
+from hd_agents.imagine import Imagined, imagine
+from hd_agents.learner import Learner
+from hd_agents.metrics import Metrics
+from hd_agents.player import Player
+from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
+from hd_agents.progress import ProgressBar, record_logs
+from hd_agents.replay import SequenceReplay
+from hd_agents.restoring import (
+    Archive,
+    archive_data,
+    as_file,
+    fit_optimizers,
+    print_systems,
+    restore,
+    stored_arguments,
+    warn_of_frozen_schedules,
+)
+from hd_agents.saving import read_archive, write_archive
+from hd_agents.spaces import Observation
+
+Self = TypeVar("Self", bound="HarmonyDreamAgent")
+_POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of hd_agents.policies.DreamPolicy.'
+
+
+class HarmonyDreamAgent(BaseAlgorithm):
+    """An agent that learns a model of its environment and then its behaviour inside that model's dreams.
+
+    Unless said otherwise a default of None is the backbone's own number (:data:`hd_agents.backbones.DEFAULTS`); after
+    construction the attribute of the same name holds the number in use. A "step" is one ``env.step`` of one
+    environment; n environments take n steps at a time.
+
+    :param policy: "CnnPolicy" (an image), "MlpPolicy" (a vector or integers), "MultiInputPolicy" (a Dict of them), or a
+        subclass of :class:`hd_agents.policies.DreamPolicy`.
+    :param env: a Gymnasium id, an environment or a vector environment; None only to load.
+    :param backbone: "dreamerv3" (the 2023 release) or "dreamerv2" (the paper's code for robotics).
+    :param size: width of the networks: "nano", "xsmall", "small", "medium", "large" or "xlarge".
+    :param harmony: True balances observation, reward and dynamics losses by learned coefficients, the paper's method;
+        False is the plain backbone. A mapping changes single losses: ``{"reward": False, "observation": 0.5}`` takes
+        the backbone's fixed weight for one and a weight of its own for the other.
+    :param learning_rate: of the world model, per gradient step; a number, or a function of the progress remaining
+        (1 to 0). The same holds for the next two.
+    :param actor_learning_rate: of the actor.
+    :param critic_learning_rate: of the critic.
+    :param harmony_learning_rate: of the harmoniser's coefficients; None for ``learning_rate``, as in the paper. Runs of
+        a few thousand gradient steps want it higher, as each moves log sigma by about one rate.
+    :param buffer_size: rows of replay, over all environments (one per step and one more per episode).
+    :param learning_starts: env steps with random actions before the first gradient step.
+    :param batch_size: sequences per gradient step.
+    :param sequence_length: steps per sequence.
+    :param train_ratio: replayed steps per env step: gradient steps per env step times ``batch_size * sequence_length``.
+    :param pretrain_steps: gradient steps made at once when learning starts.
+    :param horizon: imagined steps per dream.
+    :param gamma: discount per step, in (0, 1].
+    :param return_lambda: mix of n-step returns in the dream, 0 (one step) to 1 (the whole dream).
+    :param entropy_coefficient: weight of the actor's entropy, in units of (normalised) return per nat.
+    :param action_repeat: frames per env step, for logging in frames only; repeating actions is the environment's work.
+    :param policy_kwargs: network widths over the size's preset, see :func:`hd_agents.backbones.build`.
+    :param precision: of the networks in training: "float32", "bfloat16", or "auto" for bfloat16 on CUDA only.
+    :param compile: run gradient steps through ``torch.compile``; "auto" leaves them as they are.
+    :param stats_window_size: episodes that the logged means are taken over.
+    :param tensorboard_log: folder for TensorBoard logs; None for none.
+    :param verbose: 0 silent, 1 what was set up and the log table, 2 debug messages.
+    :param seed: of Python, NumPy, torch, the action space and the environments; None leaves them alone.
+    :param device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
+    :raises ValueError: for a value that is not allowed, saying what is, and for spaces without a network.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "CnnPolicy": CnnPolicy,
+        "MlpPolicy": MlpPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: DreamPolicy
+    policy_class: type[DreamPolicy]
+
+    def __init__(
+        self,
+        policy: str | type[DreamPolicy],
+        env: GymEnv | str | None,
+        backbone: Literal["dreamerv3", "dreamerv2"] = "dreamerv3",
+        size: str = "small",
+        harmony: bool | Mapping[str, bool | float] = True,
+        learning_rate: float | Schedule | None = None,
+        actor_learning_rate: float | Schedule | None = None,
+        critic_learning_rate: float | Schedule | None = None,
+        harmony_learning_rate: float | None = None,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1_000,
+        batch_size: int | None = None,
+        sequence_length: int | None = None,
+        train_ratio: float | None = None,
+        pretrain_steps: int = 0,
+        horizon: int | None = None,
+        gamma: float | None = None,
+        return_lambda: float | None = None,
+        entropy_coefficient: float | None = None,
+        action_repeat: int = 1,
+        policy_kwargs: dict[str, Any] | None = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        compile: bool | Literal["auto"] = "auto",
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if isinstance(env, str):
+            _register_atari(env)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=0.0,  # checked and set below
+            policy_kwargs=dict(policy_kwargs or {}),
+            stats_window_size=checks.whole("stats_window_size", stats_window_size, 1),
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+        )
+        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, DreamPolicy)):
+            raise ValueError(f"policy={policy!r}: {_POLICIES}")
+        self.backbone = checks.choice("backbone", backbone, list(DEFAULTS))
+        usual = DEFAULTS[self.backbone]
+        # Networks.
+        self.size = checks.choice("size", size, list(SIZES[self.backbone]))
+        self.harmony = checks.harmony(harmony)
+        self.precision = checks.choice("precision", precision, ["auto", "float32", "bfloat16"])
+        self.compile = checks.choice("compile", compile, ["auto", True, False])
+        # Rates.
+        self.learning_rate = checks.rate("learning_rate", learning_rate, usual.learning_rate)
+        self.actor_learning_rate = checks.rate("actor_learning_rate", actor_learning_rate, usual.actor_learning_rate)
+        self.critic_learning_rate = checks.rate(
+            "critic_learning_rate", critic_learning_rate, usual.critic_learning_rate
+        )
+        self.harmony_learning_rate = harmony_learning_rate
+        if harmony_learning_rate is not None:
+            self.harmony_learning_rate = checks.number("harmony_learning_rate", harmony_learning_rate, 0.0)
+        # Replay, and how much of it is learned from.
+        self.buffer_size = checks.whole("buffer_size", buffer_size, 1)
+        self.learning_starts = checks.whole("learning_starts", learning_starts, 0)
+        self.batch_size = checks.whole("batch_size", batch_size, 1, usual.batch_size)
+        self.sequence_length = checks.whole("sequence_length", sequence_length, 2, usual.sequence_length)
+        self.train_ratio = checks.number("train_ratio", train_ratio, 0.0, default=usual.train_ratio)
+        self.pretrain_steps = checks.whole("pretrain_steps", pretrain_steps, 0)
+        # Behaviour.
+        self.horizon = checks.whole("horizon", horizon, 2, usual.horizon)
+        self.gamma = checks.number("gamma", gamma, 0.0, 1.0, default=usual.gamma, above=True)
+        self.return_lambda = checks.number("return_lambda", return_lambda, 0.0, 1.0, default=usual.return_lambda)
+        usual_entropy = usual.entropy_coefficient
+        self.entropy_coefficient = checks.number("entropy_coefficient", entropy_coefficient, 0.0, default=usual_entropy)
+        self.action_repeat = checks.whole("action_repeat", action_repeat, 1)
+
+        self._rng = np.random.default_rng()
+        self._replay_credit = 0.0  # replayed steps that env steps have earned and gradient steps have not yet used
+        self._pretrained = False
+        self._updates_at_start = 0
+        self._progress: ProgressBar | None = None
+        self._frozen_schedules: dict[str, str] = {}
+        if _init_setup_model:
+            self._setup_model()
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise ValueError(f"policy={policy_name!r}: {_POLICIES}")
+        return self.policy_aliases[policy_name]
+
+    def _setup_model(self) -> None:
+        """Build networks, learner and (still unallocated) replay for the spaces at hand."""
+        if not hasattr(self, "observation_space"):
+            raise ValueError("env=None: pass an environment or a Gymnasium id; only load() goes without.")
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(
+            self.observation_space,
+            self.action_space,
+            backbone=self.backbone,
+            size=self.size,
+            harmony=self.harmony,
+            gamma=self.gamma,
+            overrides=self.policy_kwargs,
+        ).to(self.device)
+        self.learner = Learner(
+            self.policy.networks,
+            objectives(
+                self.backbone,
+                discrete=bool(self.policy.actions.groups),
+                return_lambda=self.return_lambda,
+                entropy_coefficient=self.entropy_coefficient,
+            ),
+            DEFAULTS[self.backbone],
+            horizon=self.horizon,
+            gamma=self.gamma,
+            **self._rates(),
+            harmony_learning_rate=self.harmony_learning_rate,
+            bfloat16=self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda"),
+        )
+        self.learner.updates = self._n_updates
+        self._train_step = torch.compile(self.learner.train_step) if self.compile is True else self.learner.train_step
+        self._metrics = Metrics()
+        self._setup_replay()
+
+    def _setup_replay(self) -> None:
+        needed = self.n_envs * self.sequence_length
+        if self.buffer_size < needed:
+            raise ValueError(
+                f"buffer_size={self.buffer_size} holds no sequence of {self.sequence_length} steps for each of "
+                f"{self.n_envs} environments: use at least {needed}."
+            )
+        codec = self.policy.observations
+        self.replay_buffer = SequenceReplay(
+            self.buffer_size,
+            self.n_envs,
+            {key: spec.shape for key, spec in codec.images.items()},
+            {key: spec.size for key, spec in codec.vectors.items()},
+            self.policy.actions.size,
+        )
+        self._collector = Collector(self.policy, self.replay_buffer)
+        if self.verbose >= 1:
+            batch = self.batch_size * self.sequence_length
+            print(self.policy.describe())
+            print(f"Gradient steps per env step: {self.train_ratio / batch:.3g}, each on {batch} replayed steps")
+            print(self.replay_buffer.describe())
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed Python, NumPy, torch, the spaces, the environments and the replay's sampling; None changes nothing."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+
+    def learn(
+        self: Self,
+        total_timesteps: float,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 4,
+        tb_log_name: str = "HarmonyDream",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Interact and learn.
+
+        :param total_timesteps: env steps to take, over all environments; floats such as 1e5 are fine. With n
+            environments the last vector step may go up to n - 1 beyond.
+        :param callback: called as Stable-Baselines3's off-policy algorithms do; learning stops when it returns False.
+        :param log_interval: episodes between two log tables; None for no tables.
+        :param tb_log_name: name of the run in ``tensorboard_log``.
+        :param reset_num_timesteps: start counting at 0, with random actions again, and reset the environments. False
+            goes on where the last ``learn`` ended, in the middle of an episode if that is where it was.
+        :param progress_bar: show one; needs tqdm.
+        """
+        total_timesteps = checks.whole("total_timesteps", total_timesteps, 0)
+        if self.env is None:
+            raise ValueError("This agent has no environment to learn in: call set_env(env), or load(path, env=env).")
+        warn_of_frozen_schedules(self._frozen_schedules)
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        self._updates_at_start = self._n_updates
+        callback.on_training_start(locals(), globals())
+        try:
+            while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
+                self.train(self._due_updates())
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+        callback.on_training_end()
+        return self
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        """Stable-Baselines3's, with a progress bar that knows gradient steps."""
+        self._progress = ProgressBar() if progress_bar else None
+        if self._progress is not None:
+            whole = CallbackList(callback) if isinstance(callback, list) else callback
+            parts = [whole if isinstance(whole, BaseCallback) else ConvertCallback(whole), self._progress]
+            callback = CallbackList(parts)
+        return super()._init_callback(callback)
+
+    def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
+        """One step of every environment into replay; False when the callback asks to stop."""
+        env, normalizer = self.env, self._vec_normalize_env
+        assert env is not None
+        assert self._last_obs is not None
+        assert self._last_episode_starts is not None
+        callback.on_rollout_start()
+        starts = self._last_episode_starts
+        seen = self._last_obs
+        self._collector.begin(seen if self._last_original_obs is None else self._last_original_obs, starts)
+        actions = self._collector.act(seen, starts, random=self.num_timesteps < self.learning_starts)
+        new_obs, rewards, dones, infos = env.step(actions)
+        self.num_timesteps += env.num_envs
+
+        callback.update_locals(locals())
+        go_on = callback.on_step()
+
+        self._collector.store(VecStep(new_obs, rewards, dones, infos), normalizer)
+        self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+        if normalizer is not None:
+            self._last_original_obs = normalizer.get_original_obs()
+        self._update_info_buffer(infos, dones)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        if not go_on:
+            return False
+        for _ in range(int(dones.sum())):
+            self._episode_num += 1
+            if log_interval is not None and self._episode_num % log_interval == 0:
+                self.dump_logs()
+        callback.on_rollout_end()
+        return True
+
+    def _due_updates(self) -> int:
+        """Gradient steps that the last vector step has earned; what is left over counts for the next one."""
+        if self.num_timesteps < self.learning_starts or not self.replay_buffer.can_sample(self.sequence_length):
+            return 0
+        self._replay_credit += self.n_envs * self.train_ratio
+        cost = self.batch_size * self.sequence_length
+        due = int(self._replay_credit // cost)
+        self._replay_credit -= due * cost
+        if not self._pretrained:
+            self._pretrained = True
+            due += self.pretrain_steps
+        return due
+
+    def train(self, gradient_steps: int) -> None:
+        """Make ``gradient_steps`` updates on batches from replay. ``learn`` calls it; needs a sequence in replay."""
+        if gradient_steps:
+            self.learner.set_learning_rates(*self._rates().values())
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(self.batch_size, self.sequence_length, self._rng, self.device)
+            if self._vec_normalize_env is not None:
+                batch = normalize_batch(batch, self._vec_normalize_env)
+            self._metrics.add(self._train_step(batch))
+            self._n_updates += 1
+            if self._progress is not None:
+                self._progress.on_update()
+
+    def _rates(self) -> dict[str, float]:
+        """Learning rates of world model, actor and critic at the present progress."""
+        names = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
+        return {name: FloatSchedule(getattr(self, name))(self._current_progress_remaining) for name in names}
+
+    def dump_logs(self) -> None:
+        """Write one log table: episodes, speed, and the means of the training metrics since the last one."""
+        record_logs(self, self._updates_at_start, {**self._rates(), **self._metrics.flush()})
+        self.logger.dump(step=self.num_timesteps)
+
+    def predict(
+        self,
+        observation: Observation,
+        state: NumpyState | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], NumpyState]:
+        """Actions and the state to pass next time; see :meth:`hd_agents.policies.DreamPolicy.predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic)
+
+    def player(self, deterministic: bool = False) -> Player:
+        """A small object that keeps the state itself: ``reset()`` at an episode's start, then ``act(obs)``."""
+        return Player(self.policy, deterministic)
+
+    def imagine(
+        self,
+        obs: Observation,
+        actions: NDArray[Any] | None = None,
+        horizon: int = 15,
+        decode: bool = True,
+        state: NumpyState | None = None,
+        deterministic: bool = True,
+    ) -> Imagined:
+        """What the model believes will happen after ``obs``. Changes nothing, and no environment is involved.
+
+        :param obs: one observation or a batch (N, ...), as for ``predict``.
+        :param actions: (N, H, ...) in the environment's own form, or (H, ...) for one observation; None for what the
+            policy would do.
+        :param horizon: H, steps to imagine where ``actions`` does not tell.
+        :param decode: also predict the observations, which costs the most.
+        :param state: what ``predict`` returned at the observation before; None if ``obs`` begins an episode.
+        :param deterministic: follow the most likely course, the same each time; False samples one.
+        :return: arrays laid out as a real episode, see :class:`hd_agents.imagine.Imagined`.
+        """
+        return imagine(self.policy, obs, actions, horizon, decode, state, deterministic)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", *(f"learner.{name}_optimizer" for name in ("model", "actor", "critic"))], []
+
+    def set_parameters(
+        self,
+        load_path_or_dict: Archive | TensorDict | dict[str, dict[Any, Any]],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Take over weights and optimisers from an archive or from what ``get_parameters`` gave, in place.
+
+        :param exact_match: require all of them; False takes what there is.
+        :param device: not needed: tensors go to where the networks are.
+        """
+        given = load_path_or_dict
+        found: Mapping[str, Any] = given if isinstance(given, dict) else read_archive(as_file(given))[1]
+        super().set_parameters(fit_optimizers(found, self.device), exact_match, device)
+
+    def save(self, path: Archive, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """Write an archive of JSON and tensors: settings, counters, weights and optimisers, but no replay.
+
+        A learning rate that is a function is stored as its present value. A policy class of your own is stored by name
+        and has to be passed again: ``load(path, custom_objects={"policy_class": MyPolicy})``.
+
+        :param path: a path (".zip" is added if it has no suffix) or a binary file.
+        :param exclude: names of stored attributes to leave out; loading takes the default there.
+        :param include: names of further attributes to store, which must be JSON; they win over ``exclude``.
+        """
+        write_archive(as_file(path), archive_data(self, exclude or (), include or ()), self.get_parameters())
+
+    @classmethod
+    def load(
+        cls: type[Self],
+        path: Archive,
+        env: GymEnv | str | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Build an agent from an archive. Nothing in the file is executed, and no replay is allocated.
+
+        :param env: to learn on or evaluate in, with the spaces of the archive; not needed to predict.
+        :param device: as for the constructor. :param custom_objects: values to use instead of stored ones, by name.
+        :param print_system_info: print the present versions and those at the time of saving.
+        :param force_reset: has no effect: a loaded agent always resets its environments before it learns.
+        :param kwargs: constructor arguments to change, other than those that shape the networks.
+        :raises ValueError: for a file that is no intact archive, spaces that do not match, or changed networks.
+        """
+        data, tensors = read_archive(as_file(path))
+        data.update({name: value for name, value in (custom_objects or {}).items() if name in data})
+        if print_system_info:
+            print_systems(data)
+        agent = cls(**stored_arguments(cls, data, kwargs), env=env, device=device, _init_setup_model=False)
+        restore(agent, data, kwargs)
+        agent._setup_model()
+        agent.set_parameters(tensors, exact_match=True, device=device)
+        return agent
+
+    def save_replay_buffer(self, path: Archive) -> None:
+        """Write the replay to ``path`` (".replay" is added if it has no suffix); nothing in it is executable."""
+        self.replay_buffer.save(as_file(path, ".replay"))
+
+    def load_replay_buffer(self, path: Archive) -> None:
+        """Replace the replay by a file of ``save_replay_buffer``. The environments are reset before learning goes on.
+
+        :raises ValueError: for another kind of file, or one of other spaces or another number of environments.
+        """
+        self.replay_buffer.load(as_file(path, ".replay"))
+        self._last_obs = None
+
+
+def _register_atari(env_id: str) -> None:
+    """Make Gymnasium know the Arcade Learning Environment, whose package does so only when imported."""
+    if not env_id.startswith("ALE/"):
+        return
+    try:
+        import ale_py
+    except ImportError as error:
+        raise ImportError(f'{env_id} needs ale-py: install it with `pip install "hd_agents[atari]"`.') from error
+    gym.register_envs(ale_py)

@@ -1,0 +1,55 @@
+"""Checks of what a user passes in: the value, what is allowed, and so the fix, in one sentence.
+
+Where a ``default`` is given, None stands for it.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+Rate = float | Callable[[float], float]
+
+
+def whole(name: str, value: Any, low: int, default: int | None = None) -> int:
+    """``value`` as an int of at least ``low``; a float without fraction, such as 1e6, counts as whole."""
+    value = default if value is None and default is not None else value
+    if not _is_number(value) or value % 1 != 0 or value < low:
+        raise ValueError(f"{name}={value!r}: use a whole number of at least {low}.")
+    return int(value)
+
+
+def number(
+    name: str, value: Any, low: float, high: float = float("inf"), *, default: float | None = None, above: bool = False
+) -> float:
+    """``value`` as a finite float in [low, high], or in (low, high] with ``above``."""
+    value = default if value is None and default is not None else value
+    if not _is_number(value) or np.isinf(value) or not (low < value if above else low <= value) or not value <= high:
+        limits = f"{'above' if above else 'of at least'} {low:g}" + ("" if np.isinf(high) else f" and at most {high:g}")
+        raise ValueError(f"{name}={value!r}: use a number {limits}.")
+    return float(value)
+
+
+def rate(name: str, value: Any, default: float) -> Rate:
+    """A learning rate: a number of at least 0, or a schedule of the progress remaining, from 1 down to 0."""
+    return value if callable(value) else number(name, value, 0.0, default=default)
+
+
+def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
+    """``value`` if it is one of ``allowed``; True and 1 are different here."""
+    if not any(type(value) is type(option) and value == option for option in allowed):
+        raise ValueError(f"{name}={value!r}: use one of {list(allowed)}.")
+    return value
+
+
+def harmony(value: Any) -> bool | dict[str, bool | float]:
+    """Which losses are harmonised; the names of a mapping are checked where the losses are known."""
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"harmony={value!r}: use True, False or a mapping from loss names to True, False or a weight.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

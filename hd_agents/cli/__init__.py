@@ -1,0 +1,25 @@
+"""The command line: `hd-agents train TASK`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import hd_agents
+from hd_agents.cli import train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line on `argv` (default: the process's own) and return the exit status.
+
+    0: done; 2: a mistake in what was typed, told in one line; 130: stopped by Ctrl-C, after saving what there was.
+    """
+    parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
+    parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train.add_parser(commands)
+    options = parser.parse_args(argv)
+    try:
+        return train.run(options)
+    except train.UsageError as error:
+        print(f"hd-agents: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,142 @@
+"""`hd-agents train`: learn a task, then leave the agent and pictures of what it learnt in a folder."""
+
+import argparse
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.cli import pictures
+from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_folder
+
+DEFAULT_TASK = "hd_agents/Catch-v0"
+NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
+EPISODES = 3  # played for the video
+REPORTS = 20  # lines about the return so far, evenly spread over a run
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `train` and its flags to the command line."""
+    parser = commands.add_parser(
+        "train",
+        help="learn a task; leaves agent, video, learning curve and dream in a folder of runs/",
+        description="Learn a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png (for tasks with images), "
+        "TensorBoard logs, 0.monitor.csv (every episode) and config.yml in runs/<task>_<n>/. Ctrl-C stops early and "
+        "still leaves them.",
+    )
+    parser.add_argument("task", nargs="?", default=DEFAULT_TASK, help="a Gymnasium id (default: %(default)s)")
+    parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    sizes = "nano, xsmall, small, medium, large or xlarge"
+    parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
+    set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train as asked and return the exit status: 0, or 130 when Ctrl-C ended the training early."""
+    _check_installed()
+    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings)
+    make_env(plan.task).close()  # a task that does not exist gets no folder
+    folder = new_run_folder(options.folder, plan.task)
+    env = make_vec_env(plan.task, plan.n_envs, seed=options.seed, monitor_dir=str(folder))
+    try:
+        agent = _make_agent(plan, env, options, folder)
+        agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+        _write_config(folder / "config.yml", plan, options)
+        status = _learn(agent, plan.steps)
+        agent.save(folder / "agent.zip")
+    finally:
+        env.close()
+    _leave_pictures(agent, plan.task, options.seed, folder)
+    return status
+
+
+def _check_installed() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"not installed: {', '.join(missing)}. Install them with: pip install 'hd_agents[train]'")
+
+
+def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Path) -> HarmonyDreamAgent:
+    try:
+        return HarmonyDreamAgent(env=env, seed=options.seed, device=options.device, verbose=1, **plan.arguments)
+    except (TypeError, ValueError) as error:
+        env.close()
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        raise UsageError(str(error)) from error
+
+
+class _Report(BaseCallback):
+    """Prints the return of the latest episodes above the progress bar."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self._every = every
+        self._next = every
+
+    def _on_step(self) -> bool:
+        from tqdm.auto import tqdm
+
+        episodes = [info["r"] for info in self.model.ep_info_buffer or ()][-pictures.WINDOW :]
+        if self.num_timesteps >= self._next and episodes:
+            self._next += self._every
+            mean = sum(episodes) / len(episodes)
+            tqdm.write(f"{self.num_timesteps:>9} env steps: return {mean:8.2f} (mean of last {len(episodes)})")
+        return True
+
+
+def _learn(agent: HarmonyDreamAgent, steps: int) -> int:
+    try:
+        agent.learn(steps, callback=_Report(max(1, steps // REPORTS)), progress_bar=True)
+    except KeyboardInterrupt:
+        print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
+        return 130
+    return 0
+
+
+def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
+    """What was run, so that it can be run again."""
+    import yaml
+
+    command = shlex.join(["hd-agents", *sys.argv[1:]])
+    chosen: dict[str, Any] = {"seed": options.seed, "n_timesteps": plan.steps, "n_envs": plan.n_envs, **plan.arguments}
+    path.write_text(f"# {command}\n" + yaml.safe_dump({plan.task: chosen}, sort_keys=False), encoding="utf-8")
+
+
+def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path) -> None:
+    """Play, and write the video, the curve and the dream; name each file with what it shows."""
+    left = {"agent.zip": "the trained agent, for HarmonyDreamAgent.load"}
+    env = make_env(task, render=True)
+    try:
+        episodes = [pictures.play(agent, env, seed + number) for number in range(EPISODES)]
+        fps = float(env.metadata.get("render_fps") or 30)
+    finally:
+        env.close()
+    returns = ", ".join(f"{sum(episode.rewards):g}" for episode in episodes)
+    frames = [frame for episode in episodes for frame in episode.frames]
+    if frames:
+        pictures.write_video(folder / "play.mp4", frames, fps)
+        left["play.mp4"] = f"the agent playing {EPISODES} episodes; returns {returns}"
+    else:
+        print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
+    steps, totals = pictures.read_episodes(folder)
+    if len(steps):
+        pictures.draw_curve(folder / "curve.png", steps, totals, task)
+        left["curve.png"] = f"return of each of the {len(steps)} training episodes"
+    if pictures.draw_dream(folder / "dream.png", agent, episodes[0]):
+        left["dream.png"] = "what happened, and what the agent dreamt would happen after the first of these frames"
+    left["tensorboard"] = f"logs: tensorboard --logdir {folder}"
+    for name, meaning in left.items():
+        print(f"  {folder / name}  {meaning}")

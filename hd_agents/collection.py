@@ -1,0 +1,114 @@
+"""From environment steps to replay rows: acting while training, and where episodes begin and end.
+
+One step of one environment becomes one row; an episode of n steps becomes n + 1 rows::
+
+    reset --> row (first observation, no action, reward 0, is_first)
+    step  --> row (the observation it led to, the action, its reward)
+    last  --> row (the terminal observation, the action, its reward, terminated unless a time limit cut it off)
+
+With a ``VecNormalize`` environment the rows hold what came before the normalisation, and every batch is normalised with
+the statistics of the moment it is drawn, as Stable-Baselines3's replay buffers do. So the networks see the same numbers
+in training as in ``predict``, and rows from the time when the statistics were still poor do no harm.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from hd_agents.policies import DreamPolicy, Latent
+from hd_agents.replay import SequenceReplay
+from hd_agents.spaces import SINGLE_KEY, Observation
+from hd_agents.world_model.batch import Batch
+
+
+class VecStep(NamedTuple):
+    """What one step of a vector environment delivered: N rewards, ends and infos, and the observations after resets."""
+
+    observations: Any
+    rewards: NDArray[Any]
+    dones: NDArray[np.bool_]
+    infos: list[dict[str, Any]]
+
+
+class Collector:
+    """Acts with the latents of training, which nobody else touches, and writes replay rows.
+
+    :param policy: acts, and knows the spaces. :param replay: gets the rows.
+    """
+
+    def __init__(self, policy: DreamPolicy, replay: SequenceReplay) -> None:
+        self.policy = policy
+        self.replay = replay
+        self._latent: Latent | None = None  # None while actions are random: filtering begins with the first chosen one
+        self._actions = np.zeros((replay.n_envs, policy.actions.size), dtype=np.float32)
+
+    def begin(self, originals: Observation, starts: NDArray[np.bool_]) -> None:
+        """Write the first row of each environment's episode where ``starts`` (N,) is True."""
+        if not starts.any():
+            return
+        rows = self.policy.observations.encode(originals)
+        nothing = np.zeros(self.policy.actions.size, dtype=np.float32)
+        for env in np.flatnonzero(starts):
+            self.replay.add(int(env), _row(rows, env), nothing, 0.0, True, False)
+
+    def act(self, observations: Observation, starts: NDArray[np.bool_], random: bool) -> NDArray[Any]:
+        """Actions for the environments: uniform random ones, or the actor's, sampled.
+
+        :param observations: as the policy sees them (normalised). :param starts: (N,) first of an episode.
+        """
+        if random:
+            self._latent = None
+            self._actions = self.policy.actions.sample(len(starts))
+        else:
+            if self._latent is None:
+                self._latent, starts = self.policy.initial(len(starts)), np.ones_like(starts)
+            encoded = self.policy.observations.encode(observations)
+            self._latent = self.policy.step(encoded, self._latent, starts, deterministic=False)
+            self._actions = self._latent.action.cpu().numpy()
+        return self.policy.actions.decode(self._actions)
+
+    def store(self, step: VecStep, normalizer: VecNormalize | None) -> None:
+        """Write one row for each environment: what the last actions led to.
+
+        :param step: as the vector environment delivered it. :param normalizer: its ``VecNormalize`` wrapper, if any.
+        """
+        originals = step.observations if normalizer is None else normalizer.get_original_obs()
+        rewards = step.rewards if normalizer is None else normalizer.get_original_reward()
+        rows = self.policy.observations.encode(originals)
+        for env, done in enumerate(step.dones):
+            row, info = _row(rows, env), step.infos[env]
+            if done and info.get("terminal_observation") is not None:
+                last = info["terminal_observation"]
+                last = last if normalizer is None else normalizer.unnormalize_obs(last)
+                row = _row(self.policy.observations.encode(last), 0)
+            terminated = bool(done) and not info.get("TimeLimit.truncated", False)
+            self.replay.add(env, row, self._actions[env], float(rewards[env]), False, terminated)
+
+
+def normalize_batch(batch: Batch, normalizer: VecNormalize) -> Batch:
+    """A batch of original values as the policy sees them: what ``normalizer`` would deliver today."""
+    observation = dict(batch.observation)
+    if normalizer.norm_obs:
+        statistics = normalizer.obs_rms if isinstance(normalizer.obs_rms, dict) else {SINGLE_KEY: normalizer.obs_rms}
+        for key, moments in statistics.items():
+            mean, variance = _as_vector(moments.mean, batch.reward), _as_vector(moments.var, batch.reward)
+            scaled = (observation[key] - mean) / torch.sqrt(variance + normalizer.epsilon)
+            observation[key] = scaled.clamp(-normalizer.clip_obs, normalizer.clip_obs)
+    reward = batch.reward
+    if normalizer.norm_reward:
+        scale = float(np.sqrt(normalizer.ret_rms.var + normalizer.epsilon))
+        reward = (reward / scale).clamp(-normalizer.clip_reward, normalizer.clip_reward)
+    return batch._replace(observation=observation, reward=reward)
+
+
+def _as_vector(moment: NDArray[np.float64], like: Tensor) -> Tensor:
+    return torch.as_tensor(moment, dtype=torch.float32, device=like.device).flatten()
+
+
+def _row(rows: Mapping[str, NDArray[Any]], env: int | np.integer) -> dict[str, NDArray[Any]]:
+    return {key: value[env] for key, value in rows.items()}

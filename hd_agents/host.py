@@ -1,0 +1,73 @@
+"""What the program asks of the machine it runs on: how much memory is free, and files that are whole or absent."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+MEMINFO = Path("/proc/meminfo")
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that can be claimed without swapping; None where the system does not tell.
+
+    On Linux the kernel's own estimate, and no more than a container's limit; on other POSIX systems the free (or, for
+    want of it, the physical) pages.
+    """
+    found = []
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
+            if name in getattr(os, "sysconf_names", {}):
+                found.append(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
+                break
+    try:
+        limit = CONTAINER_LIMIT.read_text().strip()
+        found += [int(limit)] if limit.isdigit() else []
+    except OSError:
+        pass  # no container, or an older kind: the estimate above is all there is
+    return min(found, default=None)
+
+
+def format_bytes(count: float) -> str:
+    """A number of bytes for people, in decimal units: ``format_bytes(12_300_000) == "12.3 MB"``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing so that ``path`` holds either its old content or all of the new one, never a part.
+
+    The bytes go to a temporary file beside it, are flushed to the disk, and take the place of ``path`` at the end; an
+    exception or a killed process leaves ``path`` as it was. Missing folders are made, and a symbolic link is followed.
+
+    :raises OSError: if the folder cannot be written, the disk is full, or ``path`` is not an ordinary file.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OSError(f"Cannot write {path}: it is a folder or a device, not an ordinary file. Give a file's path.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the new name itself lives in the folder, which is flushed separately
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,106 @@
+"""What the model believes will happen: one rollout of the world model in the environment's own terms, as arrays."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hd_agents.checks import whole
+from hd_agents.policies import DreamPolicy, NumpyState
+from hd_agents.spaces import Observation
+from hd_agents.world_model.rssm import State
+
+
+class Imagined(NamedTuple):
+    """An imagined piece of an episode of H steps, laid out as a real one: H + 1 observations, H actions and rewards.
+
+    ::
+
+        observations[0] --actions[0]--> observations[1], rewards[0], continues[0] --actions[1]--> ...
+
+    Every array has the env axis first, unless the observation given had none.
+
+    :param observations: key -> (N, H + 1, ...), index 0 being the reconstruction of the observation given; images uint8
+        (N, H + 1, height, width, channels), vectors float32, integers int64. Empty with ``decode=False``. A space that
+        is no Dict has the key "observation".
+    :param actions: (N, H, ...) as the environment takes them; ``actions[:, h]`` leads to ``observations[:, h + 1]``.
+    :param rewards: (N, H) float32, expected for those actions, in the unit the agent was trained on.
+    :param continues: (N, H) float32, probability that the episode goes on after each of them.
+    :param values: (N, H + 1) float32, the critic's expected return from each state on.
+    """
+
+    observations: dict[str, NDArray[Any]]
+    actions: NDArray[Any]
+    rewards: NDArray[np.float32]
+    continues: NDArray[np.float32]
+    values: NDArray[np.float32]
+
+
+@torch.no_grad()
+def imagine(
+    policy: DreamPolicy,
+    observation: Observation,
+    actions: NDArray[Any] | None,
+    horizon: int,
+    decode: bool,
+    state: NumpyState | None,
+    deterministic: bool,
+) -> Imagined:
+    """See :meth:`hd_agents.agent.HarmonyDreamAgent.imagine`, which has the same arguments."""
+    batched = policy.observations.is_batched(observation)
+    encoded = policy.observations.encode(observation)
+    n = len(next(iter(encoded.values())))
+    latent = policy.initial(n) if state is None else policy.read_state(state, n)
+    start = policy.observe(encoded, latent, np.full(n, state is None), deterministic)
+    given = None if actions is None else _read_actions(policy, actions, n, batched)
+    steps = whole("horizon", horizon, 1) if given is None else given.shape[1]
+    states, chosen = _roll(policy, start, steps, given, deterministic)
+    found = _read_states(policy, states, chosen, decode)
+    return found if batched else _first(found)
+
+
+def _roll(
+    policy: DreamPolicy, start: State, steps: int, given: Tensor | None, deterministic: bool
+) -> tuple[State, Tensor]:
+    """H steps from ``start``: states (N, H + 1, ...) and the actions between them (N, H, A)."""
+    states, actions = [start], []
+    for step in range(steps):
+        actions.append(policy.choose(states[-1], deterministic) if given is None else given[:, step])
+        draw = None if deterministic else policy.latent_draw(len(start.deter))
+        states.append(policy.networks.world_model.rssm.imagine_step(states[-1], actions[-1], draw))
+    stacked = State(torch.stack([s.deter for s in states], 1), torch.stack([s.stoch for s in states], 1))
+    return stacked, torch.stack(actions, 1)
+
+
+def _read_actions(policy: DreamPolicy, actions: NDArray[Any], n: int, batched: bool) -> Tensor:
+    """Environment actions (N, H, ...), or (H, ...) for a single observation, as action vectors (N, H, A)."""
+    rows = np.asarray(actions) if batched else np.asarray(actions)[None]
+    shape = policy.action_space.shape or ()
+    if rows.ndim != 2 + len(shape) or rows.shape[2:] != shape or rows.shape[0] != n or rows.shape[1] < 1:
+        wanted = ("n_envs", "horizon", *shape) if batched else ("horizon", *shape)
+        raise ValueError(f"actions has shape {np.shape(actions)}; expected {wanted} with at least one step.")
+    steps = rows.shape[1]
+    flat = policy.actions.encode(rows.reshape(n * steps, *shape))
+    return torch.as_tensor(flat.reshape(n, steps, -1), device=policy.device)
+
+
+def _read_states(policy: DreamPolicy, states: State, actions: Tensor, decode: bool) -> Imagined:
+    networks = policy.networks
+    features = networks.world_model.features(states)
+    n, steps = actions.shape[:2]
+    decoded = networks.world_model.decode(features) if decode else {}
+    flat = policy.actions.decode(actions.flatten(0, 1).cpu().numpy())
+    return Imagined(
+        policy.observations.decode({key: mean.float().cpu().numpy() for key, mean in decoded.items()}),
+        flat.reshape(n, steps, *flat.shape[1:]),
+        networks.world_model.reward(features[:, 1:]).float().cpu().numpy(),
+        networks.world_model.continues(features[:, 1:]).float().cpu().numpy(),
+        networks.critic.mean(networks.critic(features)).float().cpu().numpy(),
+    )
+
+
+def _first(found: Imagined) -> Imagined:
+    """Drop the env axis."""
+    return Imagined({key: array[0] for key, array in found.observations.items()}, *(array[0] for array in found[1:]))

@@ -1,0 +1,41 @@
+"""An agent for those who only want actions."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hd_agents.policies import DreamPolicy, NumpyState
+from hd_agents.spaces import Observation
+
+
+class Player:
+    """A policy and the state it needs, for those who only want actions::
+
+        player = agent.player()
+        obs, info = env.reset()
+        player.reset()
+        action = player.act(obs)
+
+    :param deterministic: as for :meth:`DreamPolicy.predict`.
+    """
+
+    def __init__(self, policy: DreamPolicy, deterministic: bool = False) -> None:
+        self.policy = policy
+        self.deterministic = deterministic
+        self._state: NumpyState | None = None
+
+    def reset(self) -> None:
+        """Forget everything: the next observation is the first of an episode, in every environment."""
+        self._state = None
+
+    def act(self, observation: Observation, episode_start: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The action for the next observation, single or batched (then with as many environments as before).
+
+        :param episode_start: (N,) True where an environment of the batch began a new episode.
+        """
+        if self._state is None:
+            n = len(next(iter(self.policy.observations.encode(observation).values())))
+            episode_start = np.ones(n, dtype=bool)
+        action, self._state = self.policy.predict(observation, self._state, episode_start, self.deterministic)
+        return action

@@ -1,0 +1,277 @@
+"""The networks as a Stable-Baselines3 policy: acting, with the latent state filtered through time. NumPy in and out.
+
+Acting is one function, :meth:`DreamPolicy.step`. Training, ``predict`` and the player all call it, so their latents
+cannot differ; who calls it keeps the latent, so they cannot disturb each other either.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import get_device
+from torch import Tensor
+
+from hd_agents.backbones import Networks, build
+from hd_agents.saving import read_archive, write_archive
+from hd_agents.spaces import ActionCodec, Observation, ObservationCodec
+from hd_agents.world_model.rssm import State
+
+Self = TypeVar("Self", bound="DreamPolicy")
+NumpyState = tuple[NDArray[Any], ...]
+
+
+class Latent(NamedTuple):
+    """What acting carries from one step to the next, env axis first.
+
+    :param deter: (N, D) memory. :param stoch: (N, S * K) sampled classes, one-hot.
+    :param action: (N, A) action vector chosen in this state, which leads to the next observation.
+    """
+
+    deter: Tensor
+    stoch: Tensor
+    action: Tensor
+
+
+class DreamPolicy(BasePolicy):
+    """World model, actor and critic for one pair of spaces; the base of the three named policies.
+
+    :param observation_space: what ``predict`` takes; each key is routed to an image or a vector network.
+    :param action_space: what ``predict`` returns.
+    :param backbone: "dreamerv3" or "dreamerv2". :param size: a preset's name, "nano" to "xlarge".
+    :param harmony: which losses are harmonised, see :class:`hd_agents.agent.HarmonyDreamAgent`.
+    :param gamma: discount per agent step, which DreamerV2's continue head is trained on; None for the backbone's.
+    :param overrides: network widths over the preset.
+    :raises ValueError: for spaces without a network, or that another policy is meant for.
+    """
+
+    observations_wanted: ClassVar[str] = "any"
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        backbone: str = "dreamerv3",
+        size: str = "small",
+        harmony: bool | Mapping[str, bool | float] = True,
+        gamma: float | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        overrides = dict(overrides or {})
+        self.settings = {"backbone": backbone, "size": size, "harmony": harmony, "gamma": gamma, "overrides": overrides}
+        self.observations = ObservationCodec(observation_space)
+        self.actions = ActionCodec(action_space)
+        self._check_pairing()
+        self.networks: Networks = build(
+            backbone,
+            images={key: spec.shape for key, spec in self.observations.images.items()},
+            vectors={key: spec.size for key, spec in self.observations.vectors.items()},
+            action_size=self.actions.size,
+            action_groups=self.actions.groups,
+            size=size,
+            harmony=harmony,
+            gamma=gamma,
+            overrides=overrides,
+        )
+        self._memoryless_calls = 0
+
+    def _check_pairing(self) -> None:
+        """Refuse a space that a differently named policy stands for, and name that policy."""
+        if self.observations.is_dict:
+            right = "MultiInputPolicy"
+        else:
+            right = "CnnPolicy" if self.observations.images else "MlpPolicy"
+        if self.observations_wanted not in ("any", right):
+            raise ValueError(
+                f"{self.observations_wanted} does not take the observation space {self.observation_space}; "
+                f'use policy="{right}". CnnPolicy takes one image, MlpPolicy one vector or integers, '
+                "MultiInputPolicy a Dict of both."
+            )
+
+    def describe(self) -> str:
+        """Lines that say which network each observation key goes to, what is resized, and what the actions are."""
+        lines, sizes = [], self.networks.world_model.encoder.sizes
+        for key, spec in self.observations.images.items():
+            line = f"Observation {key!r} -> image network {spec.height}x{spec.width}x{spec.channels}"
+            if sizes[key] != (spec.height, spec.width):
+                line += f", resized to {sizes[key][0]}x{sizes[key][1]} on the device"
+            lines.append(line)
+        for key, vector in self.observations.vectors.items():
+            lines.append(f"Observation {key!r} -> vector network {vector.size}{' (one-hot)' if vector.nvec else ''}")
+        groups = self.actions.groups
+        kind = f"choices of {' x '.join(map(str, groups))}" if groups else f"{self.actions.size} continuous dimensions"
+        return "\n".join([*lines, f"Actions: {kind}"])
+
+    def initial(self, n_envs: int) -> Latent:
+        """Zeros for ``n_envs`` environments; a step with ``is_first`` replaces them by the model's initial state."""
+        rssm = self.networks.world_model.rssm
+        sizes = (rssm.deter, rssm.flat, self.actions.size)
+        return Latent(*(torch.zeros(n_envs, size, device=self.device) for size in sizes))
+
+    @torch.no_grad()
+    def step(
+        self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_], deterministic: bool
+    ) -> Latent:
+        """Take in one observation and choose an action.
+
+        :param encoded: arrays of :meth:`ObservationCodec.encode`. :param latent: of the step before.
+        :param is_first: (N,), where an episode begins: the latent and its action are forgotten there.
+        :param deterministic: mode of the latent and of the action, else samples from torch's global generator.
+        """
+        state = self.observe(encoded, latent, is_first, deterministic)
+        return Latent(state.deter, state.stoch, self.choose(state, deterministic))
+
+    @torch.no_grad()
+    def observe(
+        self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_], deterministic: bool
+    ) -> State:
+        """The posterior state after one observation; arguments as for :meth:`step`."""
+        model = self.networks.world_model
+        embed = model.encode({key: torch.as_tensor(value, device=self.device) for key, value in encoded.items()})
+        draw = None if deterministic else self.latent_draw(len(is_first))
+        first = torch.as_tensor(is_first, device=self.device)
+        return model.rssm.observe_step(State(latent.deter, latent.stoch), latent.action, embed, first, draw)
+
+    @torch.no_grad()
+    def choose(self, state: State, deterministic: bool) -> Tensor:
+        """The actor's action vectors (N, A) in ``state``; continuous ones are cut to [-1, 1], as the env will see."""
+        actor = self.networks.actor
+        distribution = actor(self.networks.world_model.features(state))
+        if deterministic:
+            action = distribution.mode()
+        else:
+            action = distribution.sample(actor.draw(len(state.deter), device=self.device))
+        return action if self.actions.groups else action.clamp(-1.0, 1.0)
+
+    def latent_draw(self, n: int) -> Tensor:
+        """Random numbers (n, S) for one sample of the latent, from torch's global generator."""
+        return torch.rand(n, self.networks.world_model.rssm.stoch, device=self.device)
+
+    def predict(
+        self,
+        observation: Observation,
+        state: NumpyState | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], NumpyState]:
+        """Choose actions for one observation or for a batch of any size, and return the state to pass next time.
+
+        :param observation: as the environment or the vector environment delivers it.
+        :param state: what the call before returned: NumPy arrays (deter, stoch, action), env axis first; None at a
+            start. Without it the agent has no memory: each observation is taken for the first of an episode.
+        :param episode_start: (N,) True where the observation is the first of an episode: the state is reset there.
+        :param deterministic: mode of the latent and of the action, which repeats exactly; else both are sampled.
+        :return: actions in the action space, without env axis if the observation had none, and the new state.
+        :raises ValueError: for an observation or state whose shape does not fit.
+        """
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError(
+                "predict() got a tuple of an observation and an info dict, which is what a Gymnasium environment's "
+                "reset() returns. Pass the observation alone: `obs, info = env.reset()`. (The reset() of a "
+                "Stable-Baselines3 VecEnv returns only the observation.)"
+            )
+        batched = self.observations.is_batched(observation)
+        encoded = self.observations.encode(observation)
+        n = len(next(iter(encoded.values())))
+        starts = _as_starts(episode_start, n)
+        self._count_memoryless(state is None and not (episode_start is not None and starts.all()))
+        if state is None:
+            starts, latent = np.ones(n, dtype=bool), self.initial(n)
+        else:
+            latent = self.read_state(state, n)
+        latent = self.step(encoded, latent, starts, deterministic)
+        actions = self.actions.decode(latent.action.cpu().numpy())
+        return actions if batched else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in latent)
+
+    def read_state(self, state: NumpyState, n: int) -> Latent:
+        """The tensors of a NumPy state for ``n`` environments. ValueError where a shape does not fit."""
+        wanted = [tuple(part.shape) for part in self.initial(n)]
+        found = [np.shape(part) for part in state]
+        if found != wanted:
+            raise ValueError(
+                f"The state has arrays of shapes {found}, but {n} observations of this agent need {wanted}. Pass what "
+                "predict() returned for these environments, or None at the start."
+            )
+        return Latent(*(torch.as_tensor(part, dtype=torch.float32, device=self.device) for part in state))
+
+    def _count_memoryless(self, memoryless: bool) -> None:
+        """Warn at the second call in a row without a state, once: it is easily forgotten and costs much."""
+        if self._memoryless_calls < 0:
+            return
+        self._memoryless_calls = self._memoryless_calls + 1 if memoryless else 0
+        if self._memoryless_calls == 2:
+            self._memoryless_calls = -1
+            warnings.warn(
+                "predict() was called twice in a row without `state`: the agent forgets everything before the present "
+                "observation. Pass the state it returned, `action, state = agent.predict(obs, state, episode_start)`, "
+                "or use `player = agent.player()` and `player.act(obs)`.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def save(self, path: str) -> None:
+        """Write an archive of JSON and tensors that :meth:`load` of the same class reads."""
+        write_archive(path, self._get_constructor_parameters(), {"policy": self.state_dict()})
+
+    @classmethod
+    def load(cls: type[Self], path: str, device: torch.device | str = "auto") -> Self:
+        """Build a policy from a file of :meth:`save`; nothing in it is executed.
+
+        :raises ValueError: for a file that is no intact archive, or one of a whole agent.
+        """
+        data, tensors = read_archive(path)
+        if "settings" not in data:
+            raise ValueError(f"{path} holds a whole agent, not a policy: use HarmonyDreamAgent.load(path).policy.")
+        policy = cls(data["observation_space"], data["action_space"], **data["settings"])
+        policy.load_state_dict(tensors["policy"])
+        return policy.to(get_device(device))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "settings": self.settings,
+        }
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        """Stable-Baselines3's tensor interface: actions for the first observations of episodes, without memory."""
+        isdict = isinstance(observation, Mapping)
+        arrays = {k: v.cpu().numpy() for k, v in observation.items()} if isdict else observation.cpu().numpy()
+        encoded = self.observations.encode(arrays)
+        n = len(next(iter(encoded.values())))
+        latent = self.step(encoded, self.initial(n), np.ones(n, dtype=bool), deterministic)
+        return torch.as_tensor(self.actions.decode(latent.action.cpu().numpy()), device=self.device)
+
+
+class CnnPolicy(DreamPolicy):
+    """For one image: a uint8 Box of HxWxC or CxHxW."""
+
+    observations_wanted = "CnnPolicy"
+
+
+class MlpPolicy(DreamPolicy):
+    """For one vector: a Box that is no image, Discrete, MultiDiscrete or MultiBinary."""
+
+    observations_wanted = "MlpPolicy"
+
+
+class MultiInputPolicy(DreamPolicy):
+    """For a Dict of images and vectors."""
+
+    observations_wanted = "MultiInputPolicy"
+
+
+def _as_starts(episode_start: NDArray[Any] | None, n: int) -> NDArray[np.bool_]:
+    """``episode_start`` as (n,) bool; False where it was not given."""
+    if episode_start is None:
+        return np.zeros(n, dtype=bool)
+    starts = np.asarray(episode_start, dtype=bool).reshape(-1)
+    if len(starts) not in (1, n):
+        raise ValueError(f"episode_start has {len(starts)} entries for {n} observations; pass one per environment.")
+    return np.broadcast_to(starts, (n,)).copy()

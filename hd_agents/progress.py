@@ -1,0 +1,95 @@
+"""What a person sees while an agent learns: the progress bar and the log table."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import safe_mean
+
+try:
+    from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
+except ImportError:  # an optional dependency; only using the bar needs it
+    tqdm = None
+
+REFRESH_SECONDS = 0.5
+FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} env steps [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+
+class ProgressBar(BaseCallback):
+    """Env steps, gradient steps, both rates and the time left, in one line.
+
+    It moves with every env step, and with gradient steps while the environments wait for them.
+
+    :raises ImportError: where tqdm is not installed, naming what to install.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        if tqdm is None:
+            raise ImportError('progress_bar=True needs tqdm: install it with `pip install "hd_agents[logging]"`.')
+        self._started = self._shown = 0.0
+        self._updates_at_start = 0
+
+    def _on_training_start(self) -> None:
+        total = self.locals["total_timesteps"] - self.model.num_timesteps
+        # Mostly the current speed: random steps are far faster than learning ones.
+        self._bar = tqdm(total=total, unit=" steps", bar_format=FORMAT, smoothing=0.5, dynamic_ncols=True)
+        self._started = time.monotonic()
+        self._updates_at_start = self.model._n_updates
+        self.on_update()
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.training_env.num_envs)
+        self.on_update()
+        return True
+
+    def on_update(self) -> None:
+        """Called after every gradient step, because an env step may have to wait for many."""
+        now = time.monotonic()
+        if now - self._shown < REFRESH_SECONDS:
+            return
+        self._shown = now
+        self._bar.set_postfix_str(self.describe(now - self._started), refresh=False)
+        self._bar.refresh()
+
+    def describe(self, seconds: float) -> str:
+        """What stands behind the bar after ``seconds`` of training: the phase, or gradient steps and their rate."""
+        updates = self.model._n_updates - self._updates_at_start
+        if not updates:
+            waiting = self.model.num_timesteps < self.model.learning_starts  # type: ignore[attr-defined]
+            return "random actions first" if waiting else "waiting for the first sequence"
+        return f"{self.model._n_updates} gradient steps, {updates / max(seconds, 1e-9):.1f}/s"
+
+    def close(self) -> None:
+        """Leave the line as it is, also when training was interrupted."""
+        self._bar.set_postfix_str(self.describe(time.monotonic() - self._started), refresh=False)
+        self._bar.refresh()
+        self._bar.close()
+
+
+def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) -> None:
+    """Hand the values of one log table to the agent's logger.
+
+    :param updates_before: gradient steps that were done before this ``learn``.
+    :param training: learning rates and means of metrics, shown under ``train/``.
+    """
+    seconds = max((time.time_ns() - agent.start_time) / 1e9, sys.float_info.epsilon)
+    record = agent.logger.record
+    if agent.ep_info_buffer:
+        record("rollout/ep_rew_mean", safe_mean([info["r"] for info in agent.ep_info_buffer]))
+        record("rollout/ep_len_mean", safe_mean([info["l"] for info in agent.ep_info_buffer]))
+    if agent.ep_success_buffer:
+        record("rollout/success_rate", safe_mean(agent.ep_success_buffer))
+    record("time/fps", int((agent.num_timesteps - agent._num_timesteps_at_start) / seconds))
+    record("time/episodes", agent._episode_num, exclude="tensorboard")
+    record("time/time_elapsed", int(seconds), exclude="tensorboard")
+    record("time/total_timesteps", agent.num_timesteps, exclude="tensorboard")
+    record("time/agent_steps", agent.num_timesteps)
+    record("time/frames", agent.num_timesteps * agent.action_repeat)
+    if agent._n_updates:
+        record("train/n_updates", agent._n_updates)
+        record("train/updates_per_second", (agent._n_updates - updates_before) / seconds)
+        for name, value in training.items():
+            record(f"train/{name}", value)

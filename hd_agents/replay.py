@@ -1,0 +1,243 @@
+"""Sequence replay: one preallocated ring of rows per environment, sampled as fixed-shape batches."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hd_agents.host import atomic_write, available_memory, format_bytes
+from hd_agents.replay_file import read_array, read_header, write_array, write_header
+from hd_agents.world_model.batch import Batch
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+OBSERVATION = "observation."  # prefix of the columns that hold observation keys
+
+
+class SequenceReplay:
+    """The newest ``capacity // n_envs`` rows of each environment, each observation stored once.
+
+    A row is what :class:`~hd_agents.world_model.batch.Batch` states: the action that led here, what arrived, and
+    whether an episode starts or ended here. The memory is claimed at the first :meth:`add`, so a replay that is never
+    filled costs nothing.
+
+    :param capacity: Rows of all environments together (one row per agent step and one more per episode).
+    :param n_envs: Environments, each with its own ring.
+    :param images: Observation key to ``(H, W, C)``, stored as uint8.
+    :param vectors: Observation key to length, stored as float32.
+    :param action_size: Length A of an action, stored as float32.
+    :raises ValueError: if a size is not positive, a key is both image and vector, or ``capacity < n_envs``.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        n_envs: int,
+        images: Mapping[str, tuple[int, int, int]],
+        vectors: Mapping[str, int],
+        action_size: int,
+    ) -> None:
+        if n_envs < 1 or capacity < n_envs:
+            raise ValueError(f"capacity={capacity} with n_envs={n_envs}: expected at least one row per environment.")
+        if both := images.keys() & vectors.keys():
+            raise ValueError(f"Observation keys {sorted(both)} are given both as images and as vectors.")
+        self.n_envs = n_envs
+        self.rows_per_env = capacity // n_envs
+        self._layout: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+            **{OBSERVATION + key: (np.dtype(np.uint8), tuple(shape)) for key, shape in images.items()},
+            **{OBSERVATION + key: (np.dtype(np.float32), (size,)) for key, size in vectors.items()},
+            "action": (np.dtype(np.float32), (action_size,)),
+            "reward": (np.dtype(np.float32), ()),
+            "is_first": (np.dtype(np.bool_), ()),
+            "terminated": (np.dtype(np.bool_), ()),
+        }
+        for name, (_, shape) in self._layout.items():
+            if any(size < 1 for size in shape):
+                raise ValueError(f"{name} has shape {shape}: expected sizes of at least 1.")
+        self._observation = {
+            name.removeprefix(OBSERVATION): spec for name, spec in self._layout.items() if name.startswith(OBSERVATION)
+        }
+        self._columns: dict[str, NDArray] = {}  # (n_envs, rows_per_env, *shape) each; empty until the first row
+        self._counts = [0] * n_envs
+        self._heads = [0] * n_envs  # where each environment's next row goes
+
+    def __len__(self) -> int:
+        """Rows stored, of all environments."""
+        return sum(self._counts)
+
+    @property
+    def capacity(self) -> int:
+        """Rows that fit, of all environments: ``n_envs * rows_per_env``."""
+        return self.n_envs * self.rows_per_env
+
+    def nbytes_estimate(self) -> int:
+        """Bytes that the rings take once they are allocated."""
+        return self.capacity * self._row_bytes()
+
+    def describe(self) -> str:
+        """One line for people: rows stored, rows that fit, memory."""
+        return (
+            f"Replay: {len(self):,} of {self.capacity:,} rows stored ({self.n_envs} x {self.rows_per_env:,}), "
+            f"{format_bytes(self.nbytes_estimate())} of memory when full"
+        )
+
+    def add(
+        self,
+        env: int,
+        observation: Mapping[str, NDArray],
+        action: NDArray,
+        reward: float,
+        is_first: bool,
+        terminated: bool,
+    ) -> None:
+        """Append one row to the ring of environment ``env``, in place of its oldest row once it is full.
+
+        ``observation`` holds every key, images uint8 ``(H, W, C)`` and vectors float32 ``(D,)``; ``action`` is float32
+        ``(A,)``. The values are copied.
+
+        :raises ValueError: naming the key, what was found and what is expected.
+        :raises MemoryError: at the first row, if the rings do not fit into memory.
+        """
+        if not 0 <= env < self.n_envs:
+            raise ValueError(f"env={env}: expected 0 to {self.n_envs - 1}.")
+        if observation.keys() != self._observation.keys():
+            raise ValueError(f"Observation keys {sorted(observation)}: expected {sorted(self._observation)}.")
+        for key, spec in self._observation.items():
+            _check_array(f"Observation {key!r}", observation[key], *spec)
+        _check_array("The action", action, *self._layout["action"])
+        if not abs(reward) <= FLOAT32_MAX:
+            raise ValueError(f"The reward of env {env} is {reward}: expected a finite number that fits into float32.")
+        if not self._columns:
+            self._allocate()
+        columns, row = self._columns, (env, self._heads[env])
+        for key in self._observation:
+            columns[OBSERVATION + key][row] = observation[key]
+        columns["action"][row] = action
+        columns["reward"][row] = reward
+        columns["is_first"][row] = is_first
+        columns["terminated"][row] = terminated
+        self._heads[env] = (row[1] + 1) % self.rows_per_env
+        self._counts[env] = min(self._counts[env] + 1, self.rows_per_env)
+
+    def can_sample(self, length: int) -> bool:
+        """Whether at least one environment has stored ``length`` consecutive rows."""
+        return max(self._counts) >= length
+
+    def sample(
+        self, batch_size: int, length: int, rng: np.random.Generator, device: torch.device | str = "cpu"
+    ) -> Batch:
+        """Draw ``batch_size`` windows of ``length`` consecutive rows, with replacement, as tensors on ``device``.
+
+        Every start position of every environment is equally likely, so an environment counts by the rows it has. A
+        window never crosses its ring's write head, may run across episodes, and its first row has ``is_first`` set.
+
+        :raises ValueError: if ``batch_size`` or ``length`` is not positive, or no environment has ``length`` rows yet.
+        """
+        if batch_size < 1 or length < 1:
+            raise ValueError(f"batch_size={batch_size}, length={length}: expected both to be at least 1.")
+        if not self.can_sample(length):
+            raise ValueError(
+                f"Cannot sample sequences of {length} rows: the fullest environment has {max(self._counts)} rows of "
+                f"{self.rows_per_env} that fit. Collect more first, or use shorter sequences or a larger buffer."
+            )
+        index = self._draw_windows(batch_size, length, rng)
+        device = torch.device(device)
+        tensors = {name: self._gather(name, index, device.type == "cuda") for name in self._layout}
+        tensors["is_first"][:, 0] = True
+        tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        observation = {key: tensors[OBSERVATION + key] for key in self._observation}
+        return Batch(observation, tensors["action"], tensors["reward"], tensors["is_first"], tensors["terminated"])
+
+    def save(self, target: str | Path | BinaryIO) -> None:
+        """Write the stored rows, oldest first, to one file that :meth:`load` reads; nothing in it is executable.
+
+        A path is written atomically (see :func:`~hd_agents.host.atomic_write`). :mod:`hd_agents.replay_file` states
+        the format.
+        """
+        if not isinstance(target, (str, Path)):
+            self._write(target)
+            return
+        with atomic_write(Path(target)) as file:
+            self._write(file)
+
+    def load(self, source: str | Path | BinaryIO) -> None:
+        """Replace the content by that of a file written by :meth:`save`, whose columns and environments must match.
+
+        Everything the file declares is checked before memory is claimed. If its header is refused, the replay stays
+        as it was; if reading fails after that, it is left empty.
+
+        :raises FileNotFoundError: if there is no such file.
+        :raises ValueError: saying what is wrong with a foreign, truncated, damaged or mismatched file.
+        :raises MemoryError: if the rings do not fit into memory.
+        """
+        if not isinstance(source, (str, Path)):
+            self._read(source, "the replay file")
+            return
+        if Path(source).is_dir():
+            raise ValueError(f"{source} is a folder: expected a replay file.")
+        with open(source, "rb") as file:
+            self._read(file, str(source))
+
+    def _row_bytes(self) -> int:
+        return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self._layout.values())
+
+    def _allocate(self) -> None:
+        needed, free = self.nbytes_estimate(), available_memory()
+        if free is not None and needed > free:
+            raise MemoryError(
+                f"The replay's {self.capacity:,} rows need {format_bytes(needed)} of memory, but {format_bytes(free)} "
+                f"are available. Use a buffer_size of at most {free // self._row_bytes():,} rows or smaller images."
+            )
+        self._columns = {
+            name: np.empty((self.n_envs, self.rows_per_env, *shape), dtype)
+            for name, (dtype, shape) in self._layout.items()
+        }
+
+    def _draw_windows(self, batch_size: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Positions ``(B, T)`` in the rings laid end to end, uniform over all windows within one ring's time order."""
+        counts, heads = np.array(self._counts), np.array(self._heads)
+        starts = np.maximum(counts - length + 1, 0)  # windows of each environment
+        ends = np.cumsum(starts)
+        draw = rng.integers(ends[-1], size=batch_size)
+        env = np.searchsorted(ends, draw, side="right")
+        age = draw - (ends - starts)[env]  # rows after the environment's oldest
+        oldest = np.where(counts == self.rows_per_env, heads, 0)
+        rows = ((oldest[env] + age)[:, None] + np.arange(length)) % self.rows_per_env
+        return env[:, None] * self.rows_per_env + rows
+
+    def _gather(self, name: str, index: NDArray[np.int64], pinned: bool) -> Tensor:
+        """The rows at ``index`` as a new tensor. Pinned memory is kept from reuse by torch until its copy is done."""
+        column = self._columns[name]
+        rows = column.reshape(-1, *column.shape[2:])
+        dtype = torch.from_numpy(rows[:0]).dtype
+        tensor = torch.empty((*index.shape, *rows.shape[1:]), dtype=dtype, pin_memory=pinned)
+        np.take(rows, index, axis=0, out=tensor.numpy(), mode="clip")  # 'raise' would copy twice
+        return tensor
+
+    def _write(self, file: BinaryIO) -> None:
+        write_header(file, self._layout, self._counts)
+        for column in self._columns.values():
+            for ring, count, head in zip(column, self._counts, self._heads, strict=True):
+                oldest = head if count == self.rows_per_env else 0
+                write_array(file, ring[oldest:count])
+                write_array(file, ring[:oldest])
+
+    def _read(self, file: BinaryIO, name: str) -> None:
+        counts = read_header(file, name, self._layout, self.n_envs, self.rows_per_env)
+        if sum(counts) and not self._columns:
+            self._allocate()
+        self._counts, self._heads = [0] * self.n_envs, [0] * self.n_envs
+        for column in self._columns.values():
+            for ring, count in zip(column, counts, strict=True):
+                read_array(file, name, ring[:count])
+        self._counts, self._heads = counts, [count % self.rows_per_env for count in counts]
+
+
+def _check_array(what: str, array: NDArray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{what} is a {type(array).__name__}: expected a NumPy array, {dtype} of shape {shape}.")
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{what} is {array.dtype} of shape {array.shape}: expected {dtype} of shape {shape}.")

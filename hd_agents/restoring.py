@@ -1,0 +1,166 @@
+"""What of an agent goes into an archive, and how it comes back: settings, spaces and counters as plain values."""
+
+import inspect
+import io
+import warnings
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import FloatSchedule, check_for_correct_spaces, get_system_info
+
+from hd_agents.saving import ArchiveError
+
+Archive = str | Path | io.BufferedIOBase  # Stable-Baselines3's word for the next line
+File = str | Path | BinaryIO
+
+RATES = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
+SHAPES_NETWORKS = ("backbone", "size", "harmony", "policy_kwargs")
+COUNTERS = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_current_progress_remaining",
+    "_episode_num",
+    "_n_updates",
+    "_replay_credit",
+    "_pretrained",
+    "n_envs",
+)
+SPACES = ("observation_space", "action_space")
+EPISODES = ("ep_info_buffer", "ep_success_buffer")
+NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
+
+
+def argument_names(cls: type[BaseAlgorithm]) -> list[str]:
+    """Constructor arguments that are stored under their own names."""
+    return [name for name in inspect.signature(cls).parameters if name not in NOT_STORED]
+
+
+def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> dict[str, Any]:
+    """Everything but tensors that an archive of ``agent`` holds; names as for ``HarmonyDreamAgent.save``.
+
+    :raises ArchiveError: for a name in ``include`` that the agent does not have.
+    """
+    data: dict[str, Any] = {"policy_class": policy_name(agent), "system_info": system_info()}
+    data |= {name: getattr(agent, name) for name in (*SPACES, *COUNTERS)}
+    names = {"stats_window_size": "_stats_window_size"}
+    data |= {name: getattr(agent, names.get(name, name)) for name in argument_names(type(agent))}
+    data["frozen_schedules"] = dict(agent._frozen_schedules)
+    for name in RATES:
+        data[name] = _freeze(name, data[name], agent._current_progress_remaining, data["frozen_schedules"])
+    data["ep_info_buffer"] = [{key: float(info[key]) for key in "rlt"} for info in agent.ep_info_buffer or ()]
+    data["ep_success_buffer"] = [float(success) for success in agent.ep_success_buffer or ()]
+    wanted = set(include)
+    missing = sorted(name for name in wanted - data.keys() if not hasattr(agent, name))
+    if missing:
+        raise ArchiveError(f"include={missing}: the agent has no such attributes.")
+    data["included"] = {name: getattr(agent, name) for name in sorted(wanted - data.keys())}
+    return {name: value for name, value in data.items() if name not in set(exclude) - wanted}
+
+
+def system_info() -> dict[str, str]:
+    """Versions of what the agent runs on."""
+    return {key: str(value) for key, value in get_system_info(print_info=False)[0].items()}
+
+
+def policy_name(agent: Any) -> str:
+    """The alias of one of our policies, or where a user's own class is defined."""
+    for alias, policy_class in agent.policy_aliases.items():
+        if agent.policy_class is policy_class:
+            return alias
+    return f"{agent.policy_class.__module__}.{agent.policy_class.__qualname__}"
+
+
+def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments out of an archive's data, with the caller's changes on top.
+
+    :raises ValueError: for changes that would need other networks, for a policy class that has to be passed, and for an
+        archive that lacks what is needed.
+    :raises TypeError: for a change to something that is no constructor argument.
+    """
+    missing = [name for name in (*SPACES, "policy_class") if name not in data]
+    if missing:
+        raise ArchiveError(f"The archive lacks {missing}; it was saved with these excluded. Pass a complete one.")
+    names = argument_names(cls)
+    for name, change in changes.items():
+        value = dict(change or {}) if name == "policy_kwargs" else change
+        if name not in names:
+            raise TypeError(f"load() got {name}={value!r}, which is no argument of {cls.__name__}; it has {names}.")
+        if name in SHAPES_NETWORKS and value != data.get(name, value):
+            raise ValueError(f"{name}={value!r} differs from the stored {data[name]!r}, which shaped the networks.")
+    policy = data["policy_class"]
+    if isinstance(policy, str) and policy not in cls.policy_aliases:
+        raise ValueError(
+            f"The archive was saved with the policy class {policy}. Classes are not stored: import it and call "
+            f'load(path, custom_objects={{"policy_class": {policy.rpartition(".")[2]}}}).'
+        )
+    return {"policy": policy, **{name: data[name] for name in names if name in data}, **changes}
+
+
+def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Set what the constructor does not: spaces (which must match those of the env), counters, episodes, extras."""
+    if agent.env is not None:
+        check_for_correct_spaces(agent.env, data["observation_space"], data["action_space"])
+    n_envs = agent.n_envs if agent.env is not None else data.get("n_envs", 1)
+    for name in (*SPACES, *COUNTERS):
+        if name in data:
+            setattr(agent, name, data[name])
+    for name, value in data.get("included", {}).items():
+        setattr(agent, name, value)
+    agent.n_envs = n_envs
+    agent._frozen_schedules = {k: v for k, v in data.get("frozen_schedules", {}).items() if k not in changes}
+    for name in EPISODES:
+        setattr(agent, name, deque(data.get(name, ()), maxlen=agent._stats_window_size))
+
+
+def _freeze(name: str, rate: Any, progress: float, notes: dict[str, str]) -> float:
+    """A schedule as its present value, with a note if it is not constant."""
+    if not callable(rate):
+        return rate
+    schedule = FloatSchedule(rate)
+    now = schedule(progress)
+    if any(schedule(point) != now for point in (1.0, 0.5, 0.0)):
+        notes[name] = f"{rate!r}, stored as {now:g}"
+    return now
+
+
+def warn_of_frozen_schedules(notes: dict[str, str]) -> None:
+    """Say once, when learning goes on, which rates were functions and are now numbers; empties ``notes``."""
+    if notes:
+        text = "; ".join(f"{name}: {note}" for name, note in notes.items())
+        warnings.warn(
+            f"Learning rates that were functions of the progress are constant since loading ({text}). To go on with "
+            "the function, pass it to load(), for example load(path, learning_rate=schedule).",
+            UserWarning,
+            stacklevel=3,
+        )
+        notes.clear()
+
+
+def fit_optimizers(parameters: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The parameters with optimisers told which device they run on, as an archive may come from another one."""
+    fitted = dict(parameters)
+    for name, state in parameters.items():
+        if name.endswith("_optimizer") and "param_groups" in state:
+            groups = [{**group, "capturable": device.type == "cuda"} for group in state["param_groups"]]
+            fitted[name] = {**state, "param_groups": groups}
+    return fitted
+
+
+def print_systems(data: Mapping[str, Any]) -> None:
+    """Print this system's versions beside those that the archive was saved with."""
+    print("== CURRENT SYSTEM INFO ==")
+    get_system_info()
+    print("== SAVED MODEL SYSTEM INFO ==")
+    print("\n".join(f"- {key}: {value}" for key, value in data.get("system_info", {}).items()))
+
+
+def as_file(path: Archive, suffix: str = "") -> File:
+    """``path`` in the words of our own modules; a path without suffix gets ``suffix``."""
+    if isinstance(path, str | Path) and not Path(path).suffix:
+        return Path(f"{path}{suffix}")
+    return cast(File, path)

@@ -1,0 +1,268 @@
+"""Between Gymnasium's spaces and the arrays that the networks read and write. Pure NumPy, no torch.
+
+Inside the package an observation is a dict of arrays with the env axis first: images uint8 (N, H, W, C), everything
+else float32 vectors (N, D). A space that is no Dict has the single key ``"observation"``. An action is one float32
+vector (N, A): concatenated one-hots, or numbers in [-1, 1] that stand for the bounds of a Box.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+SINGLE_KEY = "observation"
+SMALLEST_IMAGE = 16
+MOST_CHANNELS = 4
+
+Observation = NDArray[Any] | Mapping[str, Any] | int
+FloatArray = NDArray[np.float32]
+
+OBSERVATIONS_SUPPORTED = (
+    "supported observations: Box images (uint8, 0..255, HxWxC or CxHxW, 1 to 4 channels, 16 pixels or more a side), "
+    "any other finite-size Box (flattened to a vector), Discrete, MultiDiscrete, MultiBinary, and a Dict of these"
+)
+ACTIONS_SUPPORTED = "supported actions: Box with finite bounds, Discrete, MultiDiscrete, MultiBinary"
+
+
+class ImageSpec(NamedTuple):
+    """One image of an observation: its size in pixels, and whether the environment delivers it as CxHxW."""
+
+    height: int
+    width: int
+    channels: int
+    channels_first: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels), the layout used everywhere inside the package."""
+        return self.height, self.width, self.channels
+
+
+class VectorSpec(NamedTuple):
+    """One vector of an observation: its length, and the sizes of its one-hot groups (None for plain numbers)."""
+
+    size: int
+    nvec: tuple[int, ...] | None
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Whether a space is read as an image: uint8 Box with three axes and the full range 0..255."""
+    return (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and space.dtype == np.uint8
+        and bool(np.all(space.low == 0) and np.all(space.high == 255))
+    )
+
+
+def one_hot_groups(space: spaces.Space[Any]) -> tuple[tuple[int, ...], NDArray[np.int64]] | None:
+    """Group sizes and first values of a space of integers, both flattened; None for any other space."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),), np.array([space.start], dtype=np.int64)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.ravel()), np.asarray(space.start, dtype=np.int64).ravel()
+    if isinstance(space, spaces.MultiBinary):
+        size = int(np.prod(space.shape))
+        return (2,) * size, np.zeros(size, dtype=np.int64)
+    return None
+
+
+def to_one_hot(values: NDArray[Any], groups: tuple[int, ...], start: NDArray[np.int64]) -> FloatArray:
+    """Integers (N, G) as concatenated one-hots (N, sum(groups)). ValueError for a value outside its group."""
+    index = values.reshape(len(values), len(groups)).astype(np.int64) - start
+    if np.any(index < 0) or np.any(index >= np.array(groups)):
+        raise ValueError(f"The integers {values.tolist()} lie outside ranges of {groups} from {start.tolist()} on.")
+    out = np.zeros((len(index), sum(groups)), dtype=np.float32)
+    offsets = np.concatenate([[0], np.cumsum(groups)[:-1]]).astype(np.int64)
+    np.put_along_axis(out, index + offsets, 1.0, axis=1)
+    return out
+
+
+def from_one_hot(rows: FloatArray, groups: tuple[int, ...], start: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The largest entry of each group of (N, sum(groups)), as integers (N, G) in the space's own numbering."""
+    parts = np.split(rows, np.cumsum(groups)[:-1], axis=-1)
+    return np.stack([part.argmax(axis=-1) for part in parts], axis=-1) + start
+
+
+class ObservationCodec:
+    """Turns what an environment delivers into named image and vector arrays, and predictions back into its values.
+
+    Raises ``ValueError`` for a space it has no network for, with the key, what is supported and what to do.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.space = space
+        self.is_dict = isinstance(space, spaces.Dict)
+        self._spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE_KEY: space}
+        self.images: dict[str, ImageSpec] = {}
+        self.vectors: dict[str, VectorSpec] = {}
+        self._starts: dict[str, NDArray[np.int64]] = {}
+        for key, subspace in self._spaces.items():
+            self._add(key, subspace)
+        if not self._spaces:
+            raise ValueError(f"The observation space {space} has no keys; {OBSERVATIONS_SUPPORTED}.")
+
+    def _add(self, key: str, space: spaces.Space[Any]) -> None:
+        groups = one_hot_groups(space)
+        if groups is not None:
+            self.vectors[key] = VectorSpec(sum(groups[0]), groups[0])
+            self._starts[key] = groups[1]
+        elif is_image(space):
+            self.images[key] = _image_spec(key, space)
+        elif isinstance(space, spaces.Box):
+            _refuse_flat_image(key, space)
+            self.vectors[key] = VectorSpec(int(np.prod(space.shape)), None)
+        else:
+            raise ValueError(
+                f"The observation {key!r} has the space {space}, which has no network. {OBSERVATIONS_SUPPORTED}. "
+                "Convert it with gymnasium.wrappers.FlattenObservation or TransformObservation."
+            )
+
+    def is_batched(self, observation: Observation) -> bool:
+        """Whether the observation has an env axis in front. ValueError where its shape fits the space neither way."""
+        return self._batched_values(observation)[1]
+
+    def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
+        """One observation (gets an env axis of 1) or a batch of N, as images (N, H, W, C) and vectors (N, D).
+
+        Images are taken in the layout of the space or in the other one, as Stable-Baselines3 does. The result may
+        share memory with the argument.
+        """
+        values, batched = self._batched_values(observation)
+        out: dict[str, NDArray[Any]] = {}
+        for key, value in values.items():
+            rows = value if batched else value[None]
+            if key in self.images:
+                out[key] = self._encode_image(self.images[key], rows)
+                continue
+            nvec = self.vectors[key].nvec
+            if nvec is None:
+                out[key] = rows.reshape(len(rows), -1).astype(np.float32)
+            else:
+                out[key] = to_one_hot(rows, nvec, self._starts[key])
+        return out
+
+    def decode(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Predicted means with any leading axes back to the environment's values, key by key.
+
+        Images 0..1 become uint8 (..., H, W, C) whatever the environment's layout, numbers keep float32 and get
+        the shape of their space, one-hot groups become the integers they most likely stand for.
+        """
+        out: dict[str, NDArray[Any]] = {}
+        for key, rows in encoded.items():
+            if key in self.images:
+                out[key] = np.rint(np.clip(rows, 0.0, 1.0) * 255.0).astype(np.uint8)
+                continue
+            shape = rows.shape[:-1] + (self._spaces[key].shape or ())
+            nvec = self.vectors[key].nvec
+            if nvec is None:
+                out[key] = rows.astype(np.float32).reshape(shape)
+            else:
+                out[key] = from_one_hot(rows, nvec, self._starts[key]).reshape(shape)
+        return out
+
+    def _batched_values(self, observation: Observation) -> tuple[dict[str, NDArray[Any]], bool]:
+        if self.is_dict != isinstance(observation, Mapping):
+            wanted = f"a dict with the keys {sorted(self._spaces)}" if self.is_dict else "one array, not a dict"
+            raise ValueError(f"The observation is a {type(observation).__name__}; {self.space} needs {wanted}.")
+        source: Mapping[str, Any] = observation if isinstance(observation, Mapping) else {SINGLE_KEY: observation}
+        missing = sorted(set(self._spaces) - set(source))
+        if missing:
+            raise ValueError(f"The observation lacks the keys {missing}; it has {sorted(source)}.")
+        values = {key: np.asarray(source[key]) for key in self._spaces}
+        found = {key: self._has_env_axis(key, value) for key, value in values.items()}
+        if len(set(found.values())) > 1:
+            raise ValueError(f"Some keys of the observation have an env axis and some do not: {found}.")
+        return values, next(iter(found.values()))
+
+    def _has_env_axis(self, key: str, value: NDArray[Any]) -> bool:
+        shape = self._spaces[key].shape or ()
+        allowed = [shape]
+        if key in self.images:
+            spec = self.images[key]
+            allowed = [shape, spec.shape, (spec.channels, spec.height, spec.width)]
+        if value.shape in allowed:
+            return False
+        if value.shape[1:] in allowed and value.ndim > 0:
+            return True
+        raise ValueError(f"The observation {key!r} has shape {value.shape}; expected {shape}, or (n_envs, *{shape}).")
+
+    @staticmethod
+    def _encode_image(spec: ImageSpec, rows: NDArray[Any]) -> NDArray[np.uint8]:
+        if rows.dtype != np.uint8:
+            raise ValueError(f"An image must hold uint8 values from 0 to 255, not {rows.dtype}: do not scale it first.")
+        return rows if rows.shape[1:] == spec.shape else rows.transpose(0, 2, 3, 1)
+
+
+class ActionCodec:
+    """Turns the networks' action vectors (N, A) into what an environment's ``step`` takes, and back.
+
+    ``groups`` holds the sizes of the one-hot groups and is empty for a Box. Raises ``ValueError`` for a space that
+    has no action head.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.space = space
+        found = one_hot_groups(space)
+        self.groups: tuple[int, ...] = found[0] if found else ()
+        self._start = found[1] if found else np.zeros(0, dtype=np.int64)
+        if found is None and not isinstance(space, spaces.Box):
+            raise ValueError(
+                f"The action space {space} has no action head. {ACTIONS_SUPPORTED}. "
+                "Map it onto one of these with gymnasium.wrappers.TransformAction."
+            )
+        if isinstance(space, spaces.Box):
+            if not (np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high))):
+                raise ValueError(f"The action space {space} is unbounded: give every dimension finite bounds.")
+            self._low = space.low.astype(np.float64).ravel()
+            self._high = space.high.astype(np.float64).ravel()
+        self.size = sum(self.groups) if found else int(np.prod(space.shape or ()))
+
+    def decode(self, actions: FloatArray) -> NDArray[Any]:
+        """Action vectors (N, A) as environment actions (N, ...), in the space's dtype and inside its bounds."""
+        shape = (len(actions), *(self.space.shape or ()))
+        if self.groups:
+            return from_one_hot(actions, self.groups, self._start).astype(self.space.dtype).reshape(shape)
+        scaled = self._low + 0.5 * (actions.astype(np.float64) + 1.0) * (self._high - self._low)
+        bounded = np.clip(scaled, self._low, self._high)
+        whole = np.issubdtype(np.dtype(self.space.dtype), np.integer)
+        return (np.rint(bounded) if whole else bounded).astype(self.space.dtype).reshape(shape)
+
+    def encode(self, actions: NDArray[Any]) -> FloatArray:
+        """Environment actions (N, ...) as action vectors (N, A). A Box dimension of zero width becomes 0."""
+        rows = np.asarray(actions)
+        if self.groups:
+            return to_one_hot(rows.reshape(len(rows), -1), self.groups, self._start)
+        width = self._high - self._low
+        flat = rows.reshape(len(rows), -1).astype(np.float64)
+        scaled = 2.0 * (flat - self._low) / np.where(width > 0, width, 1.0) - 1.0
+        return np.clip(np.where(width > 0, scaled, 0.0), -1.0, 1.0).astype(np.float32)
+
+    def sample(self, n: int) -> FloatArray:
+        """``n`` uniform random actions (n, A), drawn from the space's own generator (see ``space.seed``)."""
+        return self.encode(np.stack([np.asarray(self.space.sample()) for _ in range(n)]))
+
+
+def _image_spec(key: str, space: spaces.Space[Any]) -> ImageSpec:
+    shape = space.shape or ()
+    first = int(np.argmin(shape)) == 0
+    channels, height, width = shape if first else (shape[2], shape[0], shape[1])
+    if not 1 <= channels <= MOST_CHANNELS or min(height, width) < SMALLEST_IMAGE:
+        raise ValueError(
+            f"The observation {key!r} is an image of shape {shape}; {OBSERVATIONS_SUPPORTED}. Use "
+            "gymnasium.wrappers.ResizeObservation or drop frame stacking (the agent has memory), or, if these are no "
+            "pixels, gymnasium.wrappers.FlattenObservation and MlpPolicy."
+        )
+    return ImageSpec(int(height), int(width), int(channels), first)
+
+
+def _refuse_flat_image(key: str, space: spaces.Box) -> None:
+    """A grey image without a channel axis would be flattened to thousands of numbers without a word."""
+    shape = space.shape
+    if len(shape) == 2 and space.dtype == np.uint8 and min(shape) >= SMALLEST_IMAGE:
+        raise ValueError(
+            f"The observation {key!r} of shape {shape} looks like an image without a channel axis; "
+            f"{OBSERVATIONS_SUPPORTED}. Use gymnasium.wrappers.GrayscaleObservation(env, keep_dim=True)."
+        )

@@ -1,0 +1,87 @@
+"""The table of learning tests: task, steps, score to reach, and every hyper-parameter that is not a default."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+
+from hd_agents.envs.catch import Catch
+from learning.envs import Beacon, CartPoleNoVelocity, Locks, PreviousActionReward, Rendezvous
+
+Env = gymnasium.Env[Any, Any]
+
+
+class Task(NamedTuple):
+    """What is asked of an agent.
+
+    make: builds the environment; keyword arguments change its difficulty.
+    policy: the agent's first argument.
+    steps: env steps to learn in.
+    bar: lowest mean return of the evaluation episodes that passes.
+    best: the highest possible mean return.
+    chance: the mean return of uniformly random actions.
+    """
+
+    make: Callable[..., Env]
+    policy: str
+    steps: int
+    bar: float
+    best: float
+    chance: float
+
+
+def _cartpole() -> Env:
+    return gymnasium.make("CartPole-v1")
+
+
+def _no_velocity() -> Env:
+    return CartPoleNoVelocity(gymnasium.make("CartPole-v1"))
+
+
+def _pendulum() -> Env:
+    return gymnasium.make("Pendulum-v1")
+
+
+TASKS = {
+    # name                 environment           policy              steps    bar   best    chance
+    "cartpole": Task(_cartpole, "MlpPolicy", 6_000, 300.0, 500.0, 22.0),
+    "no_velocity": Task(_no_velocity, "MlpPolicy", 6_000, 250.0, 500.0, 22.0),  # memory
+    "pendulum": Task(_pendulum, "MlpPolicy", 4_000, -250.0, -145.0, -1225.0),  # continuous actions
+    "catch": Task(Catch, "CnnPolicy", 2_500, 6.4, 8.0, -4.0),  # pixels
+    "rendezvous": Task(Rendezvous, "MultiInputPolicy", 3_000, 1.0, 2.8, -6.1),  # Dict observations
+    "locks": Task(Locks, "MlpPolicy", 2_000, 8.5, 10.0, 3.6),  # MultiDiscrete actions
+    "previous_action": Task(PreviousActionReward, "MlpPolicy", 2_500, 0.85, 1.0, 0.33),  # alignment
+    "beacon": Task(Beacon, "CnnPolicy", 3_000, 6.4, 8.0, 2.0),  # harmony
+}
+
+_NANO: dict[str, Any] = {
+    "size": "nano",
+    "learning_rate": 1e-3,
+    "actor_learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+    "harmony_learning_rate": 1e-2,  # these runs are far too short for the log-sigmas to arrive at the usual rate
+    "batch_size": 8,
+    "sequence_length": 32,
+    "learning_starts": 500,
+    "buffer_size": 20_000,
+    "device": "cpu",
+}
+
+# Gradient steps per env step are train_ratio / (batch_size * sequence_length).
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cartpole": {**_NANO, "train_ratio": 96},
+    "no_velocity": {**_NANO, "train_ratio": 96},
+    "pendulum": {
+        **_NANO,
+        "batch_size": 16,
+        "sequence_length": 16,
+        "train_ratio": 96,
+        "actor_learning_rate": 5e-4,
+        "critic_learning_rate": 5e-4,
+    },
+    "catch": {**_NANO, "train_ratio": 128},
+    "rendezvous": {**_NANO, "train_ratio": 128},
+    "locks": {**_NANO, "train_ratio": 128, "batch_size": 16, "sequence_length": 16, "gamma": 0.9},
+    "previous_action": {**_NANO, "train_ratio": 128, "batch_size": 16, "sequence_length": 16, "gamma": 0.9},
+    "beacon": {**_NANO, "train_ratio": 128, "batch_size": 16, "sequence_length": 16, "gamma": 0.9},
+}

@@ -1,0 +1,75 @@
+"""The agent learns. Last weights, 20 evaluation episodes with sampled actions, the bar on the mean of every seed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from learning.run import main
+from learning.tasks import TASKS
+from learning.trial import BASELINES, Trial, plot_harmony, run_agent, run_baseline, write_curve
+
+SEEDS = (0, 1)
+HARMONY_SEEDS = (0, 1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "beacon"])
+def test_learns(name: str, seed: int) -> None:
+    trial = run_agent(name, TASKS[name], seed)
+    assert trial.mean >= TASKS[name].bar, trial.returns
+    assert trial.minutes < 10.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("algorithm", BASELINES)
+def test_model_free_falls_short_on_catch(algorithm: str, seed: int) -> None:
+    task = TASKS["catch"]
+    assert run_baseline(algorithm, task, seed).mean < task.bar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", HARMONY_SEEDS)
+def test_harmony_solves_what_the_plain_backbone_does_not(seed: int, tmp_path: Path) -> None:
+    task = TASKS["beacon"]
+    on = run_agent("beacon", task, seed)
+    off = run_agent("beacon", task, seed, {"harmony": False})
+    report(on, off, seed, Path(os.environ.get("HD_AGENTS_RESULTS", tmp_path)))
+    assert on.mean >= task.bar, on.returns
+    assert off.mean < (task.chance + task.bar) / 2, off.returns
+
+
+def report(on: Trial, off: Trial, seed: int, folder: Path) -> None:
+    """Leave both curves as CSV and their picture with the sigmas as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_curve(on.curve, folder / f"harmony_on_seed{seed}.csv")
+    write_curve(off.curve, folder / f"harmony_off_seed{seed}.csv")
+    plot_harmony(on, off, folder / f"harmony_seed{seed}.png", f"beacon, seed {seed}")
+
+
+TINY = ["learning_starts=30", "batch_size=2", "sequence_length=8", "train_ratio=4", "horizon=3"]
+
+
+@pytest.mark.parametrize("algorithm", ["agent", "dqn"])
+def test_script_prints_its_evaluation(algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curve = tmp_path / "curve.csv"
+    main(["previous_action", "--algorithm", algorithm, "--steps", "80", "--csv", str(curve), "--set", *TINY])
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["algorithm"] == algorithm
+    assert printed["steps"] == 80
+    assert 0.0 <= printed["mean"] <= 1.0
+    assert len(curve.read_text().splitlines()) == 1 + 40
+
+
+def test_report_holds_the_sigmas(tmp_path: Path) -> None:
+    task = TASKS["locks"]._replace(steps=60)
+    tiny = {"learning_starts": 30, "batch_size": 2, "sequence_length": 8, "train_ratio": 4, "horizon": 3}
+    on, off = (run_agent("locks", task, 0, {**tiny, "harmony": harmony}) for harmony in (True, False))
+    report(on, off, 0, tmp_path)
+    header = (tmp_path / "harmony_on_seed0.csv").read_text().splitlines()[0].split(",")
+    assert {"train/sigma/observation", "train/sigma/reward", "train/sigma/dynamics"} <= set(header)
+    assert "sigma" not in (tmp_path / "harmony_off_seed0.csv").read_text()
+    assert (tmp_path / "harmony_seed0.png").stat().st_size > 5_000

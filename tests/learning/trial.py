@@ -1,0 +1,156 @@
+"""One trial: learn a task from a seed, evaluate the last weights, keep the learning curve."""
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import LogEveryNTimesteps
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from hd_agents import HarmonyDreamAgent
+from learning.tasks import SETTINGS, Env, Task
+
+EPISODES = 20
+CURVE_POINTS = 40
+
+# The strongest of a few settings tried at these few steps; Stable-Baselines3's defaults do worse.
+BASELINES: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
+    "ppo": (PPO, {"n_steps": 128, "batch_size": 64, "learning_rate": 5e-4, "ent_coef": 0.01, "gamma": 0.97}),
+    "dqn": (
+        DQN,
+        {
+            "learning_rate": 5e-4,
+            "buffer_size": 10_000,
+            "learning_starts": 300,
+            "train_freq": 1,
+            "target_update_interval": 200,
+            "exploration_fraction": 0.4,
+            "gamma": 0.97,
+        },
+    ),
+}
+
+
+class Trial(NamedTuple):
+    """What came out: returns of the evaluation episodes, minutes of learning, and one dict per point of the curve."""
+
+    returns: list[float]
+    minutes: float
+    curve: list[dict[str, float]]
+
+    @property
+    def mean(self) -> float:
+        """Mean return of the evaluation episodes."""
+        return float(np.mean(self.returns))
+
+
+class Curve(KVWriter):
+    """Keeps every number that is logged, one dict per dump."""
+
+    def __init__(self, show: bool) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.show = show
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Add a row; print its heart if the curve is to be shown."""
+        row = {key: float(value) for key, value in key_values.items() if isinstance(value, int | float | np.number)}
+        self.rows.append({"step": float(step), **row})
+        if self.show:
+            shown = ("ep_rew_mean", "n_updates", "time_elapsed", "sigma")
+            parts = [f"{name.partition('/')[2]} {row[name]:.4g}" for name in row if name.split("/")[1] in shown]
+            print(f"{step:6d} " + "  ".join(parts), flush=True)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def run_agent(
+    name: str,
+    task: Task,
+    seed: int,
+    settings: Mapping[str, Any] | None = None,
+    difficulty: Mapping[str, Any] | None = None,
+    show: bool = False,
+) -> Trial:
+    """Train the agent on a task of the table.
+
+    Args:
+        name: of the task, whose settings are used.
+        task: the task itself, with other steps if wanted.
+        seed: of everything.
+        settings: constructor arguments that replace those of the table.
+        difficulty: arguments of the environment.
+        show: print the learning curve.
+    """
+    arguments = {**SETTINGS[name], **(settings or {})}
+    env = task.make(**(difficulty or {}))
+    agent = HarmonyDreamAgent(arguments.pop("policy", task.policy), Monitor(env), seed=seed, **arguments)
+    return _run(agent, task, seed, difficulty or {}, show)
+
+
+def run_baseline(
+    algorithm: str, task: Task, seed: int, difficulty: Mapping[str, Any] | None = None, show: bool = False
+) -> Trial:
+    """Train "ppo" or "dqn" of Stable-Baselines3 on the same task, for the same steps."""
+    kind, arguments = BASELINES[algorithm]
+    env = task.make(**(difficulty or {}))
+    agent = kind(task.policy, Monitor(env), seed=seed, device="cpu", **arguments)
+    return _run(agent, task, seed, difficulty or {}, show)
+
+
+def _run(agent: BaseAlgorithm, task: Task, seed: int, difficulty: Mapping[str, Any], show: bool) -> Trial:
+    curve = Curve(show)
+    agent.set_logger(Logger(folder=None, output_formats=[curve]))
+    start = time.monotonic()
+    every = LogEveryNTimesteps(max(1, task.steps // CURVE_POINTS))
+    agent.learn(task.steps, callback=every, log_interval=None)  # type: ignore[arg-type]
+    minutes = (time.monotonic() - start) / 60.0
+    return Trial(evaluate(agent, lambda: task.make(**difficulty), seed), minutes, curve.rows)
+
+
+def evaluate(agent: BaseAlgorithm, make: Any, seed: int) -> list[float]:
+    """Returns of fresh episodes with sampled actions."""
+
+    def monitored() -> Env:
+        return Monitor(make())
+
+    envs = DummyVecEnv([monitored] * 4)
+    envs.seed(10_000 + seed)
+    returns, _ = evaluate_policy(agent, envs, EPISODES, deterministic=False, return_episode_rewards=True)
+    envs.close()
+    return list(returns)  # type: ignore[arg-type]  # a list, as asked for
+
+
+def write_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write a curve as CSV, one column per name, in the order of first appearance."""
+    names = list(dict.fromkeys(name for row in curve for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(curve)
+
+
+def plot_harmony(on: Trial, off: Trial, path: Path, title: str) -> None:
+    """Draw the return of both trials, and beside it the sigmas of the one with harmony, as PNG."""
+    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for trial, label in ((on, "harmony on"), (off, "harmony off")):
+        rows = [row for row in trial.curve if "rollout/ep_rew_mean" in row]
+        left.plot([row["step"] for row in rows], [row["rollout/ep_rew_mean"] for row in rows], label=label)
+    left.set(title=title, xlabel="env steps", ylabel="mean return of the last 100 episodes")
+    left.legend()
+    rows = [row for row in on.curve if any("/sigma/" in name for name in row)]
+    for name in sorted({name for row in rows for name in row if "/sigma/" in name}):
+        right.plot([row["step"] for row in rows], [row[name] for row in rows], label=name.rpartition("/")[2])
+    right.set(title="sigma, the divisor of each loss", xlabel="env steps", yscale="log")
+    right.legend()
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,184 @@
+"""The command line: what it reads, what it refuses, and what a run leaves behind."""
+
+from pathlib import Path
+
+import cv2
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from gymnasium import spaces
+
+from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents.cli import main, pictures
+from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
+
+TINY = ("--set", "batch_size=2", "--set", "sequence_length=8", "--set", "train_ratio=1", "--set", "learning_starts=40")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gamma=0.99", ("gamma", 0.99)),
+        ("learning_rate=1e-4", ("learning_rate", 0.0001)),
+        ("harmony=false", ("harmony", False)),
+        ("buffer_size=None", ("buffer_size", None)),
+        ("policy_kwargs={'units': 64}", ("policy_kwargs", {"units": 64})),
+        ("backbone = dreamerv2", ("backbone", "dreamerv2")),
+        ("note=a=b", ("note", "a=b")),
+    ],
+)
+def test_parse_setting(text: str, expected: tuple[str, object]) -> None:
+    assert parse_setting(text) == expected
+
+
+@pytest.mark.parametrize("text", ["gamma", "=3"])
+def test_setting_without_key_or_value(text: str) -> None:
+    with pytest.raises(UsageError, match="key=value"):
+        parse_setting(text)
+
+
+def test_plan_takes_the_zoo_then_the_flags() -> None:
+    known = zoo.hyperparameters("CartPole-v1")
+    plan = make_plan("CartPole-v1")
+    assert plan.steps == known["n_timesteps"]
+    assert plan.arguments["policy"] == "MlpPolicy"
+    assert "n_timesteps" not in plan.arguments
+    assert "n_envs" not in plan.arguments
+    changed = make_plan("CartPole-v1", 1e3, "small", "cpu", ["batch_size=3", "n_envs=2"])
+    assert changed.steps == 1000
+    assert changed.n_envs == 2
+    assert changed.arguments == {**plan.arguments, "size": "small", "batch_size": 3, "buffer_size": 10_000}
+    assert zoo.hyperparameters("CartPole-v1") == known
+
+
+class Pair(gym.Env):
+    """Observes an image and a vector."""
+
+    observation_space = spaces.Dict({"eye": spaces.Box(0, 255, (16, 16, 1), np.uint8), "arm": spaces.Box(-1, 1, (3,))})
+    action_space = spaces.Discrete(2)
+
+
+class Words(gym.Env):
+    """Observes text, which has no network."""
+
+    observation_space = spaces.Text(5)
+    action_space = spaces.Discrete(2)
+
+
+@pytest.fixture
+def test_tasks():
+    gym.register("tests/Pair-v0", Pair)
+    gym.register("tests/Words-v0", Words)
+    yield
+    del gym.registry["tests/Pair-v0"], gym.registry["tests/Words-v0"]
+
+
+def test_policy_fits_the_space_of_an_unknown_task(test_tasks: None) -> None:
+    on_cpu = make_plan("Acrobot-v1", device="cpu", steps=30_000)
+    assert on_cpu.arguments.items() >= {"policy": "MlpPolicy", "size": "nano", "buffer_size": 60_000}.items()
+    on_gpu = make_plan("Acrobot-v1", device="cuda:1")
+    assert on_gpu.arguments.keys() == {"policy", "size", "buffer_size"}
+    assert on_gpu.arguments["size"] == "small"
+    assert make_plan("tests/Pair-v0").arguments["policy"] == "MultiInputPolicy"
+
+
+def test_unsupported_space_is_told_in_one_line(
+    test_tasks: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["train", "tests/Words-v0", "--folder", str(tmp_path / "runs")]) == 2
+    assert "Text" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["NoSuchTask-v0"], "cannot make 'NoSuchTask-v0'"),
+        (["CartPole-v1", "--set", "batchsize=3"], "Did you mean batch_size"),
+        (["CartPole-v1", "--set", "seed=3"], "no such setting"),
+        (["CartPole-v1", "--steps", "0"], "steps must be"),
+        (["CartPole-v1", "--set", "n_envs=none"], "n_envs must be"),
+        (["CartPole-v1", "--size", "tiny"], "tiny"),
+        (["CartPole-v1", "--set", "policy=CnnPolicy"], "CnnPolicy"),
+    ],
+)
+def test_mistakes_exit_with_2_and_leave_nothing(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["train", *arguments, "--folder", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_folders_count_up_past_gaps(tmp_path: Path) -> None:
+    (tmp_path / "A-b_7").mkdir(parents=True)
+    (tmp_path / "A-b_old").mkdir()
+    assert [new_run_folder(tmp_path, "A/b").name for _ in range(2)] == ["A-b_8", "A-b_9"]
+    assert new_run_folder(tmp_path / "fresh", "A/b") == tmp_path / "fresh" / "A-b_1"
+
+
+def test_every_zoo_number_is_a_number() -> None:
+    for path in (zoo.folder() / "hyperparams").glob("*.yml"):
+        for task, values in yaml.safe_load(path.read_text()).items():
+            words = {key: value for key, value in values.items() if isinstance(value, str)}
+            assert set(words) <= {"policy", "size", "backbone"}, task
+
+
+def test_zoo_rows_bind_to_the_constructor() -> None:
+    for path in (zoo.folder() / "hyperparams").glob("*.yml"):
+        for task in yaml.safe_load(path.read_text()).keys() - {"default"}:
+            plan = make_plan(task)
+            agent = HarmonyDreamAgent(env=task, device="cpu", **plan.arguments)
+            assert agent.n_envs == 1
+
+
+def test_train_leaves_agent_pictures_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "hd_agents/Catch-v0", "--steps", "160", "--folder", str(tmp_path), *TINY]) == 0
+    folder = tmp_path / "hd_agents-Catch-v0_1"
+    left = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
+    named = {"agent.zip", "play.mp4", "curve.png", "dream.png", "config.yml", "0.monitor.csv", "tensorboard"}
+    assert left == named
+    printed = capsys.readouterr().out
+    assert all(str(folder / name) in printed for name in named - {"config.yml", "0.monitor.csv"})
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert yaml.safe_load((folder / "config.yml").read_text())["hd_agents/Catch-v0"]["n_timesteps"] == 160
+    video = cv2.VideoCapture(str(folder / "play.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) > 3
+    video.release()
+    assert HarmonyDreamAgent.load(folder / "agent.zip", device="cpu").num_timesteps == 160
+
+
+def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
+    monkeypatch.setattr(pictures, "MAX_STEPS", 5)
+    assert main(["train", "Pendulum-v1", "--folder", str(tmp_path), *TINY]) == 130
+    assert (tmp_path / "Pendulum-v1_1" / "agent.zip").stat().st_size > 0
+
+
+def test_episodes_of_several_environments_are_put_in_order_of_time(tmp_path: Path) -> None:
+    head = '#{"t_start": 0.0}\nr,l,t\n'
+    (tmp_path / "0.monitor.csv").write_text(head + "1.5,10,1.0\n2.5,20,4.0\n")
+    (tmp_path / "1.monitor.csv").write_text(head + "-3,7,2.0\n")
+    steps, totals = pictures.read_episodes(tmp_path)
+    assert steps.tolist() == [10, 17, 37]
+    assert totals.tolist() == [1.5, -3, 2.5]
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, (9, 9, 9)), (2, (8, 8, 8)), (3, (9, 8, 7)), (4, (9, 8, 7))])
+def test_any_image_becomes_rgb(channels: int, shown: tuple[int, ...]) -> None:
+    image = np.broadcast_to(np.array([9, 8, 7, 6], np.uint8)[:channels], (2, 3, channels))
+    assert np.array_equal(pictures.to_rgb(image), np.broadcast_to(np.array(shown), (2, 3, 3)))
+
+
+def test_video_holds_every_frame_enlarged(tmp_path: Path) -> None:
+    frames = [np.full((5, 7, 3), shade, np.uint8) for shade in (0, 100, 200)]
+    pictures.write_video(tmp_path / "a.mp4", frames, fps=10)
+    video = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    read = [video.read()[1] for _ in frames]
+    assert not video.read()[0]
+    assert min(read[0].shape[:2]) >= pictures.MIN_SIDE
+    assert [round(frame.mean() / 100) for frame in read] == [0, 1, 2]

@@ -1,0 +1,163 @@
+"""Replay rows line up with what the environments did: actions, rewards, ends and resets, one row each."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.collection import normalize_batch
+from hd_agents.world_model.batch import Batch
+from tests.agents import Clock, Scripted, tiny
+
+
+def rows(agent: HarmonyDreamAgent, env: int = 0) -> list[tuple[Any, ...]]:
+    """Rows of one environment, oldest first: observation, action number or None, reward, is_first, terminated."""
+    columns = agent.replay_buffer._columns
+    found = []
+    for row in range(agent.replay_buffer._counts[env]):
+        action = columns["action"][env, row]
+        observation = columns["observation.observation"][env, row]
+        number = int(action.argmax()) if action.any() else None
+        flags = bool(columns["is_first"][env, row]), bool(columns["terminated"][env, row])
+        found.append((tuple(observation.tolist()), number, float(columns["reward"][env, row]), *flags))
+    return found
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("learning_starts", [0, 100])
+def test_an_episode_of_n_steps_becomes_n_plus_one_rows(cut: bool, learning_starts: int) -> None:
+    agent = tiny(env=Clock(3, cut), learning_starts=learning_starts)
+    agent.learn(7)
+
+    found = rows(agent)
+    assert len(found) == 7 + 3  # three episodes were begun
+    taken = [int(observation[2]) for observation, *_ in found]
+    expected = [
+        ((1.0, 0.0, -1.0), None, 0.0, True, False),
+        ((1.0, 1.0, taken[1]), taken[1], 101.0, False, False),
+        ((1.0, 2.0, taken[2]), taken[2], 102.0, False, False),
+        ((1.0, 3.0, taken[3]), taken[3], 103.0, False, not cut),  # the terminal observation, not the next reset
+        ((2.0, 0.0, -1.0), None, 0.0, True, False),
+        ((2.0, 1.0, taken[5]), taken[5], 201.0, False, False),
+        ((2.0, 2.0, taken[6]), taken[6], 202.0, False, False),
+        ((2.0, 3.0, taken[7]), taken[7], 203.0, False, not cut),
+        ((3.0, 0.0, -1.0), None, 0.0, True, False),
+        ((3.0, 1.0, taken[9]), taken[9], 301.0, False, False),
+    ]
+    assert found == expected
+
+
+def test_environments_that_end_at_different_times_keep_their_own_rows() -> None:
+    agent = tiny(env=DummyVecEnv([lambda: Clock(2), lambda: Clock(3)]))
+    agent.learn(8)
+    for env, length in enumerate((2, 3)):
+        found = rows(agent, env)
+        assert [row[0][1] for row in found] == [n % (length + 1) for n in range(len(found))]
+        assert [row[3] for row in found] == [row[0][1] == 0 for row in found]
+        assert [row[4] for row in found] == [row[0][1] == length for row in found]
+        assert [row[2] for row in found] == [100 * row[0][0] + row[0][1] if row[0][1] else 0 for row in found]
+        assert all(row[1] is None or row[0][2] == row[1] for row in found)
+    assert len(rows(agent, 0)) == 4 + 2
+    assert len(rows(agent, 1)) == 4 + 2
+
+
+def test_learning_goes_on_in_mid_episode() -> None:
+    whole = tiny(env=Clock(5), seed=3).learn(30)
+    parts = tiny(env=Clock(5), seed=3).learn(13)
+    parts.learn(17, reset_num_timesteps=False)
+    assert parts.num_timesteps == 30
+    assert rows(parts) == rows(whole)
+    for name, tensor in whole.policy.state_dict().items():
+        assert torch.equal(parts.policy.state_dict()[name], tensor), name
+
+
+def test_a_new_count_resets_the_environments() -> None:
+    agent = tiny(env=Clock(5))
+    agent.learn(2)
+    agent.learn(2)
+    assert [row[0][0] for row in rows(agent)] == [1, 1, 1, 2, 2, 2]
+    assert [row[3] for row in rows(agent)] == [True, False, False] * 2
+
+
+def test_acting_in_training_equals_predict_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latents that training acts with are those of predict, and of the world model on the replayed rows."""
+    agent = tiny(env=Clock(4), learning_starts=0, train_ratio=0.0)
+    step = agent.policy.step
+    seen: list[Any] = []
+
+    def without_chance(encoded: Any, latent: Any, is_first: Any, deterministic: bool) -> Any:
+        seen.append(step(encoded, latent, is_first, True))
+        return seen[-1]
+
+    monkeypatch.setattr(agent.policy, "step", without_chance)
+    agent.learn(9)
+    monkeypatch.undo()
+
+    columns, count = agent.replay_buffer._columns, len(agent.replay_buffer)
+    state, starts = None, []
+    acted = iter(seen)
+    for row in range(count):
+        starts.append(bool(columns["is_first"][0, row]))
+        observation = columns["observation.observation"][0, row : row + 1]
+        action, state = agent.predict(observation, state, np.array(starts[-1:]), deterministic=True)
+        ended = row + 1 == count or columns["is_first"][0, row + 1]
+        if ended:
+            continue  # nobody acts on the last observation of an episode
+        latent = next(acted)
+        assert np.array_equal(state[0], latent.deter.numpy())
+        assert np.array_equal(state[1], latent.stoch.numpy())
+        assert int(action[0]) == int(columns["action"][0, row + 1].argmax())
+    assert next(acted, None) is None
+
+    model = agent.policy.networks.world_model
+    embed = model.encode({"observation": torch.tensor(columns["observation.observation"][:, :count])})
+    actions, first = torch.tensor(columns["action"][:, :count]), torch.tensor([starts])
+    with torch.no_grad():
+        posterior, _ = model.rssm.observe(embed, actions, first, None)
+    assert torch.allclose(posterior.deter[0, -1], torch.tensor(state[0][0]), atol=1e-5)
+    assert torch.equal(posterior.stoch[0, -1], torch.tensor(state[1][0]))
+
+
+def test_normalised_environments_are_stored_as_they_came_and_learnt_as_they_are_seen() -> None:
+    normalizer = VecNormalize(DummyVecEnv([lambda: Clock(3)]), clip_obs=50.0)
+    agent = tiny(env=normalizer, learning_starts=4)
+    agent.learn(40)
+    found = rows(agent)
+    for observation, action, reward, is_first, _ in found:
+        assert is_first == (round(observation[1]) == 0)
+        assert observation[2] == pytest.approx(-1 if action is None else action, abs=1e-3)
+        assert reward == pytest.approx(0.0 if is_first else 100 * round(observation[0]) + round(observation[1]))
+
+    batch = agent.replay_buffer.sample(2, 5, np.random.default_rng(0))
+    normal = normalize_batch(batch, normalizer)
+    wanted = normalizer.normalize_obs(batch.observation["observation"].numpy())
+    assert np.allclose(normal.observation["observation"].numpy(), wanted, atol=1e-5)
+    assert np.allclose(normal.reward.numpy(), normalizer.normalize_reward(batch.reward.numpy()), atol=1e-5)
+    assert not np.allclose(normal.reward.numpy(), batch.reward.numpy())
+    assert torch.equal(normal.action, batch.action)
+
+
+def test_normalisation_of_a_dict_leaves_the_other_keys_alone() -> None:
+    space = spaces.Dict({"a": spaces.Box(0.0, 9.0, (2, 3)), "b": spaces.Box(0.0, 9.0, (5,))})
+    env = DummyVecEnv([lambda: Scripted(space, spaces.Discrete(2))])
+    normalizer = VecNormalize(env, norm_obs_keys=["a"], norm_reward=False)
+    agent = tiny("MultiInputPolicy", normalizer)
+    seen: list[Batch] = []
+    learner_step = agent._train_step
+    agent._train_step = lambda batch: seen.append(batch) or learner_step(batch)
+    agent.learn(40)
+    assert seen[-1].observation["b"].min() >= 0
+    assert seen[-1].observation["b"].max() > 5
+    assert seen[-1].observation["a"].min() < -0.5
+    assert seen[-1].observation["a"].abs().max() < 3
+
+
+def test_replay_is_not_allocated_before_the_first_step() -> None:
+    agent = tiny(buffer_size=10**9)
+    assert not agent.replay_buffer._columns
+    agent.predict(np.zeros(4, dtype=np.float32))
+    assert not agent.replay_buffer._columns

@@ -1,0 +1,65 @@
+"""What setup.cfg promises: every package and data file ships, and a plain install brings no more than it needs."""
+
+import configparser
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import hd_agents
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.strip().splitlines()]
+
+
+def test_every_package_is_listed(setup_cfg: configparser.ConfigParser) -> None:
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "hd_agents").rglob("__init__.py")}
+    assert set(lines(setup_cfg["options"]["packages"])) == folders | {"hd_agents._zoo"}
+
+
+def test_every_zoo_file_ships(setup_cfg: configparser.ConfigParser) -> None:
+    patterns = lines(setup_cfg["options.package_data"]["hd_agents._zoo"])
+    shipped = {path for pattern in patterns for path in (ROOT / "zoo").glob(pattern)}
+    assert shipped == {path for path in (ROOT / "zoo").rglob("*") if path.is_file()}
+
+
+def test_plain_install_brings_four_packages(setup_cfg: configparser.ConfigParser) -> None:
+    required = {Requirement(line).name for line in lines(setup_cfg["options"]["install_requires"])}
+    assert required == {"gymnasium", "numpy", "stable-baselines3", "torch"}
+
+
+def test_extras(setup_cfg: configparser.ConfigParser) -> None:
+    extras = set(setup_cfg["options.extras_require"])
+    assert extras == {"atari", "dmc", "metaworld", "logging", "train", "docs", "dev", "all"}
+
+
+def test_constraints_satisfy_setup_cfg(setup_cfg: configparser.ConfigParser) -> None:
+    pins = dict(line.split("==") for line in lines((ROOT / "constraints.txt").read_text()) if not line.startswith("#"))
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    allowed = [line for extra in setup_cfg["options.extras_require"].values() for line in lines(extra)]
+    allowed += lines(setup_cfg["options"]["install_requires"])
+    for requirement in map(Requirement, allowed):
+        name = requirement.name.lower().replace("_", "-")
+        if name != "hd-agents":
+            assert name in pins, f"{name} is not in constraints.txt"
+            assert requirement.specifier.contains(pins[name]), f"{requirement} excludes the tested {pins[name]}"
+
+
+def test_version_is_the_installed_one() -> None:
+    assert hd_agents.__version__ == metadata.version("hd_agents")
+
+
+def test_console_script() -> None:
+    (script,) = [entry for entry in metadata.entry_points(group="console_scripts") if entry.name == "hd-agents"]
+    assert callable(script.load())

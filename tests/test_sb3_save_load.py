@@ -1,0 +1,296 @@
+"""Stable-Baselines3's contract: archives of agents, parameters, and replay."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.policies import MlpPolicy
+from tests.agents import Clock, Scripted, tiny
+
+IMAGE = spaces.Box(0, 255, (16, 17, 3), np.uint8)
+MIXED = spaces.Dict({"eye": IMAGE, "arm": spaces.Box(-1, 1, (5,)), "mode": spaces.Discrete(3)})
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two trees of dicts, lists, tensors, arrays and numbers are equal."""
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(same(a, b) for a, b in zip(one, two, strict=True))
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, two)
+    return torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+
+
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+@pytest.mark.parametrize(
+    ("policy", "observation", "action"),
+    [
+        ("MlpPolicy", spaces.Box(-1, 1, (3,)), spaces.Box(-2.0, 2.0, (2,))),
+        ("CnnPolicy", IMAGE, spaces.MultiDiscrete([2, 3])),
+        ("MultiInputPolicy", MIXED, spaces.Discrete(4, start=-1)),
+    ],
+)
+def test_a_loaded_agent_is_the_saved_one(
+    policy: str, observation: Any, action: Any, backbone: Any, tmp_path: Path
+) -> None:
+    agent = tiny(policy, Scripted(observation, action), seed=0, backbone=backbone).learn(60)
+    assert agent._n_updates > 0
+    obs = np.stack([observation.sample() for _ in range(5)]) if policy != "MultiInputPolicy" else observation.sample()
+    expected = agent.predict(obs, deterministic=True)
+    agent.save(tmp_path / "agent")
+
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent.zip", device="cpu")
+    assert same(loaded.get_parameters(), agent.get_parameters())
+    assert same(loaded.predict(obs, deterministic=True), expected)
+    for name in ("num_timesteps", "_n_updates", "_episode_num", "_replay_credit", "gamma", "size", "policy_kwargs"):
+        assert getattr(loaded, name) == getattr(agent, name), name
+    assert loaded.learner.updates == agent._n_updates
+    assert loaded.observation_space == agent.observation_space
+    assert loaded.action_space == agent.action_space
+    assert loaded.env is None
+    assert not loaded.replay_buffer._columns
+
+
+def test_a_loaded_agent_learns_on(tmp_path: Path) -> None:
+    agent = tiny(seed=0).learn(60)
+    agent.save(tmp_path / "agent")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1")
+    assert [info["r"] for info in loaded.ep_info_buffer] == [info["r"] for info in agent.ep_info_buffer]
+    loaded.learn(40, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 100
+    assert loaded._n_updates > agent._n_updates
+    steps = [state["step"].item() for state in loaded.learner.model_optimizer.state.values()]
+    assert set(steps) == {loaded._n_updates}
+
+
+@pytest.mark.parametrize("kind", ["text", "path", "memory", "file"])
+def test_paths_and_files(kind: str, tmp_path: Path) -> None:
+    agent = tiny(verbose=0)
+    path = tmp_path / "new folder" / "agent"
+    if kind == "memory":
+        memory = io.BytesIO()
+        agent.save(memory)
+        loaded = HarmonyDreamAgent.load(memory)
+    elif kind == "file":
+        with (tmp_path / "file").open("wb") as target:
+            agent.save(target)
+        with (tmp_path / "file").open("rb") as source:
+            loaded = HarmonyDreamAgent.load(source)
+    else:
+        given = str(path) if kind == "text" else path
+        agent.save(given)
+        assert path.with_suffix(".zip").is_file()
+        loaded = HarmonyDreamAgent.load(given)
+    assert same(loaded.get_parameters(), agent.get_parameters())
+
+
+def test_include_wins_over_exclude(tmp_path: Path) -> None:
+    agent = tiny(verbose=2).learn(30)
+    path = tmp_path / "agent"
+    agent.save(path, exclude=["verbose", "_n_updates", "gamma"])
+    loaded = HarmonyDreamAgent.load(path)
+    assert (loaded.verbose, loaded._n_updates, loaded.gamma) == (0, 0, 1 - 1 / 333)
+    agent.mood = {"calm": 0.5}
+    agent.save(path, exclude=["verbose", "mood"], include=["verbose", "mood"])
+    loaded = HarmonyDreamAgent.load(path)
+    assert loaded.verbose == 2
+    assert loaded.mood == {"calm": 0.5}
+    with pytest.raises(ValueError, match="moods"):
+        agent.save(path, include=["moods"])
+    with pytest.raises(ValueError, match="env"):
+        agent.save(path, include=["env"])
+    agent.save(path, exclude=["observation_space"])
+    with pytest.raises(ValueError, match="observation_space"):
+        HarmonyDreamAgent.load(path)
+
+
+def test_load_takes_changes_that_leave_the_networks_alone(tmp_path: Path) -> None:
+    agent = tiny()
+    agent.save(tmp_path / "agent")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", learning_rate=0.5, seed=3, tensorboard_log="logs")
+    assert (loaded.learning_rate, loaded.seed, loaded.tensorboard_log) == (0.5, 3, "logs")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", custom_objects={"gamma": 0.5, "clip_range": 0.1})
+    assert loaded.gamma == loaded.learner.gamma == 0.5
+    assert HarmonyDreamAgent.load(tmp_path / "agent", policy_kwargs=agent.policy_kwargs).size == "nano"
+    with pytest.raises(ValueError, match="policy_kwargs"):
+        HarmonyDreamAgent.load(tmp_path / "agent", policy_kwargs={"units": 5})
+    with pytest.raises(ValueError, match="dreamerv2"):
+        HarmonyDreamAgent.load(tmp_path / "agent", backbone="dreamerv2")
+    with pytest.raises(TypeError, match="learning_rates"):
+        HarmonyDreamAgent.load(tmp_path / "agent", learning_rates=1)
+
+
+def test_environments_are_checked_and_may_be_more(tmp_path: Path) -> None:
+    agent = tiny().learn(20)
+    agent.save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="spaces do not match"):
+        HarmonyDreamAgent.load(tmp_path / "agent", env="Pendulum-v1")
+    three = DummyVecEnv([lambda: gym.make("CartPole-v1")] * 3)
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env=three)
+    assert loaded.n_envs == loaded.replay_buffer.n_envs == 3
+    assert loaded.learn(30).num_timesteps == 30
+
+    with pytest.raises(AssertionError, match="number of environments"):
+        agent.set_env(three)
+    with pytest.raises(ValueError, match="spaces do not match"):
+        agent.set_env(gym.make("Pendulum-v1"))
+    bare = HarmonyDreamAgent.load(tmp_path / "agent")
+    assert bare.get_env() is None
+    bare.set_env(gym.make("CartPole-v1"))
+    assert bare.learn(20, reset_num_timesteps=False).num_timesteps == 40
+
+
+@pytest.mark.parametrize("force_reset", [True, False])
+def test_a_new_environment_is_reset_unless_asked_not_to(force_reset: bool) -> None:
+    agent = tiny(env=Clock(9)).learn(3)
+    other = Clock(9)
+    venv = DummyVecEnv([lambda: other])
+    venv.reset()
+    agent.set_env(venv, force_reset=force_reset)
+    agent.learn(2, reset_num_timesteps=False)
+    assert other.episode == 1 + int(force_reset)
+
+
+def test_parameters_can_be_taken_and_given() -> None:
+    agent = tiny(seed=0).learn(60)
+    original = agent.get_parameters()
+    assert set(original) == {"policy", *(f"learner.{name}_optimizer" for name in ("model", "actor", "critic"))}
+    original = torch.load(_bytes(original), weights_only=True)
+
+    random = {name: torch.rand_like(tensor) for name, tensor in original["policy"].items()}
+    agent.set_parameters({**original, "policy": random})
+    assert same(dict(agent.policy.state_dict()), random)
+    agent.set_parameters(original)
+    assert same(agent.get_parameters(), original)
+
+    first = next(iter(random))
+    part = {"policy": {first: random[first]}}
+    agent.set_parameters(part, exact_match=False)
+    assert torch.equal(agent.policy.state_dict()[first], random[first])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        agent.set_parameters(part, exact_match=True)
+    with pytest.raises(ValueError, match="do not match"):
+        agent.set_parameters({"policy": random})
+    with pytest.raises(ValueError, match="invalid object name"):
+        agent.set_parameters({"polity": random}, exact_match=False)
+
+
+def test_parameters_of_an_archive(tmp_path: Path) -> None:
+    one, two = tiny(seed=0).learn(60), tiny(seed=1)
+    one.save(tmp_path / "agent")
+    two.set_parameters(str(tmp_path / "agent"))
+    assert same(two.get_parameters(), one.get_parameters())
+
+
+def test_a_policy_class_is_passed_again(tmp_path: Path) -> None:
+    class Mine(MlpPolicy):
+        pass
+
+    tiny(Mine).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="custom_objects"):
+        HarmonyDreamAgent.load(tmp_path / "agent")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", custom_objects={"policy_class": Mine})
+    assert type(loaded.policy) is Mine
+
+
+def test_a_schedule_is_stored_as_its_present_value(tmp_path: Path) -> None:
+    agent = tiny(learning_rate=LinearSchedule(1e-3, 0.0, 1.0), actor_learning_rate=ConstantSchedule(3e-4)).learn(30)
+    agent._update_current_progress_remaining(1, 4)
+    agent.save(tmp_path / "agent")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1")
+    assert loaded.learning_rate == pytest.approx(0.75e-3)
+    assert loaded.actor_learning_rate == 3e-4
+    with pytest.warns(UserWarning, match=r"learning_rate: LinearSchedule.*load\(path, learning_rate") as caught:
+        loaded.learn(5)
+    assert "actor" not in str(caught[0].message)
+    loaded.learn(5)  # told once
+    given = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1", learning_rate=lambda left: 1e-3 * left)
+    given.learn(5)
+
+
+def test_an_archive_holds_json_and_tensors(tmp_path: Path) -> None:
+    tiny().learn(30).save(tmp_path / "agent")
+    with zipfile.ZipFile(tmp_path / "agent.zip") as archive:
+        data = json.loads(archive.read("data"))
+        names = archive.namelist()
+        for name in (name for name in names if name.endswith(".pth")):
+            assert isinstance(torch.load(io.BytesIO(archive.read(name)), weights_only=True), dict)
+    assert data["policy_class"] == "MlpPolicy"
+    assert ":serialized:" not in json.dumps(data)
+    assert not any("replay" in name for name in names)
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "foreign.zip")
+    with pytest.raises(ValueError, match="not of an hd_agents agent"):
+        HarmonyDreamAgent.load(tmp_path / "foreign.zip")
+    tiny().save(tmp_path / "agent.zip")
+    whole = (tmp_path / "agent.zip").read_bytes()
+    (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        HarmonyDreamAgent.load(tmp_path / "half.zip")
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        HarmonyDreamAgent.load(tmp_path / "nothing")
+
+
+def test_system_info_is_printed_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny().save(tmp_path / "agent")
+    HarmonyDreamAgent.load(tmp_path / "agent", print_system_info=True)
+    assert capsys.readouterr().out.count("PyTorch") == 2
+
+
+@pytest.mark.parametrize("name", ["replay", "replay.pkl"])
+def test_replay_is_stored_apart(name: str, tmp_path: Path) -> None:
+    env = Scripted(MIXED, spaces.Discrete(4))
+    agent = tiny("MultiInputPolicy", env).learn(40)
+    agent.save_replay_buffer(tmp_path / name)
+    agent.save(tmp_path / "agent")
+    assert (tmp_path / (name if "." in name else f"{name}.replay")).is_file()
+
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env=env)
+    loaded.load_replay_buffer(tmp_path / name)
+    assert len(loaded.replay_buffer) == len(agent.replay_buffer) > 40
+    for column, values in agent.replay_buffer._columns.items():
+        count = len(agent.replay_buffer)
+        assert np.array_equal(loaded.replay_buffer._columns[column][:, :count], values[:, :count]), column
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.replay_buffer._columns["is_first"][0, count]
+    assert loaded._n_updates > agent._n_updates
+
+
+def test_replay_of_other_spaces_is_refused(tmp_path: Path) -> None:
+    tiny().learn(10).save_replay_buffer(tmp_path / "replay")
+    with pytest.raises(ValueError, match="replay"):
+        tiny(env="Pendulum-v1").load_replay_buffer(tmp_path / "replay")
+    with pytest.raises(ValueError):  # noqa: PT011  the message is the replay's own and tested there
+        tiny(env=DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2)).load_replay_buffer(tmp_path / "replay")
+
+
+def test_loading_replay_in_mid_episode_starts_a_new_one(tmp_path: Path) -> None:
+    agent = tiny(env=Clock(9)).learn(4)
+    agent.save_replay_buffer(tmp_path / "replay")
+    agent.learn(2, reset_num_timesteps=False)
+    agent.load_replay_buffer(tmp_path / "replay")
+    agent.learn(2, reset_num_timesteps=False)
+    assert agent.replay_buffer._columns["is_first"][0, :8].tolist() == [True] + [False] * 4 + [True, False, False]
+
+
+def _bytes(tree: Any) -> io.BytesIO:
+    """A copy of a tree of tensors, as a file."""
+    target = io.BytesIO()
+    torch.save(tree, target)
+    target.seek(0)
+    return target
