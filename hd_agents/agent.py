@@ -8,28 +8,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
-from hd_agents.collection import Collector, VecStep, normalize_batch
+from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
-from hd_agents.progress import ProgressBar, record_logs
+from hd_agents.progress import ProgressBar, record_logs, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import (
+    RUNNING,
     Archive,
     archive_data,
     as_file,
     fit_optimizers,
     print_systems,
     restore,
+    restore_running_state,
+    running_state,
     stored_arguments,
     warn_of_frozen_schedules,
 )
@@ -217,29 +220,16 @@ class HarmonyDreamAgent(BaseAlgorithm):
         self.learner.updates = self._n_updates
         self._train_step = torch.compile(self.learner.train_step) if self.compile is True else self.learner.train_step
         self._metrics = Metrics()
-        self._setup_replay()
-
-    def _setup_replay(self) -> None:
-        needed = self.n_envs * self.sequence_length
-        if self.buffer_size < needed:
-            raise ValueError(
-                f"buffer_size={self.buffer_size} holds no sequence of {self.sequence_length} steps for each of "
-                f"{self.n_envs} environments: use at least {needed}."
-            )
-        codec = self.policy.observations
-        self.replay_buffer = SequenceReplay(
-            self.buffer_size,
-            self.n_envs,
-            {key: spec.shape for key, spec in codec.images.items()},
-            {key: spec.size for key, spec in codec.vectors.items()},
-            self.policy.actions.size,
-        )
-        self._collector = Collector(self.policy, self.replay_buffer)
+        self._collector = Collector(self.policy, self.n_envs)
+        self.replay_buffer: SequenceReplay | None = self._make_replay()
         if self.verbose >= 1:
             batch = self.batch_size * self.sequence_length
             print(self.policy.describe())
             print(f"Gradient steps per env step: {self.train_ratio / batch:.3g}, each on {batch} replayed steps")
             print(self.replay_buffer.describe())
+
+    def _make_replay(self) -> SequenceReplay:
+        return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed Python, NumPy, torch, the spaces, the environments and the replay's sampling; None changes nothing."""
@@ -270,6 +260,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
         total_timesteps = checks.whole("total_timesteps", total_timesteps, 0)
         if self.env is None:
             raise ValueError("This agent has no environment to learn in: call set_env(env), or load(path, env=env).")
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay()
         warn_of_frozen_schedules(self._frozen_schedules)
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -288,11 +280,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         """Stable-Baselines3's, with a progress bar that knows gradient steps."""
         self._progress = ProgressBar() if progress_bar else None
-        if self._progress is not None:
-            whole = CallbackList(callback) if isinstance(callback, list) else callback
-            parts = [whole if isinstance(whole, BaseCallback) else ConvertCallback(whole), self._progress]
-            callback = CallbackList(parts)
-        return super()._init_callback(callback)
+        return super()._init_callback(callback if self._progress is None else with_bar(callback, self._progress))
 
     def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
         """One step of every environment into replay; False when the callback asks to stop."""
@@ -300,10 +288,14 @@ class HarmonyDreamAgent(BaseAlgorithm):
         assert env is not None
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
+        assert self.replay_buffer is not None
+        replay = self.replay_buffer
         callback.on_rollout_start()
         starts = self._last_episode_starts
         seen = self._last_obs
-        self._collector.begin(seen if self._last_original_obs is None else self._last_original_obs, starts)
+        originals = seen if normalizer is None else self._last_original_obs
+        assert originals is not None
+        self._collector.begin(replay, originals, starts)
         actions = self._collector.act(seen, starts, random=self.num_timesteps < self.learning_starts)
         new_obs, rewards, dones, infos = env.step(actions)
         self.num_timesteps += env.num_envs
@@ -311,7 +303,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         callback.update_locals(locals())
         go_on = callback.on_step()
 
-        self._collector.store(VecStep(new_obs, rewards, dones, infos), normalizer)
+        self._collector.store(replay, VecStep(new_obs, rewards, dones, infos), normalizer)
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         if normalizer is not None:
             self._last_original_obs = normalizer.get_original_obs()
@@ -328,6 +320,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
 
     def _due_updates(self) -> int:
         """Gradient steps that the last vector step has earned; what is left over counts for the next one."""
+        assert self.replay_buffer is not None
         if self.num_timesteps < self.learning_starts or not self.replay_buffer.can_sample(self.sequence_length):
             return 0
         self._replay_credit += self.n_envs * self.train_ratio
@@ -341,6 +334,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
 
     def train(self, gradient_steps: int) -> None:
         """Make ``gradient_steps`` updates on batches from replay. ``learn`` calls it; needs a sequence in replay."""
+        assert self.replay_buffer is not None
         if gradient_steps:
             self.learner.set_learning_rates(*self._rates().values())
         for _ in range(gradient_steps):
@@ -414,6 +408,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         """
         given = load_path_or_dict
         found: Mapping[str, Any] = given if isinstance(given, dict) else read_archive(as_file(given))[1]
+        found = {name: state for name, state in found.items() if name != RUNNING}
         super().set_parameters(fit_optimizers(found, self.device), exact_match, device)
 
     def save(self, path: Archive, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
@@ -426,7 +421,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
         :param exclude: names of stored attributes to leave out; loading takes the default there.
         :param include: names of further attributes to store, which must be JSON; they win over ``exclude``.
         """
-        write_archive(as_file(path), archive_data(self, exclude or (), include or ()), self.get_parameters())
+        tensors = {**self.get_parameters(), RUNNING: running_state(self, self._collector.latent)}
+        write_archive(as_file(path), archive_data(self, exclude or (), include or ()), tensors)
 
     @classmethod
     def load(
@@ -444,7 +440,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         :param env: to learn on or evaluate in, with the spaces of the archive; not needed to predict.
         :param device: as for the constructor. :param custom_objects: values to use instead of stored ones, by name.
         :param print_system_info: print the present versions and those at the time of saving.
-        :param force_reset: has no effect: a loaded agent always resets its environments before it learns.
+        :param force_reset: reset ``env`` before learning; False takes it to be where it was at the time of saving.
         :param kwargs: constructor arguments to change, other than those that shape the networks.
         :raises ValueError: for a file that is no intact archive, spaces that do not match, or changed networks.
         """
@@ -455,11 +451,15 @@ class HarmonyDreamAgent(BaseAlgorithm):
         agent = cls(**stored_arguments(cls, data, kwargs), env=env, device=device, _init_setup_model=False)
         restore(agent, data, kwargs)
         agent._setup_model()
+        if env is None or not force_reset:
+            agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))
         agent.set_parameters(tensors, exact_match=True, device=device)
         return agent
 
     def save_replay_buffer(self, path: Archive) -> None:
         """Write the replay to ``path`` (".replay" is added if it has no suffix); nothing in it is executable."""
+        if self.replay_buffer is None:
+            raise ValueError("There is no replay to save: replay_buffer is None.")
         self.replay_buffer.save(as_file(path, ".replay"))
 
     def load_replay_buffer(self, path: Archive) -> None:
@@ -467,6 +467,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
 
         :raises ValueError: for another kind of file, or one of other spaces or another number of environments.
         """
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay()
         self.replay_buffer.load(as_file(path, ".replay"))
         self._last_obs = None
 

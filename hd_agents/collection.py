@@ -26,6 +26,22 @@ from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.world_model.batch import Batch
 
 
+def make_replay(policy: DreamPolicy, capacity: int, n_envs: int, sequence_length: int) -> SequenceReplay:
+    """A still unallocated replay for the spaces of ``policy``.
+
+    :param capacity: rows, over all environments. :param sequence_length: steps that have to fit for each environment.
+    :raises ValueError: if they do not.
+    """
+    if capacity < n_envs * sequence_length:
+        raise ValueError(
+            f"buffer_size={capacity} holds no sequence of {sequence_length} steps for each of {n_envs} environments: "
+            f"use at least {n_envs * sequence_length}."
+        )
+    images = {key: spec.shape for key, spec in policy.observations.images.items()}
+    vectors = {key: spec.size for key, spec in policy.observations.vectors.items()}
+    return SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size)
+
+
 class VecStep(NamedTuple):
     """What one step of a vector environment delivered: N rewards, ends and infos, and the observations after resets."""
 
@@ -38,23 +54,25 @@ class VecStep(NamedTuple):
 class Collector:
     """Acts with the latents of training, which nobody else touches, and writes replay rows.
 
-    :param policy: acts, and knows the spaces. :param replay: gets the rows.
+    :param policy: acts, and knows the spaces. :param n_envs: N.
     """
 
-    def __init__(self, policy: DreamPolicy, replay: SequenceReplay) -> None:
+    def __init__(self, policy: DreamPolicy, n_envs: int) -> None:
         self.policy = policy
-        self.replay = replay
-        self._latent: Latent | None = None  # None while actions are random: filtering begins with the first chosen one
-        self._actions = np.zeros((replay.n_envs, policy.actions.size), dtype=np.float32)
+        self.latent: Latent | None = None  # None while actions are random: filtering begins with the first chosen one
+        self._actions = np.zeros((n_envs, policy.actions.size), dtype=np.float32)
 
-    def begin(self, originals: Observation, starts: NDArray[np.bool_]) -> None:
-        """Write the first row of each environment's episode where ``starts`` (N,) is True."""
+    def begin(self, replay: SequenceReplay, originals: Observation, starts: NDArray[np.bool_]) -> None:
+        """Write the first row of each environment's episode where ``starts`` (N,) is True.
+
+        :param originals: observations before any normalisation.
+        """
         if not starts.any():
             return
         rows = self.policy.observations.encode(originals)
         nothing = np.zeros(self.policy.actions.size, dtype=np.float32)
         for env in np.flatnonzero(starts):
-            self.replay.add(int(env), _row(rows, env), nothing, 0.0, True, False)
+            replay.add(int(env), _row(rows, env), nothing, 0.0, True, False)
 
     def act(self, observations: Observation, starts: NDArray[np.bool_], random: bool) -> NDArray[Any]:
         """Actions for the environments: uniform random ones, or the actor's, sampled.
@@ -62,17 +80,17 @@ class Collector:
         :param observations: as the policy sees them (normalised). :param starts: (N,) first of an episode.
         """
         if random:
-            self._latent = None
+            self.latent = None
             self._actions = self.policy.actions.sample(len(starts))
         else:
-            if self._latent is None:
-                self._latent, starts = self.policy.initial(len(starts)), np.ones_like(starts)
+            if self.latent is None:
+                self.latent, starts = self.policy.initial(len(starts)), np.ones_like(starts)
             encoded = self.policy.observations.encode(observations)
-            self._latent = self.policy.step(encoded, self._latent, starts, deterministic=False)
-            self._actions = self._latent.action.cpu().numpy()
+            self.latent = self.policy.step(encoded, self.latent, starts, deterministic=False)
+            self._actions = self.latent.action.cpu().numpy()
         return self.policy.actions.decode(self._actions)
 
-    def store(self, step: VecStep, normalizer: VecNormalize | None) -> None:
+    def store(self, replay: SequenceReplay, step: VecStep, normalizer: VecNormalize | None) -> None:
         """Write one row for each environment: what the last actions led to.
 
         :param step: as the vector environment delivered it. :param normalizer: its ``VecNormalize`` wrapper, if any.
@@ -87,7 +105,7 @@ class Collector:
                 last = last if normalizer is None else normalizer.unnormalize_obs(last)
                 row = _row(self.policy.observations.encode(last), 0)
             terminated = bool(done) and not info.get("TimeLimit.truncated", False)
-            self.replay.add(env, row, self._actions[env], float(rewards[env]), False, terminated)
+            replay.add(env, row, self._actions[env], float(rewards[env]), False, terminated)
 
 
 def normalize_batch(batch: Batch, normalizer: VecNormalize) -> Batch:

@@ -172,9 +172,9 @@ class DreamPolicy(BasePolicy):
         """
         if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
             raise ValueError(
-                "predict() got a tuple of an observation and an info dict, which is what a Gymnasium environment's "
-                "reset() returns. Pass the observation alone: `obs, info = env.reset()`. (The reset() of a "
-                "Stable-Baselines3 VecEnv returns only the observation.)"
+                "predict() got a tuple of an observation and an info dict: you are mixing Gym API and VecEnv API. The "
+                "reset() of a Gymnasium environment returns both, so write `obs, info = env.reset()`; that of a "
+                "Stable-Baselines3 VecEnv returns the observations alone."
             )
         batched = self.observations.is_batched(observation)
         encoded = self.observations.encode(observation)

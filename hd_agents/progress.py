@@ -5,7 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
 try:
@@ -67,6 +68,12 @@ class ProgressBar(BaseCallback):
         self._bar.set_postfix_str(self.describe(time.monotonic() - self._started), refresh=False)
         self._bar.refresh()
         self._bar.close()
+
+
+def with_bar(callback: MaybeCallback, bar: ProgressBar) -> CallbackList:
+    """The user's callback or callbacks, of any kind that ``learn`` takes, and after them the bar."""
+    whole = CallbackList(callback) if isinstance(callback, list) else callback
+    return CallbackList([whole if isinstance(whole, BaseCallback) else ConvertCallback(whole), bar])
 
 
 def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import FloatSchedule, check_for_correct_spaces, get_system_info
 
+from hd_agents.policies import Latent
 from hd_agents.saving import ArchiveError
 
 Archive = str | Path | io.BufferedIOBase  # Stable-Baselines3's word for the next line
@@ -32,23 +34,33 @@ COUNTERS = (
 )
 SPACES = ("observation_space", "action_space")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")
+RUNNING = "running"  # the archive's part for where the environments were: last observations and latents
+LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
 
 
 def argument_names(cls: type[BaseAlgorithm]) -> list[str]:
-    """Constructor arguments that are stored under their own names."""
-    return [name for name in inspect.signature(cls).parameters if name not in NOT_STORED]
+    """Constructor arguments that are stored under their own names, those that a subclass adds or passes on included."""
+    names: dict[str, None] = {}
+    for klass in cls.__mro__[: cls.__mro__.index(BaseAlgorithm)]:
+        for name, parameter in inspect.signature(klass).parameters.items():
+            if name not in NOT_STORED and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                names[name] = None
+    return list(names)
 
 
 def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> dict[str, Any]:
     """Everything but tensors that an archive of ``agent`` holds; names as for ``HarmonyDreamAgent.save``.
 
-    :raises ArchiveError: for a name in ``include`` that the agent does not have.
+    :raises ArchiveError: for a name in ``include``, or an argument of a subclass, that the agent has no attribute for.
     """
     data: dict[str, Any] = {"policy_class": policy_name(agent), "system_info": system_info()}
     data |= {name: getattr(agent, name) for name in (*SPACES, *COUNTERS)}
-    names = {"stats_window_size": "_stats_window_size"}
-    data |= {name: getattr(agent, names.get(name, name)) for name in argument_names(type(agent))}
+    arguments = {name: f"_{name}" if name == "stats_window_size" else name for name in argument_names(type(agent))}
+    unkept = [name for name, attribute in arguments.items() if not hasattr(agent, attribute)]
+    if unkept:
+        raise ArchiveError(f"{type(agent).__name__} takes {unkept} but keeps no attributes of these names to store.")
+    data |= {name: getattr(agent, attribute) for name, attribute in arguments.items()}
     data["frozen_schedules"] = dict(agent._frozen_schedules)
     for name in RATES:
         data[name] = _freeze(name, data[name], agent._current_progress_remaining, data["frozen_schedules"])
@@ -115,6 +127,34 @@ def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> 
     agent._frozen_schedules = {k: v for k, v in data.get("frozen_schedules", {}).items() if k not in changes}
     for name in EPISODES:
         setattr(agent, name, deque(data.get(name, ()), maxlen=agent._stats_window_size))
+
+
+def running_state(agent: Any, latent: Latent | None) -> dict[str, Any]:
+    """Where the environments were, as tensors: what it takes to go on in mid-episode."""
+    state: dict[str, Any] = {name: _to_tensors(getattr(agent, name)) for name in LAST}
+    return {**state, "latent": None if latent is None else list(latent)}
+
+
+def restore_running_state(agent: Any, state: Mapping[str, Any]) -> Latent | None:
+    """Undo :func:`running_state` and give the latent, unless the number of environments is another now."""
+    starts = state.get("_last_episode_starts")
+    if starts is None or len(starts) != agent.n_envs:
+        return None
+    for name in LAST:
+        setattr(agent, name, _to_arrays(state[name]))
+    return None if state["latent"] is None else Latent(*(part.to(agent.device) for part in state["latent"]))
+
+
+def _to_tensors(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_tensors(item) for key, item in value.items()}
+    return None if value is None else torch.as_tensor(np.array(value))
+
+
+def _to_arrays(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_arrays(item) for key, item in value.items()}
+    return None if value is None else value.cpu().numpy()
 
 
 def _freeze(name: str, rate: Any, progress: float, notes: dict[str, str]) -> float:

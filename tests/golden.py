@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout, installed or not
 from golden_case import Case, case_names, folder, unsupported
 from golden_checks import PARTS
 

@@ -2,8 +2,8 @@
 
 A case is the set of files ``<case>_params``, ``_wm``, ``_behavior``, ``_policy`` and ``_train`` (each .npz with a .json
 that says what its keys mean). Everything about the model is read from them. Two releases wrote them: "jax" (DreamerV3)
-keeps the action taken *after* an observation beside it, and images as H, W, C; "torch" (wmlib, DreamerV2) keeps the action
-that *led to* it, as we do, and images as C, H, W.
+keeps the action taken *after* an observation beside it, and images as H, W, C; "torch" (wmlib, DreamerV2) keeps the
+action that *led to* it, as we do, and images as C, H, W.
 """
 
 from __future__ import annotations
@@ -81,14 +81,18 @@ class Case:
         self.config: dict[str, Any] = self.meta["config"]
         self.params = arrays(where / f"{name}_params.npz")
         self.jax = "encoder_type" not in self.config
-        self.vector_keys = list(self.meta["spec"].get("vectors") or {})
 
     @cached_property
     def model(self) -> official.Official:
         """What the arrays say, with the little that only the configuration knows."""
-        classes = self.config["rssm"]["classes" if self.jax else "discrete"]
-        found = official.sizes(self.params, classes=classes)
-        return found._replace(vectors={key: found.vectors[key] for key in self.vector_keys if key in found.vectors})
+        vectors = self.meta["spec"].get("vectors") or None
+        groups = self.meta["spec"]["action"].get("nvec")
+        return official.sizes(
+            self.params,
+            vectors=vectors,
+            action_groups=None if groups is None else tuple(groups),
+            classes=self.config["rssm"]["classes" if self.jax else "discrete"],
+        )
 
     @property
     def gamma(self) -> float:
@@ -98,7 +102,7 @@ class Case:
     @property
     def discrete(self) -> bool:
         """One-hot actions."""
-        return bool(self.model.action_groups)
+        return self.model.discrete
 
     def part(self, name: str) -> Arrays:
         """The arrays of one of the case's files, such as "wm"."""

@@ -13,7 +13,10 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, pictures
 from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
 
-TINY = ("--set", "batch_size=2", "--set", "sequence_length=8", "--set", "train_ratio=1", "--set", "learning_starts=40")
+TINY = [
+    f"--set={setting}"
+    for setting in ("batch_size=2", "sequence_length=8", "train_ratio=1", "learning_starts=40", "pretrain_steps=3")
+]
 
 
 @pytest.mark.parametrize(
@@ -67,14 +70,14 @@ class Words(gym.Env):
 
 
 @pytest.fixture
-def test_tasks():
+def own_tasks():
     gym.register("tests/Pair-v0", Pair)
     gym.register("tests/Words-v0", Words)
     yield
     del gym.registry["tests/Pair-v0"], gym.registry["tests/Words-v0"]
 
 
-def test_policy_fits_the_space_of_an_unknown_task(test_tasks: None) -> None:
+def test_policy_fits_the_space_of_an_unknown_task(own_tasks: None) -> None:
     on_cpu = make_plan("Acrobot-v1", device="cpu", steps=30_000)
     assert on_cpu.arguments.items() >= {"policy": "MlpPolicy", "size": "nano", "buffer_size": 60_000}.items()
     on_gpu = make_plan("Acrobot-v1", device="cuda:1")
@@ -84,7 +87,7 @@ def test_policy_fits_the_space_of_an_unknown_task(test_tasks: None) -> None:
 
 
 def test_unsupported_space_is_told_in_one_line(
-    test_tasks: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    own_tasks: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["train", "tests/Words-v0", "--folder", str(tmp_path / "runs")]) == 2
     assert "Text" in capsys.readouterr().err

@@ -141,6 +141,13 @@ def test_normalised_environments_are_stored_as_they_came_and_learnt_as_they_are_
     assert torch.equal(normal.action, batch.action)
 
 
+def test_taking_the_normalisation_away_leaves_nothing_of_it() -> None:
+    agent = tiny(env=VecNormalize(DummyVecEnv([lambda: Clock(3)]))).learn(2)
+    agent.set_env(Clock(3))
+    agent.learn(1, reset_num_timesteps=False)
+    assert [row[0][:2] for row in rows(agent)[3:]] == [(1.0, 0.0), (1.0, 1.0)]
+
+
 def test_normalisation_of_a_dict_leaves_the_other_keys_alone() -> None:
     space = spaces.Dict({"a": spaces.Box(0.0, 9.0, (2, 3)), "b": spaces.Box(0.0, 9.0, (5,))})
     env = DummyVecEnv([lambda: Scripted(space, spaces.Discrete(2))])

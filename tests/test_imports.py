@@ -12,9 +12,9 @@ RANKS = (
     {"harmony"},
     {"world_model"},
     {"behavior"},
-    {"backbones", "replay", "metrics", "envs", "progress"},
-    {"learner", "policies"},
-    {"collection", "imagine", "saving", "official"},
+    {"backbones", "replay", "metrics", "envs", "progress", "saving"},
+    {"learner", "policies", "official_layout"},
+    {"collection", "imagine", "player", "restoring", "official"},
     {"agent"},
     {"zoo"},
     {"cli"},
@@ -58,7 +58,7 @@ import sys
 sys.modules.update(dict.fromkeys({EXTRAS!r}))  # None: importing them fails as if they were not installed
 import gymnasium, hd_agents
 assert "hd_agents/Catch-v0" in gymnasium.registry
-tiny = dict(size="nano", learning_starts=40, batch_size=2, sequence_length=8)
+tiny = dict(size="nano", learning_starts=40, batch_size=2, sequence_length=8, train_ratio=1, pretrain_steps=2)
 agent = hd_agents.HarmonyDreamAgent("MlpPolicy", "CartPole-v1", seed=0, **tiny)
 agent.learn(60)
 assert agent.num_timesteps == 60

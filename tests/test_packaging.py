@@ -1,13 +1,15 @@
 """What setup.cfg promises: every package and data file ships, and a plain install brings no more than it needs."""
 
 import configparser
-from importlib import metadata
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import hd_agents
+from hd_agents.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,10 +58,13 @@ def test_constraints_satisfy_setup_cfg(setup_cfg: configparser.ConfigParser) -> 
             assert requirement.specifier.contains(pins[name]), f"{requirement} excludes the tested {pins[name]}"
 
 
-def test_version_is_the_installed_one() -> None:
-    assert hd_agents.__version__ == metadata.version("hd_agents")
+def test_console_script(setup_cfg: configparser.ConfigParser) -> None:
+    name, equals, target = setup_cfg["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    module, _, function = target.partition(":")
+    assert (name, equals) == ("hd-agents", " = ")
+    assert getattr(import_module(module), function) is main
 
 
-def test_console_script() -> None:
-    (script,) = [entry for entry in metadata.entry_points(group="console_scripts") if entry.name == "hd-agents"]
-    assert callable(script.load())
+def test_version_is_read_from_the_package(setup_cfg: configparser.ConfigParser) -> None:
+    assert setup_cfg["metadata"]["version"] == "attr: hd_agents.__version__"
+    assert Version(hd_agents.__version__).release

@@ -79,7 +79,7 @@ def test_deterministic_repeats_and_sampling_does_not() -> None:
 
 
 def test_continuous_actions_stay_inside_their_bounds_and_in_the_state() -> None:
-    env = Scripted(spaces.Box(-1, 1, (3,)), spaces.Box(np.array([-3.0, 0.0]), np.array([5.0, 0.5])))
+    env = Scripted(spaces.Box(-1, 1, (3,)), spaces.Box(np.float32([-3.0, 0.0]), np.float32([5.0, 0.5])))
     agent = tiny(env=env)
     for _ in range(40):
         action, state = agent.predict(env.observation_space.sample(), episode_start=np.array([True]))

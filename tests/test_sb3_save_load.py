@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.policies import MlpPolicy
-from tests.agents import Clock, Scripted, tiny
+from tests.agents import TINY, Clock, Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (16, 17, 3), np.uint8)
 MIXED = spaces.Dict({"eye": IMAGE, "arm": spaces.Box(-1, 1, (5,)), "mode": spaces.Discrete(3)})
@@ -164,6 +164,35 @@ def test_a_new_environment_is_reset_unless_asked_not_to(force_reset: bool) -> No
     assert other.episode == 1 + int(force_reset)
 
 
+@pytest.mark.parametrize("force_reset", [True, False])
+def test_a_loaded_agent_can_go_on_in_mid_episode(force_reset: bool, tmp_path: Path) -> None:
+    agent = tiny(env=Clock(9), learning_starts=0).learn(3)
+    agent.save(tmp_path / "agent")
+    env = agent.get_env()
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env=env, force_reset=force_reset)
+    assert (loaded._last_obs is None) == force_reset
+    if not force_reset:
+        assert np.array_equal(loaded._last_obs, agent._last_obs)
+        assert same(list(loaded._collector.latent), list(agent._collector.latent))
+    loaded.learn(1, reset_num_timesteps=False)
+    stored = loaded.replay_buffer._columns["observation.observation"][0, 0]
+    assert stored[:2].tolist() == ([2.0, 0.0] if force_reset else [1.0, 4.0])
+
+
+def test_replay_can_be_dropped_and_loaded_again(tmp_path: Path) -> None:
+    agent = tiny().learn(30)
+    agent.save_replay_buffer(tmp_path / "replay")
+    rows = len(agent.replay_buffer)
+    agent.replay_buffer = None
+    with pytest.raises(ValueError, match="no replay"):
+        agent.save_replay_buffer(tmp_path / "other")
+    agent.load_replay_buffer(tmp_path / "replay")
+    assert len(agent.replay_buffer) == rows
+    agent.replay_buffer = None
+    agent.learn(10, reset_num_timesteps=False)
+    assert 10 < len(agent.replay_buffer) < 15
+
+
 def test_parameters_can_be_taken_and_given() -> None:
     agent = tiny(seed=0).learn(60)
     original = agent.get_parameters()
@@ -204,6 +233,21 @@ def test_a_policy_class_is_passed_again(tmp_path: Path) -> None:
         HarmonyDreamAgent.load(tmp_path / "agent")
     loaded = HarmonyDreamAgent.load(tmp_path / "agent", custom_objects={"policy_class": Mine})
     assert type(loaded.policy) is Mine
+
+
+def test_a_subclass_is_stored_with_its_own_arguments(tmp_path: Path) -> None:
+    class Careful(HarmonyDreamAgent):
+        def __init__(self, *args: Any, patience: int = 3, keep: bool = True, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if keep:
+                self.patience = patience
+            self.keep = keep
+
+    Careful("MlpPolicy", "CartPole-v1", patience=5, **TINY).save(tmp_path / "agent")
+    loaded = Careful.load(tmp_path / "agent")
+    assert (loaded.patience, loaded.batch_size) == (5, TINY["batch_size"])
+    with pytest.raises(ValueError, match="patience"):
+        Careful("MlpPolicy", "CartPole-v1", keep=False, **TINY).save(tmp_path / "agent")
 
 
 def test_a_schedule_is_stored_as_its_present_value(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line: `hd-agents train TASK`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train.add_parser(commands)
     options = parser.parse_args(argv)
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
     try:
         return train.run(options)
     except train.UsageError as error:

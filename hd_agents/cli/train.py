@@ -117,6 +117,7 @@ def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
 
 def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path) -> None:
     """Play, and write the video, the curve and the dream; name each file with what it shows."""
+    print(f"Playing {EPISODES} episodes of at most {pictures.MAX_STEPS} steps ...", flush=True)
     left = {"agent.zip": "the trained agent, for HarmonyDreamAgent.load"}
     env = make_env(task, render=True)
     try:
@@ -135,6 +136,8 @@ def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path
     if len(steps):
         pictures.draw_curve(folder / "curve.png", steps, totals, task)
         left["curve.png"] = f"return of each of the {len(steps)} training episodes"
+    else:
+        print("No learning curve: no training episode came to its end.")
     if pictures.draw_dream(folder / "dream.png", agent, episodes[0]):
         left["dream.png"] = "what happened, and what the agent dreamt would happen after the first of these frames"
     left["tensorboard"] = f"logs: tensorboard --logdir {folder}"

@@ -61,7 +61,7 @@ class Dense(nn.Module):
     def finish(self, x: Tensor) -> Tensor:
         """Norm and activation of an already projected input (..., outputs)."""
         if self.norm is not None:
-            x = self.norm(x)
+            x = self.norm(x.float())  # as autocast has it on CUDA; CPU autocast would sum gradients in bfloat16
         return activate(x, self.act)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Conv(nn.Module):
         """(N, C, H, W) -> (N, outputs, H', W')."""
         x = self.conv(x)
         if self.norm is not None:  # over channels, for every pixel
-            x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            x = self.norm(x.permute(0, 2, 3, 1).float()).permute(0, 3, 1, 2)
         return x if self.act is None else activate(x, self.act)
 
 
@@ -126,7 +126,7 @@ class GRUCell(nn.Module):
 
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:
         """x (N, inputs), deter (N, D) -> the next deter (N, D)."""
-        gates = self.norm(self.linear(torch.cat([deter, x], -1))).float()  # the memory itself stays in float32
+        gates = self.norm(self.linear(torch.cat([deter, x], -1)).float())  # the memory itself stays in float32
         reset, candidate, update = gates.chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))

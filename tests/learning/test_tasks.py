@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 from hd_agents.envs.catch import Catch
-from learning.envs import Beacon, CartPoleNoVelocity, Locks, PreviousActionReward, Rendezvous
+from learning.envs import CartPoleNoVelocity, Ledge, Locks, PreviousActionReward, Rendezvous
 from learning.play import Env, mean_return, random_policy
 
 
@@ -26,7 +26,7 @@ MAKERS: dict[str, Callable[[], Env]] = {
     "locks": Locks,
     "previous_action": PreviousActionReward,
     "previous_action_chained": lambda: PreviousActionReward(chained=True),
-    "beacon": Beacon,
+    "ledge": Ledge,
 }
 
 
@@ -123,28 +123,43 @@ def test_locks_scores() -> None:
     assert mean_return(env, random_policy(env), 300) == pytest.approx(10 * (1 / 3 + 1 / 2 + 1 / 4) / 3, abs=0.15)
 
 
-def test_beacon_scores() -> None:
-    env = Beacon()
-    seen = [slice(6, 10), slice(22, 26)]
+def test_ledge_scores() -> None:
+    env = Ledge()
+    assert mean_return(env, random_policy(env), 1000) == pytest.approx(2.4, abs=0.5)
 
     def look(image: np.ndarray) -> int:
-        return int(np.argmax([image[row, column].mean() for row in seen for column in seen]))
+        row = image[15:18].mean(axis=(0, 2))
+        place = int(np.argmax([row[env.centre(place) - 1 : env.centre(place) + 2].mean() for place in range(5)]))
+        assert place == env.place
+        return (2, 2, 2, 1, 0)[place]
 
-    assert mean_return(env, look, 200) == 8.0
-    assert mean_return(env, random_policy(env), 500) == pytest.approx(2.0, abs=0.2)
+    assert mean_return(env, look, 1000) == pytest.approx(9.4, abs=0.5)
+    assert 3.0 < best_blind_score(env) < 4.5
 
 
-def test_beacon_distraction_can_be_set() -> None:
-    calm, _ = Beacon(strength=0.0, light=2, contrast=0.5).reset(seed=0)
+def best_blind_score(env: Ledge) -> float:
+    """Highest mean return of a fixed sequence of actions: a beam search over where the light may be."""
+    count, pay = len(env.PAY), np.array(env.PAY)
+    moves = [np.eye(count)[np.clip(np.arange(count) + action - 1, 0, count - 1)] for action in range(3)]
+    beam = [(0.0, np.full(count, 1 / count))]
+    for _ in range(env.steps):
+        after = [(score, belief @ move) for score, belief in beam for move in moves]
+        jumped = [(score, 0.8 * belief + 0.2 / count) for score, belief in after]
+        beam = sorted(((score + belief @ pay, belief) for score, belief in jumped), key=lambda pair: -pair[0])[:500]
+    return float(beam[0][0])
+
+
+def test_ledge_can_be_made_easier_or_harder() -> None:
+    calm, _ = Ledge(strength=0.0, light=2, contrast=0.5).reset(seed=0)
     assert sorted(np.unique(calm, return_counts=True)[1]) == [2 * 2 * 3, 32 * 32 * 3 - 2 * 2 * 3]
-    env = Beacon(strength=1.0, patches=4)
+    env = Ledge(strength=1.0, patches=4)
     first, _ = env.reset(seed=0)
-    second, *_ = env.step(0)
+    second, *_ = env.step(1)
     assert ((first.astype(float) - second) ** 2).sum() / 255**2 > 300  # nothing of it can be foreseen
     with pytest.raises(ValueError, match="patches"):
-        Beacon(patches=5)
+        Ledge(patches=5)
     with pytest.raises(ValueError, match="light"):
-        Beacon(light=9)
+        Ledge(light=7)
 
 
 @pytest.mark.parametrize("chained", [False, True])
