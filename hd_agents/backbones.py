@@ -1,6 +1,6 @@
 """The two Dreamers. Every difference between DreamerV2 and DreamerV3 stands here, side by side, as a value.
 
-"dreamerv3" is the 2023 JAX release on which HarmonyDream's Atari100K results rest, "dreamerv2" is the paper's own PyTorch
+"dreamerv3" is the 2023 JAX release on which HarmonyDream's Atari100K results rest, "dreamerv2" the paper's own PyTorch
 code for robotics (wmlib). Everything else in the package receives values and knows no version.
 """
 
@@ -30,8 +30,8 @@ class Size(NamedTuple):
     """Widths of the networks; each can be given in ``policy_kwargs``.
 
     :param deter: memory of the RSSM. :param hidden: width inside the RSSM. :param stoch: categoricals.
-    :param classes: of each categorical. :param depth: channels of the first convolution. :param units: width of the heads,
-        the actor, the critic and the vector networks. :param layers: their depth.
+    :param classes: of each categorical. :param depth: channels of the first convolution. :param units: width of the
+        heads, the actor, the critic and the vector networks. :param layers: their depth.
     """
 
     deter: int
@@ -198,10 +198,10 @@ def build(
     :param action_groups: sizes of the one-hot groups; empty for continuous actions.
     :param harmony: which losses are harmonised, see :func:`hd_agents.harmony.select_terms`.
     :param gamma: the discount, which DreamerV2's continue head is trained on; default the backbone's.
-    :param overrides: fields of :class:`Size`, and ``predict_continue`` (bool, default True), ``continue_gradient`` (bool,
-        default True), ``free_nats`` (nats), ``unimix`` (0 to 1), ``harmony_kind`` ("rectified" or "naive"), ``bins`` (of
-        DreamerV3's reward and critic, default 255), ``vector_units`` and ``vector_layers`` (of the networks that encode
-        and decode vectors, default ``units`` and ``layers``).
+    :param overrides: fields of :class:`Size`, and ``predict_continue`` (bool, default True), ``continue_gradient``
+        (bool, default True), ``free_nats`` (nats), ``unimix`` (0 to 1), ``harmony_kind`` ("rectified" or "naive"),
+        ``bins`` (of DreamerV3's reward and critic, default 255), ``vector_units`` and ``vector_layers`` (of the
+        networks that encode and decode vectors, default ``units`` and ``layers``).
     :raises ValueError: for an unknown backbone, size, override or loss name.
     """
     _check_choice("backbone", backbone, SIZES)
@@ -223,7 +223,7 @@ def build(
     style = style._replace(unimix=options["unimix"], kl=style.kl._replace(free=options["free_nats"]))
     gamma = DEFAULTS[backbone].gamma if gamma is None else gamma
 
-    mlp = {"units": widths.units, "layers": widths.layers, "norm": style.norm, "act": style.act}
+    mlp: dict[str, Any] = {"units": widths.units, "layers": widths.layers, "norm": style.norm, "act": style.act}
     classic = all(shape[:2] == (64, 64) for shape in images.values())  # what DreamerV2's unpadded stack is made for
     shared: dict[str, Any] = {"depth": widths.depth, **mlp, "padded": v3 or not classic, "squash": v3}
     shared |= {"units": options["vector_units"], "layers": options["vector_layers"]}
@@ -243,16 +243,19 @@ def build(
     )
     features = rssm.features
 
+    predict_continue = bool(options["predict_continue"])
+
     def scalar() -> TwoHot | UnitNormal:
         return TwoHot(options["bins"]) if v3 else UnitNormal()
 
-    names = {key: "observation" if len(images) + len(vectors) == 1 else f"observation/{key}" for key in (*images, *vectors)}
+    keys = [*images, *vectors]
+    names = {key: "observation" if len(keys) == 1 else f"observation/{key}" for key in keys}
     world_model = WorldModel(
         encoder,
         rssm,
         Decoder(features, images, vectors, **shared, error_scale=style.error_scale),
         ScalarHead(features, scalar(), **mlp, init=style.zero_init),
-        ContinueHead(features, **mlp, target_scale=1.0 if v3 else gamma, hard=v3) if options["predict_continue"] else None,
+        ContinueHead(features, **mlp, target_scale=1.0 if v3 else gamma, hard=v3) if predict_continue else None,
         kl=style.kl,
         observation_losses=names,
         continue_gradient=options["continue_gradient"],
@@ -261,7 +264,7 @@ def build(
     terms |= {"reward": Term(), "dynamics": Term(style.kl_scale, regularizer=style.kl_regularizer)}
     groups = {"observation": list(names.values())} | {key: [name] for key, name in names.items()}
     terms = select_terms(terms, harmony, groups)
-    if options["predict_continue"]:
+    if predict_continue:
         terms["continue"] = Term(harmonized=False)
     return Networks(
         world_model,
@@ -275,7 +278,7 @@ def build(
 class Objectives(NamedTuple):
     """How actor and critic learn, in the form the learner calls.
 
-    :param entropy_in_targets: weight of the actor's entropy in the critic's targets, 0 for none; see :func:`objectives`.
+    :param entropy_in_targets: weight of the actor's entropy in the critic's targets, see :func:`objectives`.
     """
 
     credit: CreditAssignment
@@ -295,8 +298,8 @@ def objectives(
     """The behaviour objectives of a backbone.
 
     :param discrete: one-hot actions learn by REINFORCE, continuous ones through the dynamics.
-    :param official_quirks: repeat an accident of wmlib: with continuous actions, its critic is trained on returns to which
-        the actor loss has added its entropy bonus in place.
+    :param official_quirks: repeat an accident of wmlib: with continuous actions, its critic is trained on returns to
+        which the actor loss has added its entropy bonus in place.
     """
     _check_choice("backbone", backbone, SIZES)
     v3 = backbone == "dreamerv3"

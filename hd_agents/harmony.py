@@ -5,8 +5,9 @@ without bound (eq. 5):
 
     total = sum_i  L_i / sigma_i + w_i * log(1 + sigma_i)
 
-At the optimum sigma = (L + sqrt(L^2 + 4L)) / 2 for w = 1: about sqrt(L) for small losses, L + 1 for large ones. So every
-harmonised loss contributes about one, however large its raw value, and the weight of a vanishing loss stays bounded.
+At the optimum sigma = (L + sqrt(L^2 + 4L)) / 2 for w = 1: about sqrt(L) for small losses, L + 1 for large ones. So
+every harmonised loss contributes about one, however large its raw value, and the weight of a vanishing loss stays
+bounded.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Harmonizer(nn.Module):
     """Sums named losses into one, the harmonised ones divided by their learned sigma.
 
     :param terms: one :class:`Term` per loss name.
-    :param kind: "rectified" regularises with log(1 + sigma) as the paper's method (eq. 5), "naive" with log(sigma) (eq. 4),
-        whose weights explode as a loss goes to zero.
+    :param kind: "rectified" regularises with log(1 + sigma) as the paper's method (eq. 5), "naive" with log(sigma)
+        (eq. 4), whose weights explode as a loss goes to zero.
     """
 
     def __init__(self, terms: Mapping[str, Term], kind: Literal["rectified", "naive"] = "rectified") -> None:
@@ -90,8 +91,8 @@ def select_terms(
     """Apply the user's choice of which losses are harmonised.
 
     :param terms: the terms with harmony on.
-    :param harmony: True as given, False none. A mapping changes the losses it names: True harmonises, False uses the plain
-        scale of the base method, a number is a fixed weight. Losses it does not name stay as with True.
+    :param harmony: True as given, False none. A mapping changes the losses it names: True harmonises, False uses the
+        plain scale of the base method, a number is a fixed weight. Losses it does not name stay as with True.
     :param groups: short names that stand for several losses, such as "observation" for every observation key.
     :raises ValueError: for a name that is no loss, listing the names there are.
     """

@@ -1,4 +1,4 @@
-"""One gradient step of everything: the paper's algorithm box. Knows batches, networks and optimisers; no environment."""
+"""One gradient step of everything: the paper's algorithm box. Knows batches and networks, no environment."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Learner:
         return metrics
 
     def _evaluate(self, dream: Dream, terminated: Tensor) -> tuple[Targets, Tensor, Tensor]:
-        """Predictions along a dream -> targets, the critic's output at the states it learns at, the slow critic there."""
+        """Predictions along a dream -> targets, the critic's output where it learns, the slow critic there."""
         networks, credit = self.networks, self.objectives.credit
         model, features = networks.world_model, dream.features
         reinforce = self.objectives.actor_loss.reinforce
@@ -163,7 +163,9 @@ class Learner:
             if reinforce and not credit.from_slow:
                 last = networks.critic.mean(networks.critic(features[-1:]))
                 value = torch.cat([networks.critic.mean(critic_out), last], 0)
-            slow_value = value[:-1] if credit.from_slow else networks.slow_critic.mean(networks.slow_critic(features[:-1]))
+            slow_value = value[:-1]
+            if not credit.from_slow:
+                slow_value = networks.slow_critic.mean(networks.slow_critic(features[:-1]))
         targets = credit(reward, discount, value, self.gamma)
         return targets, critic_out, slow_value
 
@@ -174,7 +176,7 @@ class Learner:
             update_slow(self.networks.slow_critic, self.networks.critic, fraction)
 
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
-        """Backpropagate ``loss`` into the optimiser's parameters and nowhere else, clip, step; the norm before clipping."""
+        """Backpropagate ``loss`` into the optimiser's parameters alone, clip, step; the norm before clipping."""
         parameters = list(_parameters(optimizer))
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)

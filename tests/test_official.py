@@ -86,22 +86,24 @@ def test_bfloat16_stays_near(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch.compile's own
 @pytest.mark.parametrize("name", CASES)
-def test_compiled_updates_agree(name: str) -> None:
-    """A compiled update changes weights and metrics as the eager one does."""
+def test_compiled_world_model_agrees(name: str) -> None:
+    """Compiled, the losses stay within 1e-5 and the gradient of the total within 1e-3 of the largest entry."""
     found = case(name)
-    data = found.part("train")
-    batch = found.batch(strip(data, "step0/data/"), data.get("state_in/action"))
-    results = []
+    data = found.part("wm")
+    batch, start = found.batch(strip(data, "data/"), data.get("state_in/action")), state(data, "state_in/")
+    totals, slopes = [], []
     for compiled in (False, True):
+        torch.compiler.reset()  # else the unimix of the case before makes this one's a variable
         networks = found.networks()
-        learner = found.learner(networks)
-        step = torch.compile(learner.train_step) if compiled else learner.train_step
-        metrics = step(batch, found.draws(data, "step0/"), state(data, "state_in/"))
-        results.append((metrics, networks.state_dict()))
-    for key, value in results[0][0].items():
-        torch.testing.assert_close(results[1][0][key], value, rtol=1e-4, atol=1e-5, msg=key)
-    for key, value in results[0][1].items():
-        torch.testing.assert_close(results[1][1][key], value, rtol=1e-4, atol=1e-4, msg=key)
+        losses = torch.compile(networks.world_model.losses) if compiled else networks.world_model.losses
+        total, _ = networks.harmonizer(losses(batch, classes(data["post/stoch"]), start).losses)
+        total.backward()
+        totals.append(total.detach())
+        slopes.append([parameter.grad for parameter in networks.world_model.parameters()])
+    torch.testing.assert_close(totals[1], totals[0], rtol=1e-5, atol=1e-5)
+    for eager, other in zip(*slopes, strict=True):
+        if eager is not None:
+            torch.testing.assert_close(other, eager, rtol=0, atol=1e-3 * float(eager.abs().max()) + 1e-9)
 
 
 @pytest.mark.parametrize("name", OURS)

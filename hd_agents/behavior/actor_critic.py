@@ -149,7 +149,8 @@ class CriticLoss(NamedTuple):
 @torch.no_grad()
 def update_slow(slow: nn.Module, critic: nn.Module, fraction: float) -> None:
     """Move every parameter of ``slow`` by ``fraction`` of the way to ``critic``; 1 copies."""
-    sources, targets = list(critic.parameters()), list(slow.parameters())
+    sources: list[Tensor] = list(critic.parameters())
+    targets: list[Tensor] = list(slow.parameters())
     if fraction == 1.0:
         torch._foreach_copy_(targets, sources)
     else:

@@ -33,12 +33,11 @@ def add_entropy(targets: Targets, bonus: Tensor) -> Targets:
 
 
 class CreditAssignment(Protocol):
-    """Turns predictions at states 0..H into targets.
+    """Turns predictions at states 0..H into targets."""
 
-    :param from_slow: the values are those of the slow critic instead of the critic itself.
-    """
-
-    from_slow: bool
+    @property
+    def from_slow(self) -> bool:
+        """Whether the values are those of the slow critic instead of the critic itself."""
 
     def __call__(self, reward: Tensor, discount: Tensor, value: Tensor, gamma: float) -> Targets:
         """All (H + 1, N): reward on arriving in a state, discount of what follows it, value."""
@@ -52,7 +51,7 @@ def lambda_return(reward: Tensor, discount: Tensor, value: Tensor, return_lambda
         return[t] = reward[t] + discount[t] * ((1 - lambda) * value[t] + lambda * return[t + 1]),
         return[H] = value[H - 1]
 
-    :param reward: (H, N). :param discount: (H, N). :param value: (H, N) of the state after the one that return[t] is of.
+    :param reward: (H, N). :param discount: (H, N). :param value: (H, N) of the state after that of return[t].
     """
     interim = reward + discount * value * (1.0 - return_lambda)
     factors = (discount * return_lambda).unbind(0)

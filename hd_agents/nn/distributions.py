@@ -64,13 +64,13 @@ class _SparseCrossEntropy(torch.autograd.Function):
     """Cross-entropy of logits (..., K) against a few weighted classes, without a dense target in either direction."""
 
     @staticmethod
-    def forward(ctx, logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         log_probs = torch.log_softmax(logits, -1)
         ctx.save_for_backward(log_probs, index, weight)
         return -(log_probs.gather(-1, index) * weight).sum(-1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         log_probs, index, weight = ctx.saved_tensors
         pull = weight * grad.unsqueeze(-1)
         out = log_probs.exp().mul_(pull.sum(-1, keepdim=True))

@@ -40,7 +40,7 @@ class _SampleOneHot(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, draw: Tensor | None, unimix: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, logits: Tensor, draw: Tensor | None, unimix: float) -> Tensor:  # type: ignore[no-untyped-def]
         probs = torch.softmax(logits, -1, dtype=torch.float32)
         classes = logits.shape[-1]
         if draw is None:
@@ -49,13 +49,14 @@ class _SampleOneHot(torch.autograd.Function):
             index = draw.unsqueeze(-1)
         else:
             mixed = torch.add(probs.mul(1.0 - unimix), unimix / classes) if unimix else probs
-            index = torch.searchsorted(mixed.cumsum(-1), draw.unsqueeze(-1).contiguous(), right=True).clamp_(max=classes - 1)
+            number = draw.unsqueeze(-1).contiguous()
+            index = torch.searchsorted(mixed.cumsum(-1), number, right=True).clamp_(max=classes - 1)
         ctx.save_for_backward(probs)
         ctx.scale = 1.0 - unimix
         return torch.zeros_like(logits).scatter_(-1, index, 1.0)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (probs,) = ctx.saved_tensors
         weighted = grad * probs
         out = torch.addcmul(weighted, weighted.sum(-1, keepdim=True), probs, value=-1.0)

@@ -101,7 +101,7 @@ class Conv(nn.Module):
         init_(self.conv.weight.data, "normal" if norm else "uniform")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
-        self.conv.to(memory_format=torch.channels_last)
+        self.conv.weight.data = self.conv.weight.data.contiguous(memory_format=torch.channels_last)
         self.norm = nn.LayerNorm(outputs, eps=NORM_EPS) if norm else None
         self.act = act
 

@@ -122,13 +122,13 @@ class _SquaredError(torch.autograd.Function):
     """scale * sum of squared differences over all axes but the first; one pass over the images each way."""
 
     @staticmethod
-    def forward(ctx, prediction: Tensor, target: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, prediction: Tensor, target: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
         difference = prediction - target
         ctx.save_for_backward(difference)
         ctx.scale = scale
         return difference.square().sum(tuple(range(1, difference.dim()))).mul_(scale)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (difference,) = ctx.saved_tensors
         return difference * (2.0 * ctx.scale * grad).view(-1, *[1] * (difference.dim() - 1)), None, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ class ImageEncoder(nn.Module):
         widths = [channels] + [depth * 2**i for i in range(stages)]
         padding = 1 if padded else 0
         self.layers = nn.Sequential(
-            *[Conv(a, b, padding=padding, norm=norm, act=act) for a, b in zip(widths, widths[1:], strict=False)]
+            *[Conv(a, b, padding=padding, norm=norm, act=act) for a, b in pairwise(widths)]
         )
         for _ in range(stages):
             height, width = (height + 2 * padding - 4) // 2 + 1, (width + 2 * padding - 4) // 2 + 1

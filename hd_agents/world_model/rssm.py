@@ -98,8 +98,8 @@ class RSSM(nn.Module):
     def observe_step(self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, draw: Tensor | None) -> State:
         """One step of filtering, as :meth:`observe` does for a whole sequence.
 
-        :param action: (N, A) that led to the observation. :param embed: (N, E). :param is_first: (N,) bool, restart there.
-        :param draw: (N, S), or None for the mode.
+        :param action: (N, A) that led to the observation. :param embed: (N, E). :param is_first: (N,) bool,
+            restart there. :param draw: (N, S), or None for the mode.
         """
         draws = None if draw is None else draw.unsqueeze(1)
         posterior, _ = self.observe(embed.unsqueeze(1), action.unsqueeze(1), is_first.unsqueeze(1), draws, state)
@@ -110,11 +110,12 @@ class RSSM(nn.Module):
     ) -> tuple[State, Tensor]:
         """Filter sequences: the posterior states (B, T, ...) and their raw logits (B, T, S, K).
 
-        What does not depend on the recurrence is computed for all steps at once, before the loop: the parts of the first
-        layers that see the action and the embedding. The prior is left to the caller, who knows all ``deter``.
+        What does not depend on the recurrence is computed for all steps at once, before the loop: the parts of the
+        first layers that see the action and the embedding. The prior is left to the caller, who knows all ``deter``.
 
-        :param embed: (B, T, E). :param action: (B, T, A); action[:, t] led to embed[:, t]. :param is_first: (B, T) bool.
-        :param draws: (B, T, S), or None for modes. :param state: where the sequences start; default the initial state.
+        :param embed: (B, T, E). :param action: (B, T, A); action[:, t] led to embed[:, t]. :param is_first: (B, T)
+            bool. :param draws: (B, T, S), or None for modes. :param state: where the sequences start; default the
+            initial state.
         """
         steps = embed.shape[1]
         initial = self.initial(embed.shape[0])

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import gymnasium
 
 from hd_agents.envs.catch import Catch
-from learning.envs import CartPoleNoVelocity, Ledge, Locks, PreviousActionReward, Rendezvous
+from learning.envs import CartPoleNoVelocity, Locks, PreviousActionReward, Rendezvous
+from learning.ledge import Ledge
 
 Env = gymnasium.Env[Any, Any]
 

@@ -11,7 +11,8 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 from hd_agents.envs.catch import Catch
-from learning.envs import CartPoleNoVelocity, Ledge, Locks, PreviousActionReward, Rendezvous
+from learning.envs import CartPoleNoVelocity, Locks, PreviousActionReward, Rendezvous
+from learning.ledge import Ledge
 from learning.play import Env, mean_return, random_policy
 
 
