@@ -77,7 +77,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param action_repeat: frames per env step, for logging in frames only; repeating actions is the environment's work.
     :param policy_kwargs: network widths over the size's preset, see :func:`hd_agents.backbones.build`.
     :param precision: of the networks in training: "float32", "bfloat16", or "auto" for bfloat16 on CUDA only.
-    :param compile: run gradient steps through ``torch.compile``; "auto" leaves them as they are.
+    :param compile: True runs the world model's losses through ``torch.compile``, which takes minutes at the first
+        gradient step; False and "auto" do not.
     :param stats_window_size: episodes that the logged means are taken over.
     :param tensorboard_log: folder for TensorBoard logs; None for none.
     :param verbose: 0 silent, 1 what was set up and the log table, 2 debug messages.
@@ -213,12 +214,12 @@ class HarmonyDreamAgent(BaseAlgorithm):
             DEFAULTS[self.backbone],
             horizon=self.horizon,
             gamma=self.gamma,
-            **self._rates(),
             harmony_learning_rate=self.harmony_learning_rate,
             bfloat16=self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda"),
+            compiled=self.compile is True,
+            **self._rates(),
         )
         self.learner.updates = self._n_updates
-        self._train_step = torch.compile(self.learner.train_step) if self.compile is True else self.learner.train_step
         self._metrics = Metrics()
         self._collector = Collector(self.policy, self.n_envs)
         self.replay_buffer: SequenceReplay | None = self._make_replay()
@@ -341,7 +342,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             batch = self.replay_buffer.sample(self.batch_size, self.sequence_length, self._rng, self.device)
             if self._vec_normalize_env is not None:
                 batch = normalize_batch(batch, self._vec_normalize_env)
-            self._metrics.add(self._train_step(batch))
+            self._metrics.add(self.learner.train_step(batch))
             self._n_updates += 1
             if self._progress is not None:
                 self._progress.on_update()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
@@ -100,3 +101,12 @@ def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) 
         record("train/updates_per_second", (agent._n_updates - updates_before) / seconds)
         for name, value in training.items():
             record(f"train/{name}", value)
+    _widen_tables(agent.logger)
+
+
+def _widen_tables(logger: Logger) -> None:
+    """Give printed tables room for the longest key: names of sensors cut to the same text would stop the training."""
+    longest = max(map(len, logger.name_to_value), default=0)
+    for output in logger.output_formats:
+        if isinstance(output, HumanOutputFormat):
+            output.max_length = max(output.max_length, longest)

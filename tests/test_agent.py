@@ -177,6 +177,19 @@ def test_every_backbone_and_harmony_learns(backbone: Any, harmony: Any) -> None:
     assert ("harmonizer" in changed) == (harmony is not False)
 
 
+@pytest.mark.parametrize("compiled", [True, False, "auto"])
+def test_compiling_leaves_the_names_of_the_parameters(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def fake(function: Any) -> Any:
+        return lambda *args: calls.append(function.__name__) or function(*args)
+
+    monkeypatch.setattr("torch.compile", fake)
+    agent = tiny(compile=compiled).learn(60)
+    assert calls == ["losses"] * (agent._n_updates if compiled is True else 0)
+    assert agent.policy.state_dict().keys() == tiny().policy.state_dict().keys()
+
+
 def test_no_environment_no_learning() -> None:
     agent = tiny()
     agent.env = None

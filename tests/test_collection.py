@@ -122,6 +122,21 @@ def test_acting_in_training_equals_predict_on_the_same_data(monkeypatch: pytest.
     assert torch.equal(posterior.stoch[0, -1], torch.tensor(state[1][0]))
 
 
+def test_filtering_begins_with_the_first_chosen_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever acted at random before has no memory of it: the model's initial state, not zeros, comes first."""
+    agent = tiny(env=DummyVecEnv([lambda: Clock(9)] * 2), learning_starts=6, train_ratio=0.0)
+    step = agent.policy.step
+    starts: list[list[bool]] = []
+
+    def spy(encoded: Any, latent: Any, is_first: Any, deterministic: bool) -> Any:
+        starts.append(is_first.tolist())
+        return step(encoded, latent, is_first, deterministic)
+
+    monkeypatch.setattr(agent.policy, "step", spy)
+    agent.learn(12)
+    assert starts == [[True, True], [False, False], [False, False]]
+
+
 def test_normalised_environments_are_stored_as_they_came_and_learnt_as_they_are_seen() -> None:
     normalizer = VecNormalize(DummyVecEnv([lambda: Clock(3)]), clip_obs=50.0)
     agent = tiny(env=normalizer, learning_starts=4)
@@ -148,14 +163,14 @@ def test_taking_the_normalisation_away_leaves_nothing_of_it() -> None:
     assert [row[0][:2] for row in rows(agent)[3:]] == [(1.0, 0.0), (1.0, 1.0)]
 
 
-def test_normalisation_of_a_dict_leaves_the_other_keys_alone() -> None:
+def test_normalisation_of_a_dict_leaves_the_other_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     space = spaces.Dict({"a": spaces.Box(0.0, 9.0, (2, 3)), "b": spaces.Box(0.0, 9.0, (5,))})
     env = DummyVecEnv([lambda: Scripted(space, spaces.Discrete(2))])
     normalizer = VecNormalize(env, norm_obs_keys=["a"], norm_reward=False)
     agent = tiny("MultiInputPolicy", normalizer)
     seen: list[Batch] = []
-    learner_step = agent._train_step
-    agent._train_step = lambda batch: seen.append(batch) or learner_step(batch)
+    train_step = agent.learner.train_step
+    monkeypatch.setattr(agent.learner, "train_step", lambda batch: seen.append(batch) or train_step(batch))
     agent.learn(40)
     assert seen[-1].observation["b"].min() >= 0
     assert seen[-1].observation["b"].max() > 5

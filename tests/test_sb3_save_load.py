@@ -179,20 +179,6 @@ def test_a_loaded_agent_can_go_on_in_mid_episode(force_reset: bool, tmp_path: Pa
     assert stored[:2].tolist() == ([2.0, 0.0] if force_reset else [1.0, 4.0])
 
 
-def test_replay_can_be_dropped_and_loaded_again(tmp_path: Path) -> None:
-    agent = tiny().learn(30)
-    agent.save_replay_buffer(tmp_path / "replay")
-    rows = len(agent.replay_buffer)
-    agent.replay_buffer = None
-    with pytest.raises(ValueError, match="no replay"):
-        agent.save_replay_buffer(tmp_path / "other")
-    agent.load_replay_buffer(tmp_path / "replay")
-    assert len(agent.replay_buffer) == rows
-    agent.replay_buffer = None
-    agent.learn(10, reset_num_timesteps=False)
-    assert 10 < len(agent.replay_buffer) < 15
-
-
 def test_parameters_can_be_taken_and_given() -> None:
     agent = tiny(seed=0).learn(60)
     original = agent.get_parameters()
@@ -294,42 +280,6 @@ def test_system_info_is_printed_on_demand(tmp_path: Path, capsys: pytest.Capture
     tiny().save(tmp_path / "agent")
     HarmonyDreamAgent.load(tmp_path / "agent", print_system_info=True)
     assert capsys.readouterr().out.count("PyTorch") == 2
-
-
-@pytest.mark.parametrize("name", ["replay", "replay.pkl"])
-def test_replay_is_stored_apart(name: str, tmp_path: Path) -> None:
-    env = Scripted(MIXED, spaces.Discrete(4))
-    agent = tiny("MultiInputPolicy", env).learn(40)
-    agent.save_replay_buffer(tmp_path / name)
-    agent.save(tmp_path / "agent")
-    assert (tmp_path / (name if "." in name else f"{name}.replay")).is_file()
-
-    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env=env)
-    loaded.load_replay_buffer(tmp_path / name)
-    assert len(loaded.replay_buffer) == len(agent.replay_buffer) > 40
-    for column, values in agent.replay_buffer._columns.items():
-        count = len(agent.replay_buffer)
-        assert np.array_equal(loaded.replay_buffer._columns[column][:, :count], values[:, :count]), column
-    loaded.learn(20, reset_num_timesteps=False)
-    assert loaded.replay_buffer._columns["is_first"][0, count]
-    assert loaded._n_updates > agent._n_updates
-
-
-def test_replay_of_other_spaces_is_refused(tmp_path: Path) -> None:
-    tiny().learn(10).save_replay_buffer(tmp_path / "replay")
-    with pytest.raises(ValueError, match="replay"):
-        tiny(env="Pendulum-v1").load_replay_buffer(tmp_path / "replay")
-    with pytest.raises(ValueError):  # noqa: PT011  the message is the replay's own and tested there
-        tiny(env=DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2)).load_replay_buffer(tmp_path / "replay")
-
-
-def test_loading_replay_in_mid_episode_starts_a_new_one(tmp_path: Path) -> None:
-    agent = tiny(env=Clock(9)).learn(4)
-    agent.save_replay_buffer(tmp_path / "replay")
-    agent.learn(2, reset_num_timesteps=False)
-    agent.load_replay_buffer(tmp_path / "replay")
-    agent.learn(2, reset_num_timesteps=False)
-    assert agent.replay_buffer._columns["is_first"][0, :8].tolist() == [True] + [False] * 4 + [True, False, False]
 
 
 def _bytes(tree: Any) -> io.BytesIO:
