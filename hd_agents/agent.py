@@ -1,21 +1,22 @@
 """HarmonyDreamAgent: a world-model agent with the interface of Stable-Baselines3's algorithms."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
-from hd_agents import checks
+from hd_agents import checks, official
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
+from hd_agents.envs import register_suite
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
@@ -37,7 +38,7 @@ from hd_agents.restoring import (
     warn_of_frozen_schedules,
 )
 from hd_agents.saving import read_archive, write_archive
-from hd_agents.spaces import Observation
+from hd_agents.spaces import Observation, ObservationCodec
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
 _POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of hd_agents.policies.DreamPolicy.'
@@ -64,7 +65,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param critic_learning_rate: of the critic.
     :param harmony_learning_rate: of the harmoniser's coefficients; None for ``learning_rate``, as in the paper. Runs of
         a few thousand gradient steps want it higher, as each moves log sigma by about one rate.
-    :param buffer_size: rows of replay, over all environments (one per step and one more per episode).
+    :param buffer_size: rows of replay, over all environments (one per step and one more per episode); None for
+        1,000,000 or what half of the free memory holds, whichever is less.
     :param learning_starts: env steps with random actions before the first gradient step.
     :param batch_size: sequences per gradient step.
     :param sequence_length: steps per sequence.
@@ -106,7 +108,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         actor_learning_rate: float | Schedule | None = None,
         critic_learning_rate: float | Schedule | None = None,
         harmony_learning_rate: float | None = None,
-        buffer_size: int = 1_000_000,
+        buffer_size: int | None = None,
         learning_starts: int = 1_000,
         batch_size: int | None = None,
         sequence_length: int | None = None,
@@ -128,7 +130,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         if isinstance(env, str):
-            _register_atari(env)
+            register_suite(env)
         super().__init__(
             policy,
             env,
@@ -160,7 +162,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         if harmony_learning_rate is not None:
             self.harmony_learning_rate = checks.number("harmony_learning_rate", harmony_learning_rate, 0.0)
         # Replay, and how much of it is learned from.
-        self.buffer_size = checks.whole("buffer_size", buffer_size, 1)
+        self.buffer_size = None if buffer_size is None else checks.whole("buffer_size", buffer_size, 1)
         self.learning_starts = checks.whole("learning_starts", learning_starts, 0)
         self.batch_size = checks.whole("batch_size", batch_size, 1, usual.batch_size)
         self.sequence_length = checks.whole("sequence_length", sequence_length, 2, usual.sequence_length)
@@ -457,6 +459,35 @@ class HarmonyDreamAgent(BaseAlgorithm):
         agent.set_parameters(tensors, exact_match=True, device=device)
         return agent
 
+    @classmethod
+    def from_official(
+        cls: type[Self],
+        params: Mapping[str, Any] | str | Path,
+        env: GymEnv | str,
+        classes: int | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Build an agent out of a model that the paper's own code has trained: to predict, evaluate and fine-tune.
+
+        :param params: wmlib's ``variables.pt``, an ``.npz`` of the JAX agent's arrays, or the arrays by official name.
+        :param env: with the observation and action spaces of the model.
+        :param classes: of each latent; None for as many as there are latents, as in every official setting.
+        :param kwargs: further constructor arguments, other than those that shape the networks.
+        :raises ValueError: where model and spaces do not match, naming the tensor and both shapes.
+        """
+        arrays = params if isinstance(params, Mapping) else official.read(params)
+        if isinstance(env, str):
+            register_suite(env)
+        made = cls._wrap_env(maybe_make_env(env, 0))
+        found = official.for_spaces(arrays, made.observation_space, made.action_space, classes)
+        codec = ObservationCodec(made.observation_space)
+        name = "MultiInputPolicy" if codec.is_dict else "CnnPolicy" if codec.images else "MlpPolicy"
+        :param params: wmlib's ``variables.pt``, an ``.npz`` of the JAX agent's arrays, or arrays by official name.
+        agent = cls(name, made, **shaped, **kwargs)
+        official.load(arrays, agent.policy.networks)
+        agent._n_updates = agent.learner.updates = found.updates
+        return agent
+
     def save_replay_buffer(self, path: Archive) -> None:
         """Write the replay to ``path`` (".replay" is added if it has no suffix); nothing in it is executable."""
         if self.replay_buffer is None:
@@ -472,14 +503,3 @@ class HarmonyDreamAgent(BaseAlgorithm):
             self.replay_buffer = self._make_replay()
         self.replay_buffer.load(as_file(path, ".replay"))
         self._last_obs = None
-
-
-def _register_atari(env_id: str) -> None:
-    """Make Gymnasium know the Arcade Learning Environment, whose package does so only when imported."""
-    if not env_id.startswith("ALE/"):
-        return
-    try:
-        import ale_py
-    except ImportError as error:
-        raise ImportError(f'{env_id} needs ale-py: install it with `pip install "hd_agents[atari]"`.') from error
-    gym.register_envs(ale_py)

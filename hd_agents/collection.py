@@ -26,20 +26,23 @@ from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.world_model.batch import Batch
 
 
-def make_replay(policy: DreamPolicy, capacity: int, n_envs: int, sequence_length: int) -> SequenceReplay:
+def make_replay(policy: DreamPolicy, capacity: int | None, n_envs: int, sequence_length: int) -> SequenceReplay:
     """A still unallocated replay for the spaces of ``policy``.
 
-    :param capacity: rows, over all environments. :param sequence_length: steps that have to fit for each environment.
+    :param capacity: rows, over all environments; None for what fits.
+    :param sequence_length: steps that have to fit for each environment.
     :raises ValueError: if they do not.
     """
-    if capacity < n_envs * sequence_length:
-        raise ValueError(
-            f"buffer_size={capacity} holds no sequence of {sequence_length} steps for each of {n_envs} environments: "
-            f"use at least {n_envs * sequence_length}."
-        )
     images = {key: spec.shape for key, spec in policy.observations.images.items()}
     vectors = {key: spec.size for key, spec in policy.observations.vectors.items()}
-    return SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size)
+    if capacity is None or capacity >= n_envs:
+        replay = SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size)
+        if replay.rows_per_env >= sequence_length:
+            return replay
+    raise ValueError(
+        f"buffer_size={capacity} holds no sequence of {sequence_length} steps for each of {n_envs} environments: "
+        f"use at least {n_envs * sequence_length}."
+    )
 
 
 class VecStep(NamedTuple):

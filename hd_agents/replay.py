@@ -14,6 +14,7 @@ from hd_agents.replay_file import read_array, read_header, write_array, write_he
 from hd_agents.world_model.batch import Batch
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+MOST_ROWS = 1_000_000  # of a replay whose capacity is not given; the papers' number
 OBSERVATION = "observation."  # prefix of the columns that hold observation keys
 
 
@@ -24,7 +25,8 @@ class SequenceReplay:
     whether an episode starts or ended here. The memory is claimed at the first :meth:`add`, so a replay that is never
     filled costs nothing.
 
-    :param capacity: Rows of all environments together (one row per agent step and one more per episode).
+    :param capacity: Rows of all environments together (one row per agent step and one more per episode); None for
+        1,000,000 or what half of the free memory holds, whichever is less.
     :param n_envs: Environments, each with its own ring.
     :param images: Observation key to ``(H, W, C)``, stored as uint8.
     :param vectors: Observation key to length, stored as float32.
@@ -34,18 +36,17 @@ class SequenceReplay:
 
     def __init__(
         self,
-        capacity: int,
+        capacity: int | None,
         n_envs: int,
         images: Mapping[str, tuple[int, int, int]],
         vectors: Mapping[str, int],
         action_size: int,
     ) -> None:
-        if n_envs < 1 or capacity < n_envs:
+        if n_envs < 1 or (capacity is not None and capacity < n_envs):
             raise ValueError(f"capacity={capacity} with n_envs={n_envs}: expected at least one row per environment.")
         if both := images.keys() & vectors.keys():
             raise ValueError(f"Observation keys {sorted(both)} are given both as images and as vectors.")
         self.n_envs = n_envs
-        self.rows_per_env = capacity // n_envs
         self._layout: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
             **{OBSERVATION + key: (np.dtype(np.uint8), tuple(shape)) for key, shape in images.items()},
             **{OBSERVATION + key: (np.dtype(np.float32), (size,)) for key, size in vectors.items()},
@@ -54,6 +55,11 @@ class SequenceReplay:
             "is_first": (np.dtype(np.bool_), ()),
             "terminated": (np.dtype(np.bool_), ()),
         }
+        if capacity is None:
+            free = available_memory()
+            fitting = MOST_ROWS if free is None else free // 2 // self._row_bytes()
+            capacity = max(n_envs, min(MOST_ROWS, fitting))
+        self.rows_per_env = capacity // n_envs
         for name, (_, shape) in self._layout.items():
             if any(size < 1 for size in shape):
                 raise ValueError(f"{name} has shape {shape}: expected sizes of at least 1.")

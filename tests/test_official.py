@@ -7,7 +7,9 @@ they hold, golden_checks.py for what is compared, docs/fidelity.md for the table
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from golden_checks import PARTS
 from golden_report import strip
 from gymnasium import spaces
 
-from hd_agents import official
+from hd_agents import HarmonyDreamAgent, official
 from hd_agents.backbones import objectives
 
 CASES = case_names(folder())
@@ -225,3 +227,45 @@ def test_accidents_are_off_by_default() -> None:
     assert objectives("dreamerv2", discrete=False, official_quirks=True, **settings).entropy_in_targets == 0.3
     assert objectives("dreamerv2", discrete=True, official_quirks=True, **settings).entropy_in_targets == 0.0
     assert objectives("dreamerv3", discrete=False, official_quirks=True, **settings).entropy_in_targets == 0.0
+
+
+
+class Still(gymnasium.Env[Any, Any]):
+    """Spaces and nothing behind them."""
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """A random observation."""
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Another one."""
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_agent_made_of_an_official_model_predicts_learns_and_is_saved(name: str, tmp_path: Path) -> None:
+    found = Case(KEPT, name)
+    model = found.model
+    vectors = {key: spaces.Box(-1.0, 1.0, (size,), np.float32) for key, size in model.vectors.items()}
+    images = [spaces.Box(0, 255, shape, np.uint8) for shape in model.images.values()]
+    actions = model.action_size
+    action_space = spaces.Discrete(actions) if model.discrete else spaces.Box(-1.0, 1.0, (actions,), np.float32)
+    env = Still(images[0] if images else spaces.Dict(vectors), action_space)
+    few = {"learning_starts": 9, "batch_size": 2, "sequence_length": 8, "horizon": 3, "train_ratio": 16.0}
+    agent = HarmonyDreamAgent.from_official(found.params, env, classes=model.overrides["classes"], seed=0, **few)
+    theirs = found.networks().actor.state_dict()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in agent.policy.networks.actor.state_dict().items())
+    observation = agent.env.reset()
+    before = agent.predict(observation, deterministic=True)
+    agent.save(tmp_path / "agent")
+    after = HarmonyDreamAgent.load(tmp_path / "agent").predict(observation, deterministic=True)
+    for one, other in zip((before[0], *before[1]), (after[0], *after[1]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    agent.learn(12)
+    assert agent.learner.updates > model.updates
+    wrong = Still(env.observation_space, spaces.Discrete(actions + 1))
+    with pytest.raises(ValueError, match="actions"):
+        HarmonyDreamAgent.from_official(found.params, wrong, classes=model.overrides["classes"])

@@ -12,6 +12,7 @@ import torch
 
 from hd_agents import zoo
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.envs import register_suite
 from hd_agents.spaces import ObservationCodec
 
 # Constructor arguments that have a flag of their own or that the command line fills in.
@@ -79,13 +80,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def make_env(task: str, render: bool = False) -> gym.Env[Any, Any]:
     """The task's environment, with `render_mode="rgb_array"` where asked and possible. Raises UsageError if unknown."""
     try:
-        name = f"ale_py:{task}" if task.startswith("ALE/") else task  # the module that registers Atari's games
-        env = gym.make(name)
+        register_suite(task)
+        env = gym.make(task)
         if render and "rgb_array" in env.metadata.get("render_modes", ()):
             env.close()
-            env = gym.make(name, render_mode="rgb_array")
+            env = gym.make(task, render_mode="rgb_array")
         return env
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except (gym.error.Error, ImportError) as error:
         raise UsageError(
             f"cannot make {task!r}: {error}\nTASK is a Gymnasium id, such as hd_agents/Catch-v0, CartPole-v1 or "
             "ALE/Pong-v5; Atari, DeepMind Control and Meta-World each need an extra (atari, dmc, metaworld)."

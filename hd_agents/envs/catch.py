@@ -13,12 +13,12 @@ Image = npt.NDArray[np.uint8]
 Colour = npt.NDArray[np.uint8]  # (3,) red, green, blue
 
 SIDE = 64  # pixels of the observation's edge; all lengths below are in these pixels
-BALL_RADIUS = 5
+BALL_RADIUS = 7  # small things are what an image loss finds last
 PADDLE_Y = 55  # upper edge of the paddle
 PADDLE_HEIGHT = 5
 METER_HEIGHT = 4  # strip at the top that shrinks with the balls left
 # Height of the ball's centre at each step of its fall. It gathers speed, and meets the paddle in the last entry.
-FALL = (9, 12, 16, 20, 25, 31, 37, 44, 51)
+FALL = (11, 14, 17, 21, 25, 30, 36, 42, 49)
 
 # RGB, 0..255. Mid-tones throughout: from a nearly black image a world model learns to predict black, and stays there.
 SKY_TOP = np.array([112, 158, 186], np.uint8)
