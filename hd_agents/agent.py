@@ -482,8 +482,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
         found = official.for_spaces(arrays, made.observation_space, made.action_space, classes)
         codec = ObservationCodec(made.observation_space)
         name = "MultiInputPolicy" if codec.is_dict else "CnnPolicy" if codec.images else "MlpPolicy"
-        :param params: wmlib's ``variables.pt``, an ``.npz`` of the JAX agent's arrays, or arrays by official name.
-        agent = cls(name, made, **shaped, **kwargs)
+        shaped: dict[str, Any] = {"backbone": found.backbone, "harmony": found.harmony}
+        agent = cls(name, made, **shaped, policy_kwargs=found.overrides, **kwargs)
         official.load(arrays, agent.policy.networks)
         agent._n_updates = agent.learner.updates = found.updates
         return agent
