@@ -27,14 +27,16 @@ BALL = np.array([238, 124, 48], np.uint8)
 TRAIL = np.array([206, 172, 140], np.uint8)
 PADDLE = np.array([46, 62, 110], np.uint8)
 METER = np.array([236, 226, 170], np.uint8)
-FLOOR = np.array([[122, 116, 104], [84, 170, 92], [196, 74, 74]], np.uint8)  # row 0: calm, 1: catch, -1: miss
+FLOOR = np.array([122, 116, 104], np.uint8)
+FLASH = {1: np.array([84, 190, 92]), -1: np.array([206, 64, 64])}  # a catch, a miss
+FLASH_SHARE = 0.4  # of the flash's colour in the sky
 
 
 class Catch(gymnasium.Env[Image, np.int64]):
     """Balls fall one after the other, bouncing off the side walls; be under each of them with the paddle.
 
     Observation: ``(64, 64, 3)`` uint8. One image tells all: the ball's trail shows where it comes from, the strip at
-    the top how many balls are left, and the floor flashes green after a catch and red after a miss.
+    the top how many balls are left, and the sky flashes green at a catch and red at a miss.
     Actions: 0 stay, 1 left, 2 right, by ``paddle_speed`` pixels.
     Reward: +1 for a catch, -1 for a miss, 0 while the ball is in the air.
     Episode: ``balls`` balls, each 8 steps in the air and 1 step until the next; then ``terminated``. With the defaults
@@ -59,7 +61,7 @@ class Catch(gymnasium.Env[Image, np.int64]):
         balls: int = 8,
         paddle_width: int = 14,
         paddle_speed: int = 6,
-        max_drift: int = 6,
+        max_drift: int = 3,
         render_mode: str | None = None,
     ) -> None:
         for name, value, low, high in (
@@ -163,15 +165,16 @@ class _Painter:
         side = SIDE * scale
         shade = np.linspace(0.0, 1.0, side)[:, None, None]
         sky = (1.0 - shade) * SKY_TOP + shade * SKY_BOTTOM
-        self._background: Image = np.tile(sky.astype(np.uint8), (1, side, 1))
+        tinted = {0: sky} | {end: (1 - FLASH_SHARE) * sky + FLASH_SHARE * colour for end, colour in FLASH.items()}
+        self._backgrounds = {end: np.tile(colours.astype(np.uint8), (1, side, 1)) for end, colours in tinted.items()}
         self._discs = {radius: _disc(radius * scale) for radius in (BALL_RADIUS, BALL_RADIUS - 1, BALL_RADIUS - 2)}
 
     def draw(self, scene: _Scene) -> Image:
         """Return a new image, ``(64 * scale, 64 * scale, 3)``."""
         scale = self._scale
-        image = self._background.copy()
+        image = self._backgrounds[scene.outcome].copy()
         image[: METER_HEIGHT * scale, : scene.meter * scale] = METER
-        image[(PADDLE_Y + PADDLE_HEIGHT) * scale :] = FLOOR[scene.outcome]
+        image[(PADDLE_Y + PADDLE_HEIGHT) * scale :] = FLOOR
         left = (scene.paddle - scene.paddle_width // 2) * scale
         image[PADDLE_Y * scale : (PADDLE_Y + PADDLE_HEIGHT) * scale, left : left + scene.paddle_width * scale] = PADDLE
         for age, place in reversed(list(enumerate(scene.trail, start=1))):

@@ -16,7 +16,7 @@ HARMONY_SEEDS = (0, 1, 2)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "ledge"])
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "static"])
 def test_learns(name: str, seed: int) -> None:
     trial = run_agent(name, TASKS[name], seed)
     assert trial.mean >= TASKS[name].bar, trial.returns
@@ -33,9 +33,9 @@ def test_model_free_falls_short_on_catch(algorithm: str, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", HARMONY_SEEDS)
 def test_harmony_solves_what_the_plain_backbone_does_not(seed: int, tmp_path: Path) -> None:
-    task = TASKS["ledge"]
-    on = run_agent("ledge", task, seed)
-    off = run_agent("ledge", task, seed, {"harmony": False})
+    task = TASKS["static"]
+    on = run_agent("static", task, seed)
+    off = run_agent("static", task, seed, {"harmony": False})
     report(on, off, seed, Path(os.environ.get("HD_AGENTS_RESULTS", tmp_path)))
     assert on.mean >= task.bar, on.returns
     assert off.mean < (task.chance + task.bar) / 2, off.returns
@@ -46,7 +46,7 @@ def report(on: Trial, off: Trial, seed: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_curve(on.curve, folder / f"harmony_on_seed{seed}.csv")
     write_curve(off.curve, folder / f"harmony_off_seed{seed}.csv")
-    plot_harmony(on, off, folder / f"harmony_seed{seed}.png", f"ledge, seed {seed}")
+    plot_harmony(on, off, folder / f"harmony_seed{seed}.png", f"static, seed {seed}")
 
 
 TINY = ["learning_starts=30", "batch_size=2", "sequence_length=8", "train_ratio=4", "horizon=3"]
