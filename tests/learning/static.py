@@ -15,8 +15,8 @@ class Static(gymnasium.Env[Vector, np.int64]):
     """A walk along five places to the best one, seen through many numbers that mean nothing.
 
     Actions 0 to 2: left, stay, right, by one place; and with probability 1/5 a step leads to any place at random. A
-    step pays by the place that it led to: 0, 1/3, 2/3, 1 from left to right, but -1 in the last place, over the ledge. The
-    observation is the place, one-hot, followed by ``numbers`` Gaussian numbers that are redrawn at every step.
+    step pays by the place that it led to: 0, 1/3, 2/3, 1 from left to right, but -1 in the last place, over the ledge.
+    The observation is the place, one-hot, followed by ``numbers`` Gaussian numbers that are redrawn at every step.
 
     The latent state of a nano model has room for 24 bits. One spent on the static lowers the observation loss by more
     than one spent on the place lowers the losses of reward and observation together. So a model that adds up its losses

@@ -48,7 +48,7 @@ TASKS = {
     "cartpole": Task(_cartpole, "MlpPolicy", 10_000, 300.0, 500.0, 22.0),
     "no_velocity": Task(_no_velocity, "MlpPolicy", 10_000, 250.0, 500.0, 22.0),  # memory
     "pendulum": Task(_pendulum, "MlpPolicy", 4_000, -250.0, -145.0, -1225.0),  # continuous actions
-    "catch": Task(Catch, "CnnPolicy", 2_000, 6.4, 8.0, -4.0),  # pixels
+    "catch": Task(Catch, "CnnPolicy", 2_200, 6.4, 8.0, -4.0),  # pixels
     "rendezvous": Task(Rendezvous, "MultiInputPolicy", 3_000, 1.0, 2.8, -6.1),  # Dict observations
     "locks": Task(Locks, "MlpPolicy", 2_000, 8.5, 10.0, 3.6),  # MultiDiscrete actions
     "previous_action": Task(PreviousActionReward, "MlpPolicy", 2_000, 0.85, 1.0, 0.33),  # alignment
@@ -82,7 +82,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cartpole": {**_NANO, **_CARTPOLE},
     "no_velocity": {**_NANO, **_CARTPOLE},
     "pendulum": {**_NANO, "train_ratio": 128},
-    "catch": {**_NANO, "batch_size": 4, "train_ratio": 256, "gamma": 0.93},
+    "catch": {**_NANO, "learning_starts": 300, "batch_size": 4, "train_ratio": 224, "gamma": 0.93},
     "rendezvous": {**_NANO, "train_ratio": 128, "gamma": 0.95, "harmony_learning_rate": 3e-3},
     "locks": {**_NANO, "batch_size": 16, "train_ratio": 256, "gamma": 0.9, "harmony_learning_rate": 1e-2},
     "previous_action": {**_NANO, "batch_size": 16, "train_ratio": 256, "gamma": 0.9, "harmony_learning_rate": 1e-2},
