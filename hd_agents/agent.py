@@ -76,6 +76,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param gamma: discount per step, in (0, 1].
     :param return_lambda: mix of n-step returns in the dream, 0 (one step) to 1 (the whole dream).
     :param entropy_coefficient: weight of the actor's entropy, in units of (normalised) return per nat.
+    :param official_quirks: repeat the accidents of the official code that we left out, see docs/fidelity.md.
     :param action_repeat: frames per env step, for logging in frames only; repeating actions is the environment's work.
     :param policy_kwargs: network widths over the size's preset, see :func:`hd_agents.backbones.build`.
     :param precision: of the networks in training: "float32", "bfloat16", or "auto" for bfloat16 on CUDA only.
@@ -118,6 +119,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         gamma: float | None = None,
         return_lambda: float | None = None,
         entropy_coefficient: float | None = None,
+        official_quirks: bool = False,
         action_repeat: int = 1,
         policy_kwargs: dict[str, Any] | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -174,6 +176,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         self.return_lambda = checks.number("return_lambda", return_lambda, 0.0, 1.0, default=usual.return_lambda)
         usual_entropy = usual.entropy_coefficient
         self.entropy_coefficient = checks.number("entropy_coefficient", entropy_coefficient, 0.0, default=usual_entropy)
+        self.official_quirks = checks.choice("official_quirks", official_quirks, [False, True])
         self.action_repeat = checks.whole("action_repeat", action_repeat, 1)
 
         self._rng = np.random.default_rng()
@@ -212,6 +215,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
                 discrete=bool(self.policy.actions.groups),
                 return_lambda=self.return_lambda,
                 entropy_coefficient=self.entropy_coefficient,
+                official_quirks=self.official_quirks,
             ),
             DEFAULTS[self.backbone],
             horizon=self.horizon,

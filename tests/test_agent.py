@@ -54,6 +54,14 @@ def test_a_wrong_argument_is_named_with_what_is_allowed(change: dict[str, Any], 
     assert str(value).strip("{}").split(":")[0].strip("'") in str(caught.value)
 
 
+def test_the_official_accident_is_an_option() -> None:
+    for quirks, bonus in ((False, 0.0), (True, 0.25)):
+        agent = tiny(
+            env="Pendulum-v1", backbone="dreamerv2", entropy_coefficient=0.25, official_quirks=quirks
+        )
+        assert agent.learner.objectives.entropy_in_targets == bonus
+
+
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
 def test_defaults_come_from_the_backbone(backbone: Any) -> None:
     agent = HarmonyDreamAgent("MlpPolicy", "CartPole-v1", backbone=backbone, size="nano", device="cpu")

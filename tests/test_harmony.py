@@ -113,3 +113,13 @@ def test_the_user_selects_what_is_harmonised(harmony, harmonized):
 def test_bad_selections_are_named(harmony):
     with pytest.raises(ValueError, match=next(iter(harmony))):
         select_terms(TERMS, harmony, GROUPS)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_loss_that_is_not_finite_is_passed_on_and_named_by_its_metric(bad):
+    """Hiding it here would train on in silence; who owns the step decides what to do."""
+    harmonizer = Harmonizer({"reward": Term(), "dynamics": Term()})
+    total, metrics = harmonizer({"reward": torch.tensor(bad), "dynamics": torch.tensor(1.0)})
+    assert not total.isfinite()
+    losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
+    assert [name for name, value in losses.items() if not value.isfinite()] == ["loss/reward"]

@@ -142,7 +142,9 @@ class CriticLoss(NamedTuple):
         if self.slow_regularizer == 1.0:  # both in one pass over the logits
             loss = critic.loss(out, torch.stack([target, slow_value]))
         else:
-            loss = critic.loss(out, target) + self.slow_regularizer * critic.loss(out, slow_value)
+            loss = critic.loss(out, target)
+            if self.slow_regularizer:
+                loss = loss + self.slow_regularizer * critic.loss(out, slow_value)
         return (targets.critic_weight * loss).mean()
 
 
