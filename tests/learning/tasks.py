@@ -83,7 +83,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no_velocity": {**_NANO, **_CARTPOLE},
     "pendulum": {**_NANO, "train_ratio": 128},
     "catch": {**_NANO, "learning_starts": 300, "batch_size": 4, "train_ratio": 224, "gamma": 0.93},
-    "rendezvous": {**_NANO, "train_ratio": 128, "gamma": 0.95, "harmony_learning_rate": 3e-3},
+    "rendezvous": {**_NANO, "train_ratio": 128, "harmony_learning_rate": 3e-3},
     "locks": {**_NANO, "batch_size": 16, "train_ratio": 256, "gamma": 0.9, "harmony_learning_rate": 1e-2},
     "previous_action": {**_NANO, "batch_size": 16, "train_ratio": 256, "gamma": 0.9, "harmony_learning_rate": 1e-2},
     # Divisors that have to arrive within the run: the paper's rate would take 50,000 gradient steps.
