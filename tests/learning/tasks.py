@@ -51,7 +51,7 @@ TASKS = {
     "catch": Task(Catch, "CnnPolicy", 2_200, 6.4, 8.0, -4.0),  # pixels
     "rendezvous": Task(Rendezvous, "MultiInputPolicy", 3_000, 1.0, 2.8, -6.1),  # Dict observations
     "locks": Task(Locks, "MlpPolicy", 2_000, 8.5, 10.0, 3.6),  # MultiDiscrete actions
-    "previous_action": Task(PreviousActionReward, "MlpPolicy", 1_500, 0.85, 1.0, 0.33),  # alignment
+    "previous_action": Task(PreviousActionReward, "MlpPolicy", 2_500, 0.85, 1.0, 0.33),  # alignment
     "static": Task(Static, "MlpPolicy", 4_000, 7.5, 9.4, 2.4),  # harmony; 4.2 without looking
 }
 
