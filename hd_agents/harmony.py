@@ -5,9 +5,8 @@ without bound (eq. 5):
 
     total = sum_i  L_i / sigma_i + w_i * log(1 + sigma_i)
 
-At the optimum sigma = (L + sqrt(L^2 + 4L)) / 2 for w = 1: about sqrt(L) for small losses, L + 1 for large ones. So
-every harmonised loss contributes about one, however large its raw value, and the weight of a vanishing loss stays
-bounded.
+At the optimum sigma = (L + sqrt(L^2 + 4L)) / 2 for w = 1: about sqrt(L) for small losses, L + 1 for large ones. So a
+large loss contributes about one, however large it is, and the weight of a vanishing loss grows with L^-1/2 only.
 """
 
 from __future__ import annotations
