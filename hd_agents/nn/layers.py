@@ -124,9 +124,12 @@ class GRUCell(nn.Module):
         self.linear = linear(deter + inputs, 3 * deter, "uniform" if bias else "normal", bias=bias)
         self.norm = nn.LayerNorm(3 * deter, eps=NORM_EPS)
 
-    def forward(self, x: Tensor, deter: Tensor) -> Tensor:
-        """x (N, inputs), deter (N, D) -> the next deter (N, D)."""
-        gates = self.norm(self.linear(torch.cat([deter, x], -1)).float())  # the memory itself stays in float32
-        reset, candidate, update = gates.chunk(3, -1)
+    def finish(self, gates: Tensor, deter: Tensor) -> Tensor:
+        """The linear layer's output (N, 3 D) and deter (N, D) -> the next deter (N, D)."""
+        reset, candidate, update = self.norm(gates.float()).chunk(3, -1)  # the memory itself stays in float32
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))
+
+    def forward(self, x: Tensor, deter: Tensor) -> Tensor:
+        """x (N, inputs), deter (N, D) -> the next deter (N, D)."""
+        return self.finish(self.linear(torch.cat([deter, x], -1)), deter)

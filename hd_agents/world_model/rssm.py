@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
 from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
+from hd_agents.nn.recurrent import StepLinear
 
 
 class State(NamedTuple):
@@ -122,32 +123,44 @@ class RSSM(nn.Module):
         state = initial if state is None else state
         keep = (~is_first).to(embed.dtype).unsqueeze(-1)
         reset = 1.0 - keep
-        action_weight = self.image_in.linear.weight[:, self.flat :]
-        embed_weight = self.observe_in.linear.weight[:, self.deter :]
-        stoch_weight = self.image_in.linear.weight[:, : self.flat].t()
-        deter_weight = self.observe_in.linear.weight[:, : self.deter].t()
-        from_action = F.linear(self._clip(action) * keep, action_weight, self.image_in.linear.bias).unbind(1)
-        from_embed = F.linear(embed, embed_weight, self.observe_in.linear.bias).unbind(1)
         reset_deter = (reset * initial.deter.unsqueeze(1)).unbind(1)
         reset_stoch = (reset * initial.stoch.unsqueeze(1)).unbind(1)
         keeps = keep.unbind(1)
         numbers = [None] * steps if draws is None else draws.transpose(0, 1).contiguous().unbind(0)
+        image_in, gru, observe_in, posterior_out = self._step_layers(embed, self._clip(action) * keep)
 
         deter, stoch = state
         deters, stochs, logits = [], [], []
         for t in range(steps):
             deter = torch.addcmul(reset_deter[t], deter, keeps[t])
             stoch = torch.addcmul(reset_stoch[t], stoch, keeps[t])
-            hidden = self.image_in.finish(torch.addmm(from_action[t], stoch, stoch_weight))
-            deter = self.gru(hidden, deter)
-            hidden = self.observe_in.finish(torch.addmm(from_embed[t], deter, deter_weight))
-            logit = self.posterior_out(hidden).unflatten(-1, (self.stoch, self.classes))
+            hidden = self.image_in.finish(image_in(t, stoch))
+            deter = self.gru.finish(gru(t, torch.cat([deter, hidden], -1)), deter)
+            hidden = self.observe_in.finish(observe_in(t, deter))
+            logit = posterior_out(t, hidden).unflatten(-1, (self.stoch, self.classes))
             stoch = self.sample(logit, numbers[t])
             deters.append(deter)
             stochs.append(stoch)
             logits.append(logit)
         posterior = State(torch.stack(deters, 1), torch.stack(stochs, 1))
         return posterior, torch.stack(logits, 1)
+
+    def _step_layers(self, embed: Tensor, action: Tensor) -> tuple[StepLinear, StepLinear, StepLinear, StepLinear]:
+        """The four linear layers of a filtering step, with what they see of embeddings and actions already computed."""
+        first, observe = self.image_in.linear, self.observe_in.linear
+        from_action = F.linear(action, first.weight[:, self.flat :], first.bias)
+        from_embed = F.linear(embed, observe.weight[:, self.deter :], observe.bias)
+
+        def alone(layer: nn.Linear) -> StepLinear:
+            base = from_embed.new_zeros(()) if layer.bias is None else layer.bias.to(from_embed.dtype)
+            return StepLinear(base.expand(*embed.shape[:2], layer.out_features), layer.weight)
+
+        return (
+            StepLinear(from_action, first.weight[:, : self.flat]),
+            alone(self.gru.linear),
+            StepLinear(from_embed, observe.weight[:, : self.deter]),
+            alone(self.posterior_out),
+        )
 
     def _clip(self, action: Tensor) -> Tensor:
         return action / action.detach().abs().clamp(min=1.0) if self.clip_action else action

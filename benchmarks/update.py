@@ -1,0 +1,152 @@
+"""Time one training update: sampling, world model, imagination, actor, critic, optimisers, slow critic.
+
+``python benchmarks/update.py nano cpu-small --precision float32 bfloat16`` times the named cases interleaved and prints
+seconds per update (median), the share of each part, parameters and peak memory; ``--json FILE`` keeps all numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from cases import CASES, make_learner, make_replay
+
+PARTS = ("sample", "world model", "imagination", "predictions", "actor", "critic", "step")
+
+
+class Updates:
+    """One case, ready to be updated."""
+
+    def __init__(self, name: str, precision: str, device: str, options: dict[str, Any]) -> None:
+        torch.manual_seed(0)
+        self.case = CASES[name]
+        self.device = torch.device(device)
+        self.learner = make_learner(self.case, device, bfloat16=precision == "bfloat16", **options)
+        self.replay = make_replay(self.case, rows=500)
+        self.rng = np.random.default_rng(0)
+
+    def update(self) -> None:
+        """One update, to its end."""
+        with torch.profiler.record_function("sample"):
+            batch = self.replay.sample(self.case.batch_size, self.case.sequence_length, self.rng, self.device)
+        self.learner.train_step(batch)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def times(self) -> dict[str, float]:
+        """Wall and CPU seconds of one update."""
+        start, cpu = time.perf_counter(), time.process_time()
+        self.update()
+        return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+
+    def shares(self, steps: int) -> dict[str, float]:
+        """Share of each part in the time of the update."""
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
+        with profile(activities=activities) as profiled:
+            for _ in range(steps):
+                self.update()
+        attribute = "device_time_total" if self.device.type == "cuda" else "cpu_time_total"
+        times = {event.key: getattr(event, attribute) for event in profiled.key_averages() if event.key in PARTS}
+        whole = sum(times.values()) or 1.0
+        return {part: times.get(part, 0.0) / whole for part in PARTS}
+
+
+def worker(options: argparse.Namespace) -> None:
+    """Answer each line on stdin with one line of JSON: an update, or at the end the report."""
+    torch.set_num_threads(options.threads)
+    name, precision = options.worker
+    run = Updates(name, precision, options.device, {"compiled": options.compile})
+    for line in sys.stdin:
+        if line.strip() == "update":
+            print(json.dumps(run.times()), flush=True)
+            continue
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        peak = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else usage.ru_maxrss * 1024
+        parameters = sum(p.numel() for p in run.learner.networks.parameters())
+        report = {"peak_bytes": peak, "parameters": parameters, "shares": run.shares(options.profiled)}
+        print(json.dumps(report), flush=True)
+        return
+
+
+class Worker:
+    """A process of its own per case, so that peak memory is its own."""
+
+    def __init__(self, name: str, precision: str, options: argparse.Namespace) -> None:
+        words = [sys.executable, __file__, "--worker", name, precision, "--threads", str(options.threads)]
+        words += ["--device", options.device, "--profiled", str(options.profiled)] + ["--compile"] * options.compile
+        environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the processes take turns
+        self.label = (name, precision)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment)
+        self.times: dict[str, list[float]] = {"seconds": [], "cpu_seconds": []}
+
+    def ask(self, word: str) -> dict[str, Any]:
+        """Send a word, read the answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.label}: the process ended early, exit status {self.process.wait()}.")
+        return json.loads(line)
+
+
+def main() -> None:
+    """Parse the command line, time, print."""
+    parser = argparse.ArgumentParser(description="Time one training update.")
+    parser.add_argument("cases", nargs="*", default=["nano", "cpu-small"], metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
+    parser.add_argument("--updates", type=int, default=15, help="timed updates per case")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--profiled", type=int, default=2, help="further updates under the profiler, for the shares")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the world model's losses")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options)
+        return
+    workers = [Worker(name, precision, options) for name in options.cases for precision in options.precision]
+    for turn in range(options.warmup + options.updates):
+        for one in workers:
+            for kind, seconds in one.ask("update").items():
+                if turn >= options.warmup:
+                    one.times[kind].append(seconds)
+    rows = []
+    for one in workers:
+        report = one.ask("report")
+        rows.append({"case": one.label[0], "precision": one.label[1], **one.times, **report})
+        wall, cpu = one.times["seconds"], statistics.median(one.times["cpu_seconds"])
+        print(
+            f"{one.label[0]:12} {one.label[1]:9} {statistics.median(wall):.4f} s/update ({min(wall):.4f} to {max(wall):.4f}, CPU "
+            f"{cpu:.4f})  "
+            f"{report['parameters'] / 1e6:.2f} M parameters  peak {report['peak_bytes'] / 2**20:.0f} MiB"
+        )
+        print("  " + "  ".join(f"{part} {share:.0%}" for part, share in report["shares"].items()))
+    if options.json is not None:
+        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        machine |= {"threads": options.threads, "device": options.device, "compiled": options.compile}
+        options.json.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
