@@ -16,6 +16,18 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
+def softmax(logits: Tensor) -> Tensor:
+    """Probabilities over the last axis, in float32.
+
+    PyTorch's CPU kernel is scalar below its vector width (16 floats) and very slow where it also has to convert.
+    """
+    logits = logits.float()
+    if logits.shape[-1] >= 16 or logits.device.type != "cpu":
+        return torch.softmax(logits, -1)
+    exponentials = torch.exp(logits - logits.detach().amax(-1, keepdim=True))
+    return exponentials / exponentials.sum(-1, keepdim=True)
+
+
 def unimix_log_probs(logits: Tensor, unimix: float) -> Tensor:
     """Log-probabilities over the last axis, with a share ``unimix`` of the uniform distribution mixed in.
 
@@ -24,7 +36,7 @@ def unimix_log_probs(logits: Tensor, unimix: float) -> Tensor:
     """
     if unimix == 0.0:
         return torch.log_softmax(logits, -1)
-    probs = torch.softmax(logits, -1)
+    probs = softmax(logits)
     return torch.log(probs * (1.0 - unimix) + unimix / logits.shape[-1])
 
 
@@ -41,7 +53,7 @@ class _SampleOneHot(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits: Tensor, draw: Tensor | None, unimix: float) -> Tensor:  # type: ignore[no-untyped-def]
-        probs = torch.softmax(logits, -1, dtype=torch.float32)
+        probs = softmax(logits)
         classes = logits.shape[-1]
         if draw is None:
             index = probs.argmax(-1, keepdim=True)
