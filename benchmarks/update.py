@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cases import CASES, make_learner, make_replay
 
+from hd_agents.host import keep_freed_memory
+
 PARTS = ("sample", "world model", "imagination", "predictions", "actor", "critic", "step")
 
 
@@ -33,6 +35,8 @@ class Updates:
     """One case, ready to be updated."""
 
     def __init__(self, name: str, precision: str, device: str, options: dict[str, Any]) -> None:
+        if device == "cpu":
+            keep_freed_memory()  # as learn() does
         torch.manual_seed(0)
         self.case = CASES[name]
         self.device = torch.device(device)

@@ -17,6 +17,7 @@ from hd_agents import checks, official
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.envs import register_suite
+from hd_agents.host import keep_freed_memory
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
@@ -270,6 +271,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay()
         warn_of_frozen_schedules(self._frozen_schedules)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
