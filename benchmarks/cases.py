@@ -71,9 +71,9 @@ def make_replay(case: Case, rows: int = 2_000, n_envs: int = 1, seed: int = 0) -
     replay = SequenceReplay(rows, n_envs, case.images, case.vectors, ACTIONS)
     for row in range(rows // n_envs):
         for env in range(n_envs):
-            observation = {
-                key: rng.integers(0, 256, shape, dtype=np.uint8) for key, shape in case.images.items()
-            } | {key: rng.standard_normal(size, dtype=np.float32) for key, size in case.vectors.items()}
+            observation = {key: rng.integers(0, 256, shape, dtype=np.uint8) for key, shape in case.images.items()} | {
+                key: rng.standard_normal(size, dtype=np.float32) for key, size in case.vectors.items()
+            }
             action = np.eye(ACTIONS, dtype=np.float32)[rng.integers(ACTIONS)]
             ends = row % EPISODE == EPISODE - 1
             replay.add(env, observation, action, float(rng.standard_normal()), row % EPISODE == 0, ends)

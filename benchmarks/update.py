@@ -7,6 +7,7 @@ seconds per update (median), the share of each part, parameters and peak memory;
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +90,15 @@ def worker(options: argparse.Namespace) -> None:
 
 
 class Worker:
-    """A process of its own per case, so that peak memory is its own."""
+    """A process of its own for each contender, so that peak memory is its own and turns can be taken.
 
-    def __init__(self, name: str, precision: str, options: argparse.Namespace) -> None:
-        words = [sys.executable, __file__, "--worker", name, precision, "--threads", str(options.threads)]
-        words += ["--device", options.device, "--profiled", str(options.profiled)] + ["--compile"] * options.compile
-        environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    :param label: what it is. :param words: its command line; it answers each line on stdin with one line of JSON.
+    """
+
+    def __init__(self, label: tuple[str, ...], words: Sequence[str], threads: int) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the processes take turns
-        self.label = (name, precision)
+        self.label = label
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment)
         self.times: dict[str, list[float]] = {"seconds": [], "cpu_seconds": []}
@@ -110,6 +113,29 @@ class Worker:
         if not line:
             raise SystemExit(f"{self.label}: the process ended early, exit status {self.process.wait()}.")
         return json.loads(line)
+
+    @property
+    def median(self) -> float:
+        """Median wall seconds of an update."""
+        return statistics.median(self.times["seconds"])
+
+
+def take_turns(workers: Sequence[Worker], warmup: int, updates: int) -> None:
+    """One update of each in turn, again and again: whatever disturbs the machine disturbs all of them."""
+    for turn in range(warmup + updates):
+        for one in workers:
+            for kind, seconds in one.ask("update").items():
+                if turn >= warmup:
+                    one.times[kind].append(seconds)
+
+
+def describe_machine(threads: int) -> dict[str, Any]:
+    """What a figure depends on besides the code."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    return {"cpu": cpu, "threads": threads, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
 
 
 def main() -> None:
@@ -129,26 +155,25 @@ def main() -> None:
     if options.worker:
         worker(options)
         return
-    workers = [Worker(name, precision, options) for name in options.cases for precision in options.precision]
-    for turn in range(options.warmup + options.updates):
-        for one in workers:
-            for kind, seconds in one.ask("update").items():
-                if turn >= options.warmup:
-                    one.times[kind].append(seconds)
+    common = ["--threads", str(options.threads), "--device", options.device, "--profiled", str(options.profiled)]
+    common += ["--compile"] * options.compile
+    labels = [(name, precision) for name in options.cases for precision in options.precision]
+    words = [sys.executable, __file__, *common, "--worker"]
+    workers = [Worker(label, [*words, *label], options.threads) for label in labels]
+    take_turns(workers, options.warmup, options.updates)
     rows = []
     for one in workers:
         report = one.ask("report")
         rows.append({"case": one.label[0], "precision": one.label[1], **one.times, **report})
         wall, cpu = one.times["seconds"], statistics.median(one.times["cpu_seconds"])
         print(
-            f"{one.label[0]:12} {one.label[1]:9} {statistics.median(wall):.4f} s/update ({min(wall):.4f} to {max(wall):.4f}, CPU "
+            f"{one.label[0]:12} {one.label[1]:9} {one.median:.4f} s/update ({min(wall):.4f} to {max(wall):.4f}, CPU "
             f"{cpu:.4f})  "
             f"{report['parameters'] / 1e6:.2f} M parameters  peak {report['peak_bytes'] / 2**20:.0f} MiB"
         )
         print("  " + "  ".join(f"{part} {share:.0%}" for part, share in report["shares"].items()))
     if options.json is not None:
-        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        machine |= {"threads": options.threads, "device": options.device, "compiled": options.compile}
+        machine = describe_machine(options.threads) | {"device": options.device, "compiled": options.compile}
         options.json.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -199,15 +199,18 @@ def build(
     :param harmony: which losses are harmonised, see :func:`hd_agents.harmony.select_terms`.
     :param gamma: the discount, which DreamerV2's continue head is trained on; default the backbone's.
     :param overrides: fields of :class:`Size`, and ``predict_continue`` (bool, default True), ``continue_gradient``
-        (bool, default True), ``free_nats`` (nats), ``unimix`` (0 to 1), ``harmony_kind`` ("rectified" or "naive"),
-        ``bins`` (of DreamerV3's reward and critic, default 255), ``vector_units`` and ``vector_layers`` (of the
-        networks that encode and decode vectors, default ``units`` and ``layers``).
+        (bool, default True), ``hard_continue`` (bool; True ends a dream where its end is likelier than not, as
+        DreamerV3 has it, False weighs what follows by the probability, as DreamerV2), ``free_nats`` (nats), ``unimix``
+        (0 to 1), ``harmony_kind`` ("rectified" or "naive"), ``bins`` (of DreamerV3's reward and critic, default 255),
+        ``vector_units`` and ``vector_layers`` (of the networks that encode and decode vectors, default ``units`` and
+        ``layers``).
     :raises ValueError: for an unknown backbone, size, override or loss name.
     """
     _check_choice("backbone", backbone, SIZES)
     _check_choice("size", size, SIZES[backbone])
     v3 = backbone == "dreamerv3"
     options: dict[str, Any] = {"predict_continue": True, "continue_gradient": True, "harmony_kind": "rectified"}
+    options["hard_continue"] = v3
     style = STYLES[backbone]
     options |= {"free_nats": style.kl.free, "unimix": style.unimix, "bins": 255} | SIZES[backbone][size]._asdict()
     options |= {"vector_units": None, "vector_layers": None}
@@ -255,7 +258,9 @@ def build(
         rssm,
         Decoder(features, images, vectors, **shared, error_scale=style.error_scale),
         ScalarHead(features, scalar(), **mlp, init=style.zero_init),
-        ContinueHead(features, **mlp, target_scale=1.0 if v3 else gamma, hard=v3) if predict_continue else None,
+        ContinueHead(features, **mlp, target_scale=1.0 if v3 else gamma, hard=options["hard_continue"])
+        if predict_continue
+        else None,
         kl=style.kl,
         observation_losses=names,
         continue_gradient=options["continue_gradient"],

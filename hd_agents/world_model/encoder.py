@@ -42,9 +42,7 @@ class ImageEncoder(nn.Module):
         stages = model_size(height, width)[2]
         widths = [channels] + [depth * 2**i for i in range(stages)]
         padding = 1 if padded else 0
-        self.layers = nn.Sequential(
-            *[Conv(a, b, padding=padding, norm=norm, act=act) for a, b in pairwise(widths)]
-        )
+        self.layers = nn.Sequential(*[Conv(a, b, padding=padding, norm=norm, act=act) for a, b in pairwise(widths)])
         for _ in range(stages):
             height, width = (height + 2 * padding - 4) // 2 + 1, (width + 2 * padding - 4) // 2 + 1
         self.outputs = height * width * widths[-1]
