@@ -108,6 +108,11 @@ class DreamPolicy(BasePolicy):
         kind = f"choices of {' x '.join(map(str, groups))}" if groups else f"{self.actions.size} continuous dimensions"
         return "\n".join([*lines, f"Actions: {kind}"])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are. Stable-Baselines3's own walks through all modules, at every step many times."""
+        return self.networks.world_model.rssm.prior_out.weight.device
+
     def initial(self, n_envs: int) -> Latent:
         """Zeros for ``n_envs`` environments; a step with ``is_first`` replaces them by the model's initial state."""
         rssm = self.networks.world_model.rssm

@@ -1,0 +1,77 @@
+"""Time acting: one step of filtering and the choice of an action, from NumPy to NumPy, as evaluation does it.
+
+``python benchmarks/policy.py nano atari100k --batch 1 16`` prints the median and the 90th percentile in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
+
+from cases import ACTIONS, CASES, Case
+from update import describe_machine
+
+from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy
+
+
+def make_policy(case: Case, device: str) -> DreamPolicy:
+    """A policy of the case's networks."""
+    discrete = case.backbone == "dreamerv3"
+    actions = gym.spaces.Discrete(ACTIONS) if discrete else gym.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
+    if case.images:
+        kind, space = CnnPolicy, gym.spaces.Box(0, 255, next(iter(case.images.values())), np.uint8)
+    else:
+        kind, space = MlpPolicy, gym.spaces.Box(-np.inf, np.inf, (sum(case.vectors.values()),), np.float32)
+    policy = kind(space, actions, backbone=case.backbone, size=case.size, overrides=case.overrides)
+    return policy.to(device)
+
+
+def milliseconds(policy: DreamPolicy, batch: int, steps: int) -> list[float]:
+    """Times of ``steps`` calls of predict for ``batch`` environments, after a few to warm up."""
+    seen = np.stack([policy.observation_space.sample() for _ in range(batch)])
+    state, starts, times = None, np.ones(batch, bool), []
+    for step in range(steps + 20):
+        begun = time.perf_counter()
+        _, state = policy.predict(seen, state, starts)
+        if step >= 20:
+            times.append(1e3 * (time.perf_counter() - begun))
+        starts = np.zeros(batch, bool)
+    return times
+
+
+def main() -> None:
+    """Parse the command line, time, print."""
+    parser = argparse.ArgumentParser(description="Time the choice of an action.")
+    parser.add_argument("cases", nargs="*", default=["nano", "cpu-small", "atari100k"], metavar="CASE")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="environments at once")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    rows = []
+    for name in options.cases:
+        policy = make_policy(CASES[name], options.device)
+        for batch in options.batch:
+            times = milliseconds(policy, batch, options.steps)
+            median, slow = np.percentile(times, [50, 90])
+            print(f"{name:12} batch {batch:3}  {median:.3f} ms  (90th percentile {slow:.3f} ms)")
+            rows.append({"case": name, "batch": batch, "milliseconds": median, "percentile_90": slow})
+    if options.json is not None:
+        report = {**describe_machine(options.threads), "device": options.device, "rows": rows}
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
