@@ -67,14 +67,10 @@ def newest_intact(folder: Path) -> Manifest | None:
     """
     problems = []
     for step in steps_in(folder):
-        path = folder / file_name("checkpoint", step)
         try:
-            manifest = _read_manifest(path, step)
-            for name, (size, checksum) in manifest.files.items():
-                _verify(folder / name, size, checksum)
-            return manifest
+            return read_checkpoint(folder, step)
         except (CheckpointError, OSError) as error:
-            problems.append(f"{path} is damaged: {error}")
+            problems.append(f"{folder / file_name('checkpoint', step)} is damaged: {error}")
             warnings.warn(f"{problems[-1]} It is skipped.", UserWarning, stacklevel=3)
     if problems:
         raise CheckpointError(
@@ -82,6 +78,17 @@ def newest_intact(folder: Path) -> Manifest | None:
             "HarmonyDreamAgent.load reads it by itself; to begin again, use another folder."
         )
     return None
+
+
+def read_checkpoint(folder: Path, step: int) -> Manifest:
+    """The checkpoint of a step, after all of its files have been compared with their checksums.
+
+    :raises CheckpointError: saying which file is damaged, and how.
+    """
+    manifest = _read_manifest(folder / file_name("checkpoint", step), step)
+    for name, (size, checksum) in manifest.files.items():
+        _verify(folder / name, size, checksum)
+    return manifest
 
 
 def commit(folder: Path, step: int, replay: Mapping[str, Sequence[int]], known: Manifest | None) -> Manifest:
