@@ -100,7 +100,9 @@ class Killer:
         for step in steps_in(self.folder):
             read_checkpoint(self.folder, step)
         manifest = newest_intact(self.folder)
-        assert manifest is None or manifest.step >= self.newest, f"{self.newest} had been stored, {manifest.step} is left"
+        assert manifest is None or manifest.step >= self.newest, (
+            f"{self.newest} had been stored, {manifest.step} is left"
+        )
         return Kill(resumed, saved[-1] if saved else None, bool(told) and told[-1][0] == "saving")
 
 

@@ -116,17 +116,18 @@ def _layer_state(layer: Any) -> dict[str, Any]:
 
     :raises ArchiveError: if it holds anything else.
     """
-    state: dict[str, Any] = {"class": type(layer).__name__}
+    state: dict[str, Any] = {
+        "class": type(layer).__name__,
+        "spaces": {name: space_state(space) for name, space in _spaces(layer).items()},
+    }
     if all(callable(getattr(type(layer), name, None)) for name in ("get_state", "set_state")):
         return from_json(to_json({**state, "own": _pack(layer.get_state())}))
-    live = _spaces(layer), _moments(layer)
-    state["spaces"] = {name: space_state(space) for name, space in live[0].items()}
-    state["moments"] = {name: [part.mean, part.var, part.count] for name, part in live[1].items()}
+    state["moments"] = {name: [part.mean, part.var, part.count] for name, part in _moments(layer).items()}
     state["generators"], state["values"] = {}, {}
     for name, value in vars(layer).items():
         if isinstance(value, np.random.Generator):
             state["generators"][name] = value.bit_generator.state
-        elif not (name in CONSTANT or name in live[0] or inspect.isroutine(value) or _is_live(value)):
+        elif not (name in CONSTANT or inspect.isroutine(value) or _is_live(value)):
             state["values"][name] = _pack(value)
     return from_json(to_json(state, type(layer).__name__))
 
@@ -134,11 +135,11 @@ def _layer_state(layer: Any) -> dict[str, Any]:
 def _set_layer_state(layer: Any, state: Mapping[str, Any]) -> None:
     if state["class"] != type(layer).__name__:
         raise ArchiveError(f"The environment has a {type(layer).__name__} where the stored one had {state['class']}.")
+    for name, space in _spaces(layer).items():
+        set_space_state(space, state["spaces"][name])
     if "own" in state:
         layer.set_state(_unpack(state["own"]))
         return
-    for name, space in _spaces(layer).items():
-        set_space_state(space, state["spaces"][name])
     for name, part in _moments(layer).items():
         part.mean, part.var, part.count = state["moments"][name]
     for name, generator in state["generators"].items():
@@ -156,20 +157,17 @@ def _spaces(layer: Any) -> dict[str, spaces.Space[Any]]:
 
 def _moments(layer: Any) -> dict[str, RunningMeanStd]:
     """The moving statistics of a VecNormalize: one, or one for each observation key."""
-    found = {}
+    found: dict[str, RunningMeanStd] = {}
     for name, value in vars(layer).items():
-        if isinstance(value, RunningMeanStd):
-            found[name] = value
-        elif isinstance(value, dict) and _is_live(value):
-            found |= {f"{name}.{key}": part for key, part in value.items()}
+        parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {where: part for where, part in parts.items() if isinstance(part, RunningMeanStd)}
     return found
 
 
 def _is_live(value: Any) -> bool:
     """Whether the value is restored in place: statistics and spaces, or a dict of them."""
-    if isinstance(value, dict) and value:
-        return all(isinstance(part, RunningMeanStd | spaces.Space) for part in value.values())
-    return isinstance(value, RunningMeanStd)
+    parts = list(value.values()) if type(value) is dict and value else [value]
+    return all(isinstance(part, RunningMeanStd | spaces.Space) for part in parts)
 
 
 def _pack(value: Any) -> Any:
