@@ -33,7 +33,7 @@ def catch() -> list[Callable[[], gym.Env[Any, Any]]]:
 
 
 def cartpole() -> list[Callable[[], gym.Env[Any, Any]]]:
-    return [partial(make, "CartPole-v1")] * 3
+    return [partial(make, "CartPole-v1", max_episode_steps=9)] * 3
 
 
 def pendulum() -> list[Callable[[], gym.Env[Any, Any]]]:
@@ -64,9 +64,14 @@ def fingerprint(agent: HarmonyDreamAgent) -> dict[str, Any]:
         "rates": agent._rates(),
         "episodes": [(info["r"], info["l"]) for info in agent.ep_info_buffer],
         "next": agent.predict(agent._last_obs)[0].tolist(),
-        "random": (random.random(), float(torch.rand(())), agent._rng.random(), agent.action_space.sample().tolist()),
-        "numpy": np.random.rand(),  # noqa: NPY002  Stable-Baselines3 seeds it, and an environment may draw from it
+        "random": (_draw(), float(torch.rand(())), agent._rng.random()),
+        "actions": [agent.action_space.sample().tolist() for _ in range(20)],
     }
+
+
+def _draw() -> tuple[float, float]:
+    """From the generators that we do not use, but that an environment may."""
+    return random.random(), np.random.rand()  # noqa: NPY002
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -90,7 +95,9 @@ def run(
     try:
         checkpoint = None if folder is None else RunCheckpoint(folder, every=25)
         agent = checkpoint and checkpoint.resume(env, device="cpu", **changes)
-        agent = agent or new_agent(env, backbone, **changes)
+        if agent is None:
+            agent = new_agent(env, backbone, **changes)
+            _draw()
         agent.learn(steps - agent.num_timesteps, callback=checkpoint, reset_num_timesteps=False)
         return fingerprint(agent)
     finally:
