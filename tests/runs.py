@@ -48,7 +48,9 @@ def make_vec(functions: list[Callable[[], gym.Env[Any, Any]]], subproc: bool) ->
 def new_agent(env: VecEnv, backbone: str, **changes: Any) -> HarmonyDreamAgent:
     policy = "CnnPolicy" if len(env.observation_space.shape or ()) == 3 else "MlpPolicy"
     sizes = {"train_ratio": 2.3, "buffer_size": 20 * env.num_envs}  # a remainder after each step; rings that wrap
-    return tiny(policy, env, backbone=backbone, **{"seed": 7, **sizes, **changes})
+    agent = tiny(policy, env, backbone=backbone, **{"seed": 7, **sizes, **changes})
+    _draw()  # so that these generators do not stand where a seed puts them
+    return agent
 
 
 def fingerprint(agent: HarmonyDreamAgent) -> dict[str, Any]:
@@ -95,9 +97,7 @@ def run(
     try:
         checkpoint = None if folder is None else RunCheckpoint(folder, every=25)
         agent = checkpoint and checkpoint.resume(env, device="cpu", **changes)
-        if agent is None:
-            agent = new_agent(env, backbone, **changes)
-            _draw()
+        agent = agent or new_agent(env, backbone, **changes)
         agent.learn(steps - agent.num_timesteps, callback=checkpoint, reset_num_timesteps=False)
         return fingerprint(agent)
     finally:
