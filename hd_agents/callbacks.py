@@ -80,6 +80,7 @@ class RunCheckpoint(BaseCallback):
         return agent
 
     def _on_training_start(self) -> None:
+        self._give_signals_back()  # an exception may have ended the last learn()
         self.stopped_by, self._stopping = None, False
         in_folder, known = steps_in(self.folder), self._kept[-1].step if self._kept else -1
         if in_folder and not 0 <= known <= self.model.num_timesteps:
@@ -155,7 +156,9 @@ class RunCheckpoint(BaseCallback):
         self._history, self._added = agent.replay_buffer.history, list(agent.replay_buffer.added)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.stopped_by is not None:
+        while frame is not None and frame.f_code is not HarmonyDreamAgent.learn.__code__:
+            frame = frame.f_back
+        if self.stopped_by is not None or frame is None:  # the second one; or an exception has ended learn()
             self._give_signals_back()
             signal.raise_signal(number)
             return
@@ -165,7 +168,7 @@ class RunCheckpoint(BaseCallback):
 
     def _give_signals_back(self) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._handlers.clear()
 
 

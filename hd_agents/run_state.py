@@ -44,6 +44,6 @@ def restore_run(agent: Any, data: Mapping[str, Any], tensors: Mapping[str, Any])
         set_global_state(data, tensors["torch"])
     except ArchiveError:
         raise
-    except DAMAGE as error:
+    except (*DAMAGE, RuntimeError) as error:  # torch's error for a generator's state is the latter
         raise ArchiveError(f"The run's state does not fit ({type(error).__name__}: {error}).") from error
     return goes_on

@@ -225,6 +225,18 @@ def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     assert newest_intact(tmp_path).step == 20
 
 
+def test_signals_are_left_alone_once_learning_has_failed(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    callback = RunCheckpoint(tmp_path, every=20)
+    with pytest.raises(ZeroDivisionError):
+        agent_of().learn(50, callback=[callback, At(33, fail)])
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 class Engine(Scripted):
     """An environment with a part that cannot be stored."""
 

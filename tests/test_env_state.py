@@ -96,8 +96,10 @@ def test_environments_must_be_wrapped_alike() -> None:
     with pytest.raises(ArchiveError, match=r"made of .*Scripted.* but the stored one was of .*Monitor"):
         set_state(scripted(), state)
     normalised = VecNormalize(DummyVecEnv([scripted]))
-    with pytest.raises(ArchiveError, match="has fewer wrappers"):
+    with pytest.raises(ArchiveError, match=r"has the wrappers \[\], but the stored one had 1"):
         set_vec_state(DummyVecEnv([scripted]), get_vec_state(normalised))
+    with pytest.raises(ArchiveError, match=r"has the wrappers \['VecNormalize'\], but the stored one had 0"):
+        set_vec_state(normalised, get_vec_state(DummyVecEnv([scripted])))
 
 
 def test_statistics_of_normalisation_are_kept_even_if_episodes_are_not() -> None:

@@ -21,9 +21,7 @@ from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_f
 DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
 EPISODES = 3  # played for the video
-REPORTS = (
-    20  # lines about the return so far, evenly spread over a run; and checkpoints, if --resume alone asks for them
-)
+REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
 CHECKPOINTS = "checkpoints"  # their folder within the run's
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status after each, as shells have it
 

@@ -67,13 +67,13 @@ def set_state(env: gym.Env[Any, Any], state: list[dict[str, Any]]) -> None:
 def get_vec_state(env: VecEnv) -> dict[str, Any]:
     """The states of a vector environment: of its ``wrappers``, and of its ``envs``; None for what cannot be stored."""
     wrappers: list[Any] = []
-    while isinstance(env, VecEnvWrapper):
+    states: list[Any] = []
+    for layer in _vec_layers(env):
         try:
-            wrappers.append(_layer_state(env))
+            wrappers.append(_layer_state(layer))
         except ArchiveError:
             wrappers.append(None)
-        env = env.venv
-    states: list[Any] = []
+    env = env.unwrapped
     if isinstance(env, DummyVecEnv):
         states = [get_state(each) for each in env.envs]
     elif all(env.env_is_wrapped(Restorable)) and set(env.env_method("class_name")) == {Restorable.class_name()}:
@@ -86,14 +86,16 @@ def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
 
     :raises ArchiveError: for environments that are wrapped differently.
     """
-    if whole := state["envs"] is not None and None not in state["wrappers"]:
+    layers, stored = list(_vec_layers(env)), state["wrappers"]
+    if len(layers) != len(stored):
+        found = [type(layer).__name__ for layer in layers]
+        raise ArchiveError(f"The vector environment has the wrappers {found}, but the stored one had {len(stored)}.")
+    if whole := state["envs"] is not None and None not in stored:
         env.reset()
-    for part in state["wrappers"]:
-        if not isinstance(env, VecEnvWrapper):
-            raise ArchiveError(f"The vector environment has fewer wrappers than the stored one ({state['wrappers']}).")
+    for layer, part in zip(layers, stored, strict=True):
         if part is not None:
-            _set_layer_state(env, part)
-        env = env.venv
+            _set_layer_state(layer, part)
+    env = env.unwrapped
     if whole and isinstance(env, DummyVecEnv):
         for each, part in zip(env.envs, state["envs"], strict=True):
             set_state(each, part)
@@ -101,6 +103,12 @@ def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
         for index, part in enumerate(state["envs"]):
             env.env_method("set_state", part, indices=[index])
     return whole
+
+
+def _vec_layers(env: VecEnv) -> Iterator[VecEnvWrapper]:
+    while isinstance(env, VecEnvWrapper):
+        yield env
+        env = env.venv
 
 
 def _layers(env: Any) -> Iterator[Any]:
