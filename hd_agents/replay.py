@@ -70,7 +70,7 @@ class SequenceReplay:
         self._counts = [0] * n_envs
         self._heads = [0] * n_envs  # where each environment's next row goes
         self.added = [0] * n_envs  # rows that each environment was ever given, those since overwritten included
-        self.history = object()  # another one once the rows are replaced: `added` cannot be compared across that
+        self.history = object()  # another one once a file was read: `added` cannot be compared across that
 
     def __len__(self) -> int:
         """Rows stored, of all environments."""
@@ -247,10 +247,10 @@ class SequenceReplay:
         rows = read_header(file, name, self._layout, self.n_envs, self.rows_per_env)
         if sum(rows) and not self._columns:
             self._allocate()
-        before = zip(self._heads, self._counts, self.added, strict=True) if keep else [(0, 0, 0)] * self.n_envs
-        self.history = self.history if keep else object()
-        heads, counts, added = map(list, zip(*before, strict=True))
-        self._counts, self._heads, self.added = ([0] * self.n_envs for _ in range(3))
+        before = self._heads, self._counts, self.added
+        self._heads, self._counts, self.added = ([0] * self.n_envs for _ in before)  # empty, if reading fails
+        self.history = object()
+        heads, counts, added = before if keep else (self._heads, self._counts, self.added)
         for column in self._columns.values():
             for ring, count, head in zip(column, rows, heads, strict=True):
                 for part in stretch(ring, head, count):

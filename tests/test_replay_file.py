@@ -54,6 +54,19 @@ def test_pieces_add_up_to_the_whole(steps: list[tuple[int, int]], tmp_path: Path
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < (sum(done) + 1) * 150 + 400 * len(steps)
 
 
+def test_a_piece_that_cannot_be_read_leaves_an_empty_replay(tmp_path: Path) -> None:
+    fill(make(40, 2), 9, 4).save(tmp_path / "rows")
+    raw = bytearray((tmp_path / "rows").read_bytes())
+    raw[-1] = 7  # the last flag of all
+    (tmp_path / "rows").write_bytes(raw)
+    replay = fill(make(40, 2), 15, 3)
+    with pytest.raises(ValueError, match="a flag holds 7"):
+        replay.append(tmp_path / "rows")
+    assert (len(replay), replay.added) == (0, [0, 0])
+    assert_rows_agree(fill(replay, 8, 5).sample(20, 4, np.random.default_rng(0)))
+    assert (len(replay), replay.added) == (13, [8, 5])
+
+
 def test_file_objects_and_larger_replays_take_it() -> None:
     file = io.BytesIO()
     fill(make(20), 33).save(file)
