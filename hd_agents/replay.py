@@ -1,6 +1,6 @@
 """Sequence replay: one preallocated ring of rows per environment, sampled as fixed-shape batches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hd_agents.host import atomic_write, available_memory, format_bytes
-from hd_agents.replay_file import read_array, read_header, write_array, write_header
+from hd_agents.replay_file import read_array, read_header, stretch, write_array, write_header
 from hd_agents.world_model.batch import Batch
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -69,6 +69,8 @@ class SequenceReplay:
         self._columns: dict[str, NDArray] = {}  # (n_envs, rows_per_env, *shape) each; empty until the first row
         self._counts = [0] * n_envs
         self._heads = [0] * n_envs  # where each environment's next row goes
+        self.added = [0] * n_envs  # rows that each environment was ever given, those since overwritten included
+        self.history = object()  # another one once a file was read: `added` cannot be compared across that
 
     def __len__(self) -> int:
         """Rows stored, of all environments."""
@@ -127,6 +129,7 @@ class SequenceReplay:
         columns["terminated"][row] = terminated
         self._heads[env] = (row[1] + 1) % self.rows_per_env
         self._counts[env] = min(self._counts[env] + 1, self.rows_per_env)
+        self.added[env] += 1
 
     def can_sample(self, length: int) -> bool:
         """Whether at least one environment has stored ``length`` consecutive rows."""
@@ -157,17 +160,21 @@ class SequenceReplay:
         observation = {key: tensors[OBSERVATION + key] for key in self._observation}
         return Batch(observation, tensors["action"], tensors["reward"], tensors["is_first"], tensors["terminated"])
 
-    def save(self, target: str | Path | BinaryIO) -> None:
+    def save(self, target: str | Path | BinaryIO, since: Sequence[int] | None = None) -> None:
         """Write the stored rows, oldest first, to one file that :meth:`load` reads; nothing in it is executable.
 
         A path is written atomically (see :func:`~hd_agents.host.atomic_write`). :mod:`hd_agents.replay_file` states
         the format.
+
+        :param since: an earlier value of ``added``: write only the rows that came after it, for :meth:`append`.
         """
+        since = [0] * self.n_envs if since is None else since
+        new = [min(n - old, count) for n, old, count in zip(self.added, since, self._counts, strict=True)]
         if not isinstance(target, (str, Path)):
-            self._write(target)
+            self._write(target, new)
             return
         with atomic_write(Path(target)) as file:
-            self._write(file)
+            self._write(file, new)
 
     def load(self, source: str | Path | BinaryIO) -> None:
         """Replace the content by that of a file written by :meth:`save`, whose columns and environments must match.
@@ -180,12 +187,17 @@ class SequenceReplay:
         :raises MemoryError: if the rings do not fit into memory.
         """
         if not isinstance(source, (str, Path)):
-            self._read(source, "the replay file")
+            self._read(source, "the replay file", keep=False)
             return
         if Path(source).is_dir():
             raise ValueError(f"{source} is a folder: expected a replay file.")
         with open(source, "rb") as file:
-            self._read(file, str(source))
+            self._read(file, str(source), keep=False)
+
+    def append(self, source: Path) -> None:
+        """Add the rows of a file to those stored, as so many calls of :meth:`add` would; errors as for :meth:`load`."""
+        with open(source, "rb") as file:
+            self._read(file, str(source), keep=True)
 
     def _row_bytes(self) -> int:
         return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self._layout.values())
@@ -223,23 +235,29 @@ class SequenceReplay:
         np.take(rows, index, axis=0, out=tensor.numpy(), mode="clip")  # 'raise' would copy twice
         return tensor
 
-    def _write(self, file: BinaryIO) -> None:
-        write_header(file, self._layout, self._counts)
+    def _write(self, file: BinaryIO, rows: list[int]) -> None:
+        """The newest ``rows`` of each environment."""
+        write_header(file, self._layout, rows)
         for column in self._columns.values():
-            for ring, count, head in zip(column, self._counts, self._heads, strict=True):
-                oldest = head if count == self.rows_per_env else 0
-                write_array(file, ring[oldest:count])
-                write_array(file, ring[:oldest])
+            for ring, count, head in zip(column, rows, self._heads, strict=True):
+                for part in stretch(ring, (head - count) % self.rows_per_env, count):
+                    write_array(file, part)
 
-    def _read(self, file: BinaryIO, name: str) -> None:
-        counts = read_header(file, name, self._layout, self.n_envs, self.rows_per_env)
-        if sum(counts) and not self._columns:
+    def _read(self, file: BinaryIO, name: str, keep: bool) -> None:
+        rows = read_header(file, name, self._layout, self.n_envs, self.rows_per_env)
+        if sum(rows) and not self._columns:
             self._allocate()
-        self._counts, self._heads = [0] * self.n_envs, [0] * self.n_envs
+        before = self._heads, self._counts, self.added
+        self._heads, self._counts, self.added = ([0] * self.n_envs for _ in before)  # empty, if reading fails
+        self.history = object()
+        heads, counts, added = before if keep else (self._heads, self._counts, self.added)
         for column in self._columns.values():
-            for ring, count in zip(column, counts, strict=True):
-                read_array(file, name, ring[:count])
-        self._counts, self._heads = counts, [count % self.rows_per_env for count in counts]
+            for ring, count, head in zip(column, rows, heads, strict=True):
+                for part in stretch(ring, head, count):
+                    read_array(file, name, part)
+        self._heads = [(head + count) % self.rows_per_env for head, count in zip(heads, rows, strict=True)]
+        self._counts = [min(old + count, self.rows_per_env) for old, count in zip(counts, rows, strict=True)]
+        self.added = [old + count for old, count in zip(added, rows, strict=True)]
 
 
 def _check_array(what: str, array: NDArray, dtype: np.dtype, shape: tuple[int, ...]) -> None:

@@ -86,6 +86,11 @@ def read_array(file: BinaryIO, name: str, array: NDArray) -> None:
         raise ValueError(f"{name} is damaged: a reward is not finite.")
 
 
+def stretch(ring: NDArray, start: int, count: int) -> tuple[NDArray, NDArray]:
+    """``count`` rows of a ring from ``start`` on: those up to its end, and those from its beginning."""
+    return ring[start : start + count], ring[: max(0, start + count - len(ring))]
+
+
 def _describe(layout: Layout) -> dict[str, list]:
     return {column: [dtype.str, list(shape)] for column, (dtype, shape) in layout.items()}
 

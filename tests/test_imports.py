@@ -8,14 +8,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
-    {"nn", "spaces", "host", "checks", "jsonable", "replay_file"},
+    {"nn", "spaces", "host", "checks", "jsonable", "replay_file", "randomness"},
     {"harmony"},
     {"world_model"},
     {"behavior"},
-    {"backbones", "replay", "metrics", "envs", "progress", "saving"},
+    {"backbones", "replay", "metrics", "envs", "progress", "saving", "checkpoint"},
     {"learner", "policies", "official_layout"},
-    {"collection", "imagine", "player", "restoring", "official"},
+    {"collection", "imagine", "player", "restoring", "official", "run_state"},
     {"agent"},
+    {"callbacks"},
     {"zoo"},
     {"cli"},
 )

@@ -34,6 +34,39 @@ def test_saved_rows_come_back_and_go_on(steps: tuple[int, int], tmp_path: Path) 
         assert torch.equal(one.observation["joints"], two.observation["joints"])
 
 
+@pytest.mark.parametrize("steps", [[(3, 0), (5, 9)], [(19, 2), (7, 0), (0, 30), (1, 1)], [(50, 21), (20, 19), (3, 0)]])
+def test_pieces_add_up_to_the_whole(steps: list[tuple[int, int]], tmp_path: Path) -> None:
+    replay, copy = make(40, 2), make(40, 2)
+    done = [0, 0]
+    for number, counts in enumerate(steps):
+        since = list(replay.added)
+        for env, count in enumerate(counts):
+            for step in range(done[env], done[env] + count):
+                replay.add(env, **row(env, step))
+            done[env] += count
+        replay.save(tmp_path / str(number), since)
+        copy.append(tmp_path / str(number))
+        whole, pieces = io.BytesIO(), io.BytesIO()
+        replay.save(whole)
+        copy.save(pieces)
+        assert pieces.getvalue() == whole.getvalue()
+    assert replay.added == done
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < (sum(done) + 1) * 150 + 400 * len(steps)
+
+
+def test_a_piece_that_cannot_be_read_leaves_an_empty_replay(tmp_path: Path) -> None:
+    fill(make(40, 2), 9, 4).save(tmp_path / "rows")
+    raw = bytearray((tmp_path / "rows").read_bytes())
+    raw[-1] = 7  # the last flag of all
+    (tmp_path / "rows").write_bytes(raw)
+    replay = fill(make(40, 2), 15, 3)
+    with pytest.raises(ValueError, match="a flag holds 7"):
+        replay.append(tmp_path / "rows")
+    assert (len(replay), replay.added) == (0, [0, 0])
+    assert_rows_agree(fill(replay, 8, 5).sample(20, 4, np.random.default_rng(0)))
+    assert (len(replay), replay.added) == (13, [8, 5])
+
+
 def test_file_objects_and_larger_replays_take_it() -> None:
     file = io.BytesIO()
     fill(make(20), 33).save(file)

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Sequence
 
 import hd_agents
+from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv` (default: the process's own) and return the exit status.
 
-    0: done; 2: a mistake in what was typed, told in one line; 130: stopped by Ctrl-C, after saving what there was.
+    0: done; 1: a checkpoint that cannot be written or read; 2: a mistake in what was typed, told in one line; 130, 143:
+    stopped by Ctrl-C or SIGTERM, after saving what there was.
     """
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
@@ -25,3 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except train.UsageError as error:
         print(f"hd-agents: {error}", file=sys.stderr)
         return 2
+    except CheckpointError as error:
+        print(f"hd-agents: {error}", file=sys.stderr)
+        return 1

@@ -93,11 +93,14 @@ def write_video(path: Path, frames: Sequence[Image], fps: float) -> None:
 
 def read_episodes(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Env steps taken by all environments up to the end of each training episode, and its return, in order of time."""
-    rows: list[tuple[float, int, float]] = []
+    rows: list[tuple[int, int, float]] = []
     for path in sorted(folder.glob("*.monitor.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             next(file)  # a comment line with the file's metadata
-            rows += [(float(row["t"]), int(row["l"]), float(row["r"])) for row in csv.DictReader(file)]
+            end = 0  # steps of this environment, which are the clock of all: they step together
+            for row in csv.DictReader(file):
+                end += int(row["l"])
+                rows.append((end, int(row["l"]), float(row["r"])))
     rows.sort()
     return np.cumsum([length for _, length, _ in rows], dtype=np.int64), np.array([total for *_, total in rows])
 

@@ -33,6 +33,10 @@ class Plan(NamedTuple):
     n_envs: int
     arguments: dict[str, Any]
 
+    def settings(self, seed: int) -> dict[str, Any]:
+        """All of it in one dict, under the zoo's names."""
+        return {"seed": seed, "n_timesteps": self.steps, "n_envs": self.n_envs, **self.arguments}
+
 
 def make_plan(
     task: str, steps: int | None = None, size: str | None = None, device: str = "auto", settings: Sequence[str] = ()

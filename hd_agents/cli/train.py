@@ -5,7 +5,6 @@ import importlib.util
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -13,13 +12,18 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent
+from hd_agents.callbacks import RunCheckpoint
+from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures
+from hd_agents.cli.resuming import own_run_folder, resume, resume_command
 from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_folder
 
 DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
 EPISODES = 3  # played for the video
-REPORTS = 20  # lines about the return so far, evenly spread over a run
+REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
+CHECKPOINTS = "checkpoints"  # their folder within the run's
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status after each, as shells have it
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -37,27 +41,45 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
+    folder_help = "where run folders go (default: %(default)s); with --resume, the folder of the run itself"
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help=folder_help)
+    parser.add_argument(
+        "--checkpoint-every", type=float, metavar="STEPS", help="store the whole run every so many env steps"
+    )
+    resume_help = "go on with the run in --folder where it was stored last; begin it, if there is none yet"
+    parser.add_argument("--resume", action="store_true", help=resume_help)
     set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train as asked and return the exit status: 0, or 130 when Ctrl-C ended the training early."""
+    """Train as asked and return the exit status: 0, or 130 or 143 when Ctrl-C or SIGTERM ended the training early."""
     _check_installed()
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings)
     make_env(plan.task).close()  # a task that does not exist gets no folder
-    folder = new_run_folder(options.folder, plan.task)
-    env = make_vec_env(plan.task, plan.n_envs, seed=options.seed, monitor_dir=str(folder))
+    checkpointing = options.resume or options.checkpoint_every is not None
+    if options.checkpoint_every is not None and options.checkpoint_every < 1:
+        raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {options.checkpoint_every:g}.")
+    folder = own_run_folder(options.folder) if options.resume else new_run_folder(options.folder, plan.task)
+    resuming = bool(steps_in(folder / CHECKPOINTS))
+    monitor = {"override_existing": not resuming}
+    env = make_vec_env(plan.task, plan.n_envs, seed=options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
+    checkpoint = None
+    if checkpointing:
+        checkpoint = RunCheckpoint(folder / CHECKPOINTS, int(options.checkpoint_every or max(1, plan.steps // REPORTS)))
     try:
-        agent = _make_agent(plan, env, options, folder)
+        agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
+        agent = agent or _make_agent(plan, env, options, folder)
         agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
         _write_config(folder / "config.yml", plan, options)
-        status = _learn(agent, plan.steps)
+        status = _learn(agent, plan.steps, checkpoint)
         agent.save(folder / "agent.zip")
     finally:
         env.close()
-    _leave_pictures(agent, plan.task, options.seed, folder)
+    if status and checkpoint:
+        print(f"To go on: {resume_command(options, folder)}", flush=True)
+    if status != SIGNALS["SIGTERM"]:
+        _leave_pictures(agent, plan.task, options.seed, folder)
     return status
 
 
@@ -72,9 +94,10 @@ def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Pa
         return HarmonyDreamAgent(env=env, seed=options.seed, device=options.device, verbose=1, **plan.arguments)
     except (TypeError, ValueError) as error:
         env.close()
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        if not options.resume:
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
         raise UsageError(str(error)) from error
 
 
@@ -85,6 +108,9 @@ class _Report(BaseCallback):
         super().__init__()
         self._every = every
         self._next = every
+
+    def _on_training_start(self) -> None:
+        self._next += self.model.num_timesteps // self._every * self._every
 
     def _on_step(self) -> bool:
         from tqdm.auto import tqdm
@@ -97,13 +123,15 @@ class _Report(BaseCallback):
         return True
 
 
-def _learn(agent: HarmonyDreamAgent, steps: int) -> int:
+def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None) -> int:
+    callbacks: list[BaseCallback] = [_Report(max(1, steps // REPORTS)), *([checkpoint] if checkpoint else [])]
+    left = max(0, steps - agent.num_timesteps)
     try:
-        agent.learn(steps, callback=_Report(max(1, steps // REPORTS)), progress_bar=True)
+        agent.learn(left, callback=callbacks, progress_bar=True, reset_num_timesteps=False)
     except KeyboardInterrupt:
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
-        return 130
-    return 0
+        return SIGNALS["SIGINT"]
+    return SIGNALS[checkpoint.stopped_by] if checkpoint and checkpoint.stopped_by else 0
 
 
 def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
@@ -111,8 +139,8 @@ def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
     import yaml
 
     command = shlex.join(["hd-agents", *sys.argv[1:]])
-    chosen: dict[str, Any] = {"seed": options.seed, "n_timesteps": plan.steps, "n_envs": plan.n_envs, **plan.arguments}
-    path.write_text(f"# {command}\n" + yaml.safe_dump({plan.task: chosen}, sort_keys=False), encoding="utf-8")
+    text = yaml.safe_dump({plan.task: plan.settings(options.seed)}, sort_keys=False)
+    path.write_text(f"# {command}\n{text}", encoding="utf-8")
 
 
 def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path) -> None:

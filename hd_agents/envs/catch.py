@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from hd_agents.randomness import new_generator
+
 __all__ = ["Catch"]
 
 Image = npt.NDArray[np.uint8]
@@ -30,6 +32,7 @@ METER = np.array([236, 226, 170], np.uint8)
 FLOOR = np.array([122, 116, 104], np.uint8)
 FLASH = {1: np.array([84, 190, 92]), -1: np.array([206, 64, 64])}  # a catch, a miss
 FLASH_SHARE = 0.4  # of the flash's colour in the sky
+_STATE = ("_paddle", "_ball", "_trail", "_drift", "_fallen", "_balls_left", "_outcome")
 
 
 class Catch(gymnasium.Env[Image, np.int64]):
@@ -131,6 +134,16 @@ class Catch(gymnasium.Env[Image, np.int64]):
     def render(self) -> Image | None:
         """Return the scene as ``(256, 256, 3)`` uint8, or None without a render mode."""
         return None if self._big_painter is None else self._big_painter.draw(self._scene())
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the game stands, the generator of its balls included; see :mod:`hd_agents.envs.state`."""
+        return {**{name: getattr(self, name) for name in _STATE}, "generator": self.np_random.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where another game stood that was made with the same arguments."""
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self.np_random = new_generator(state["generator"])
 
     def _drop(self) -> None:
         """Put a new ball at the top."""

@@ -1,0 +1,184 @@
+"""Callbacks for ``learn``: checkpoints from which a run goes on as if nothing had happened."""
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv
+
+from hd_agents import checks
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.checkpoint import CheckpointError, Manifest, commit, file_name, newest_intact, prune, steps_in
+from hd_agents.run_state import restore_run, run_state
+from hd_agents.saving import read_archive, write_archive
+
+Agent = TypeVar("Agent", bound=HarmonyDreamAgent)
+
+
+class RunCheckpoint(BaseCallback):
+    """Stores the whole run every so often, and when it ends or is asked to end; :meth:`resume` goes on with it::
+
+        checkpoint = RunCheckpoint("runs/catch", every=10_000)
+        agent = checkpoint.resume(env) or HarmonyDreamAgent("CnnPolicy", env)
+        agent.learn(total - agent.num_timesteps, callback=checkpoint, reset_num_timesteps=False)
+
+    While learning, Ctrl-C (SIGINT) and SIGTERM finish the present step, store the run and end ``learn``, which returns
+    the agent as usual; a second one acts at once. ``stopped_by`` then holds the signal's name.
+
+    :param folder: of this run's checkpoints and of nothing else; made if it does not exist.
+    :param every: env steps between two checkpoints.
+    :param keep: newest checkpoints to keep; older ones go when the next one is safe on the disk.
+    :param verbose: 1 prints a line for every checkpoint.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 10_000, keep: int = 2, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.folder = Path(folder)
+        self.every = checks.whole("every", every, 1)
+        self.keep = checks.whole("keep", keep, 1)
+        self.stopped_by: str | None = None
+        self._kept: list[Manifest] = []  # oldest first; the last one is where the run stands on the disk
+        self._history: object | None = None  # of the replay whose rows the last checkpoint holds
+        self._added: list[int] = []  # rows of each environment up to the last checkpoint
+        self._stopping = False
+        self._handlers: dict[int, Any] = {}
+
+    def resume(
+        self,
+        env: GymEnv | str,
+        agent_class: type[Agent] = HarmonyDreamAgent,  # type: ignore[assignment]  # bound to it, says the variable
+        device: torch.device | str = "auto",
+        **changes: Any,
+    ) -> Agent | None:
+        """The agent of the newest intact checkpoint, its environments and random generators where they were then.
+
+        Nothing in the folder is executed. Random numbers drawn between this and ``learn`` change the run.
+
+        :param env: as the run had it. Where its state could not be stored (see :mod:`hd_agents.envs.state`), the
+            running episodes end as truncated ones and new ones begin.
+        :param changes: constructor arguments to change, as for ``load``; a rate that is a function has to be given
+            again.
+        :return: None if the folder holds no checkpoint.
+        :raises CheckpointError: if no checkpoint there is intact; damaged ones are skipped with a warning.
+        :raises ValueError: if ``env`` does not fit.
+        """
+        manifest = newest_intact(self.folder)
+        if manifest is None:
+            return None
+        path = self.folder / file_name("agent", manifest.step)
+        agent = agent_class.load(path, env=env, device=device, force_reset=False, **changes)
+        assert agent.replay_buffer is not None
+        for name in manifest.replay:
+            agent.replay_buffer.append(self.folder / name)
+        restore_run(agent, *read_archive(self.folder / file_name("state", manifest.step)))
+        self._remember(manifest, agent)
+        return agent
+
+    def _on_training_start(self) -> None:
+        self._give_signals_back()  # an exception may have ended the last learn()
+        self.stopped_by, self._stopping = None, False
+        in_folder, known = steps_in(self.folder), self._kept[-1].step if self._kept else -1
+        if in_folder and not 0 <= known <= self.model.num_timesteps:
+            raise CheckpointError(
+                f"{self.folder} holds checkpoints of a run up to step {in_folder[0]}, and this one begins at step "
+                f"{self.model.num_timesteps}. Go on with that one by resume(env), or give an empty folder."
+            )
+        if not self._kept:
+            self.save()  # better now than after hours: a folder that cannot be written
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def _on_rollout_start(self) -> None:
+        # Here, and only here, the agent is between two steps: the last one is stored and has been learnt from.
+        due = self.model.num_timesteps // self.every > self._kept[-1].step // self.every
+        if due or self.stopped_by:
+            self.save()
+        if self.stopped_by:
+            self._stopping = True
+            print(f"{self.stopped_by}: stored step {self._kept[-1].step} in {self.folder}; learning ends.", flush=True)
+
+    def _on_step(self) -> bool:
+        return not self._stopping
+
+    def _on_training_end(self) -> None:
+        if not self._stopping:
+            self.save()
+        self._give_signals_back()
+
+    def save(self) -> None:
+        """Store the run as it is now, unless that has been done; call it between two steps only.
+
+        :raises CheckpointError: if the disk is full or the folder cannot be written; the last checkpoint is intact.
+        """
+        step = self.model.num_timesteps
+        last = self._kept[-1] if self._kept else None
+        if last is not None and last.step == step:
+            return
+        try:
+            self._remember(self._write(step, last), self.model)
+            prune(self.folder, self._kept)
+        except OSError as error:
+            self._give_signals_back()
+            with suppress(OSError):  # parts of it would be in the way when the disk is full
+                prune(self.folder, self._kept)
+            there = "No checkpoint was written before." if last is None else f"That of step {last.step} is intact."
+            raise CheckpointError(
+                f"Cannot write the checkpoint of step {step} to {self.folder}: {error}. {there} Make room or give "
+                "another folder, and resume."
+            ) from error
+        if self.verbose >= 1:
+            print(f"Stored step {step} in {self.folder}", flush=True)
+
+    def _write(self, step: int, last: Manifest | None) -> Manifest:
+        agent: Any = self.model
+        replay = agent.replay_buffer
+        if last is None or replay.history is not self._history:
+            files, since = {}, [0] * replay.n_envs
+        else:
+            files, since = dict(last.replay), self._added
+        new = [min(added - old, replay.rows_per_env) for added, old in zip(replay.added, since, strict=True)]
+        if any(new):
+            name = file_name("replay", step)
+            replay.save(self.folder / name, since)
+            files[name] = new
+        agent.save(self.folder / file_name("agent", step))
+        write_archive(self.folder / file_name("state", step), *run_state(agent))
+        return commit(self.folder, step, _still_in_ring(files, replay.rows_per_env), last)
+
+    def _remember(self, manifest: Manifest, agent: Any) -> None:
+        self._kept = [*self._kept, manifest][-self.keep :]
+        self._history, self._added = agent.replay_buffer.history, list(agent.replay_buffer.added)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        while frame is not None and frame.f_code is not HarmonyDreamAgent.learn.__code__:
+            frame = frame.f_back
+        if self.stopped_by is not None or frame is None:  # the second one; or an exception has ended learn()
+            self._give_signals_back()
+            signal.raise_signal(number)
+            return
+        self.stopped_by = signal.Signals(number).name
+        # print() must not be used in a handler: the signal may have come in the middle of another one.
+        os.write(2, f"\n{self.stopped_by}: ending after this step. Once more ends at once, unsaved.\n".encode())
+
+    def _give_signals_back(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._handlers.clear()
+
+
+def _still_in_ring(files: dict[str, list[int]], rows_per_env: int) -> dict[str, list[int]]:
+    """The files of rows, oldest first, without those that the newer ones have overwritten in every ring."""
+    needed: dict[str, list[int]] = {}
+    after = [0] * len(next(iter(files.values()), []))
+    for name, rows in reversed(files.items()):
+        if all(count >= rows_per_env for count in after):
+            break
+        needed[name] = rows
+        after = [one + other for one, other in zip(after, rows, strict=True)]
+    return dict(reversed(needed.items()))

@@ -1,0 +1,168 @@
+"""The folder of a run's checkpoints: files that are whole or absent, and checked before they are believed.
+
+::
+
+    agent-000000020000.zip         what HarmonyDreamAgent.save writes, and load reads, at env step 20,000
+    state-000000020000.zip         random generators and environments
+    replay-000000020000.rows       the replay's rows since the checkpoint before; see hd_agents.replay_file
+    checkpoint-000000020000.json   written last: the names, sizes and SHA-256 sums of all files that belong together
+
+A checkpoint exists once its last file does. Each file is written beside its place, flushed to the disk and renamed, so
+a process may be killed at any moment. Rows stay in the file that they were first written to for as long as a
+checkpoint refers to it.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hd_agents.host import atomic_write
+from hd_agents.jsonable import DAMAGE, ArchiveError
+
+FORMAT, VERSION = "hd_agents checkpoint", 1
+SUFFIXES = {"agent": "zip", "state": "zip", "replay": "rows", "checkpoint": "json"}
+OURS = re.compile(r"(agent|state|replay|checkpoint)-(\d{12})\.(zip|rows|json)", re.ASCII)
+ABANDONED = re.compile(rf"\.{OURS.pattern}\.[0-9a-f]{{8}}\.tmp", re.ASCII)  # of a process that was killed while writing
+MAX_MANIFEST = 1 << 24  # bytes
+
+
+class CheckpointError(ArchiveError):
+    """A checkpoint that cannot be written or read. Says what, where, and what to do."""
+
+
+class Manifest(NamedTuple):
+    """One checkpoint: the env ``step`` it was made at, and its files.
+
+    ``files`` is name to (size in bytes, SHA-256 in hexadecimal); ``replay`` is the name of each file of rows, oldest
+    first, to how many it has of each environment.
+    """
+
+    step: int
+    files: dict[str, tuple[int, str]]
+    replay: dict[str, list[int]]
+
+
+def file_name(kind: str, step: int) -> str:
+    """The name of a file; ``kind`` is "agent", "state", "replay" or "checkpoint"."""
+    return f"{kind}-{step:012d}.{SUFFIXES[kind]}"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Env steps of the checkpoints in a folder, intact or not, newest first."""
+    found = [OURS.fullmatch(path.name) for path in folder.glob("checkpoint-*.json")]
+    return sorted((int(match[2]) for match in found if match), reverse=True)
+
+
+def newest_intact(folder: Path) -> Manifest | None:
+    """The newest checkpoint whose files are all as they were written; None in a folder without checkpoints.
+
+    Damaged ones are skipped with a warning that says what is wrong.
+
+    :raises CheckpointError: if there are checkpoints, but no intact one.
+    """
+    problems = []
+    for step in steps_in(folder):
+        try:
+            return read_checkpoint(folder, step)
+        except (CheckpointError, OSError) as error:
+            problems.append(f"{folder / file_name('checkpoint', step)} is damaged: {error}")
+            warnings.warn(f"{problems[-1]} It is skipped.", UserWarning, stacklevel=3)
+    if problems:
+        raise CheckpointError(
+            f"No checkpoint in {folder} is intact. {' '.join(problems)} If an agent-*.zip there is whole, "
+            "HarmonyDreamAgent.load reads it by itself; to begin again, use another folder."
+        )
+    return None
+
+
+def read_checkpoint(folder: Path, step: int) -> Manifest:
+    """The checkpoint of a step, after all of its files have been compared with their checksums.
+
+    :raises CheckpointError: saying which file is damaged, and how.
+    """
+    manifest = _read_manifest(folder / file_name("checkpoint", step), step)
+    for name, (size, checksum) in manifest.files.items():
+        _verify(folder / name, size, checksum)
+    return manifest
+
+
+def commit(folder: Path, step: int, replay: Mapping[str, Sequence[int]], known: Manifest | None) -> Manifest:
+    """Make a checkpoint of files that are in their places already.
+
+    :param replay: as in :class:`Manifest`. :param known: an earlier checkpoint; its sums of the same rows still hold.
+    :raises OSError: if the folder cannot be read or written.
+    """
+    names = [file_name("agent", step), file_name("state", step), *replay]
+    old = {} if known is None else {name: known.files[name] for name in known.replay}
+    files = {name: old[name] if name in old else _sums(folder / name) for name in names}
+    manifest = Manifest(step, files, {name: list(rows) for name, rows in replay.items()})
+    document = {"format": FORMAT, "version": VERSION, **manifest._asdict()}
+    text = json.dumps({**document, "sha256": _sum_of(document)}, indent=1)
+    with atomic_write(folder / file_name("checkpoint", step)) as file:
+        file.write(text.encode())
+    return manifest
+
+
+def prune(folder: Path, kept: Sequence[Manifest]) -> None:
+    """Remove what belongs to none of the ``kept`` checkpoints: older and damaged ones, and what killed processes left.
+
+    A checkpoint's own file goes before the files that it names. Other files in the folder are left alone.
+    """
+    names = {name for manifest in kept for name in (file_name("checkpoint", manifest.step), *manifest.files)}
+    ours = [path for path in folder.iterdir() if OURS.fullmatch(path.name) or ABANDONED.fullmatch(path.name)]
+    for path in sorted(ours, key=lambda path: not path.name.startswith("checkpoint")):
+        if path.name not in names:
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _read_manifest(path: Path, step: int) -> Manifest:
+    if path.stat().st_size > MAX_MANIFEST:
+        raise CheckpointError(f"it has {path.stat().st_size:,} bytes, at most {MAX_MANIFEST:,} are allowed.")
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        checksum = document.pop("sha256")
+        if document.pop("format") != FORMAT or document.pop("version") != VERSION:
+            raise CheckpointError(f"it is not of this release's format ({FORMAT}, version {VERSION}).")
+        if checksum != _sum_of({"format": FORMAT, "version": VERSION, **document}):
+            raise CheckpointError("its text does not match its own checksum.")
+        files = {name: (int(size), str(checksum)) for name, (size, checksum) in document["files"].items()}
+        replay = {str(name): [int(count) for count in rows] for name, rows in document["replay"].items()}
+        manifest = Manifest(document["step"], files, replay)
+    except CheckpointError:
+        raise
+    except DAMAGE as error:
+        raise CheckpointError(f"its text is not that of a checkpoint ({type(error).__name__}: {error}).") from error
+    foreign = sorted(name for name in files if not OURS.fullmatch(name))
+    needed = {file_name("agent", step), file_name("state", step), *replay}
+    if manifest.step != step or foreign or files.keys() != needed:
+        raise CheckpointError(f"it names other files than a checkpoint of step {step} has: {sorted(files)}.")
+    return manifest
+
+
+def _verify(path: Path, size: int, checksum: str) -> None:
+    found = _sums(path) if path.is_file() else None
+    if found is None:
+        raise CheckpointError(f"{path.name} is missing.")
+    if found[0] != size:
+        raise CheckpointError(f"{path.name} has {found[0]:,} bytes instead of {size:,}.")
+    if found[1] != checksum:
+        raise CheckpointError(f"{path.name} does not match its checksum.")
+
+
+def _sums(path: Path) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def _sum_of(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,84 @@
+"""`hd-agents train --resume`: going on with a run that was stored, in its own folder."""
+
+import argparse
+import os
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.callbacks import RunCheckpoint
+from hd_agents.checkpoint import CheckpointError
+from hd_agents.cli.tasks import Plan, UsageError
+
+
+def own_run_folder(folder: Path) -> Path:
+    """Make and return the folder of a run that may have begun there. Raises UsageError if it holds anything else."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--folder {folder} is a file: give the run's folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not any(folder.glob("*.monitor.csv")):
+        runs = sorted(path.parent for path in folder.glob("*/0.monitor.csv"))
+        hint = f" Did you mean {runs[-1]}?" if runs else ""
+        raise UsageError(f"{folder} holds files, but no run: with --resume, --folder is the folder of one run.{hint}")
+    return folder
+
+
+def resume(
+    checkpoint: RunCheckpoint, plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Path
+) -> HarmonyDreamAgent | None:
+    """The run's agent where it was stored last, with what was typed now in place of what was typed then."""
+    changes = {name: value for name, value in plan.arguments.items() if name != "policy"}
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            agent = checkpoint.resume(env, device=options.device, seed=options.seed, verbose=1, **changes)
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    for warning in caught:
+        print(f"Warning: {warning.message}", file=sys.stderr)
+    if agent is not None:
+        _forget_episodes(folder, agent.num_timesteps // plan.n_envs)
+        changed = _changes(folder / "config.yml", plan, options.seed)
+        print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {changed}" if changed else ""), flush=True)
+    return agent
+
+
+def resume_command(options: argparse.Namespace, folder: Path) -> str:
+    """What to type to go on with this run."""
+    command = ["hd-agents", "train", options.task, "--folder", str(folder), "--resume"]
+    for flag in ("steps", "size", "seed", "device", "checkpoint_every"):
+        value = getattr(options, flag)
+        if value is not None:
+            command += [f"--{flag.replace('_', '-')}", str(int(value)) if isinstance(value, float) else str(value)]
+    return shlex.join(command + [f"--set={setting}" for setting in options.settings])
+
+
+def _changes(config: Path, plan: Plan, seed: int) -> str:
+    """What was typed now that differs from the run's settings; nothing, if these were never written."""
+    import yaml
+
+    if not config.exists():
+        return ""
+    now, then = plan.settings(seed), yaml.safe_load(config.read_text(encoding="utf-8")).get(plan.task, {})
+    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    return ", ".join(f"{key} {then.get(key)} -> {now.get(key)}" for key in keys)
+
+
+def _forget_episodes(folder: Path, steps: int) -> None:
+    """Cut off what was written of episodes beyond each environment's first ``steps`` steps, and half lines."""
+    for path in folder.glob("*.monitor.csv"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept, end = len(b"".join(lines[:2])), 0  # metadata and names of columns
+        for line in lines[2:]:
+            _, length, _ = line.split(b",", 2) if line.endswith(b"\n") and line.count(b",") >= 2 else (0, steps + 1, 0)
+            end += int(length)
+            if end > steps:
+                break
+            kept += len(line)
+        os.truncate(path, kept)

@@ -1,0 +1,195 @@
+"""Where environments stand, as plain values, so that a run can go on in the middle of an episode.
+
+An environment (or wrapper) takes part in one of two ways. Either it has both methods ::
+
+    get_state() -> numbers, text, lists, tuples, dicts and NumPy arrays of at most 65,536 numbers
+    set_state(state)       called after reset(); from then on the environment does what the first one would have done
+
+which speak for the object alone, not for what it wraps; or all of its attributes are such values, random generators,
+spaces and functions, and then they are what is stored. Gymnasium's classic control and its usual wrappers are of the
+second kind, ``hd_agents/Catch-v0`` is of the first. Randomness has to come from ``self.np_random`` or the spaces.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+from hd_agents.jsonable import ArchiveError, from_json, to_json
+from hd_agents.randomness import new_generator, set_space_state, space_state
+
+# Attributes that say what an environment is, not where it stands; files that monitors write; the last original
+# observation of VecNormalize, which the agent keeps as well.
+CONSTANT = {
+    *("env", "venv", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata", "class_attributes"),
+    *("results_writer", "reset_infos", "old_obs"),
+}
+
+
+class Restorable(gym.Wrapper[Any, Any, Any, Any]):
+    """Lets an environment of another process be stored: the outermost wrapper of each in a ``SubprocVecEnv``."""
+
+    def get_state(self) -> list[dict[str, Any]] | None:
+        """As :func:`get_state` of the wrapped environment."""
+        return get_state(self.env)
+
+    def set_state(self, state: list[dict[str, Any]]) -> None:
+        """As :func:`set_state` of the wrapped environment."""
+        set_state(self.env, state)
+
+
+def get_state(env: gym.Env[Any, Any]) -> list[dict[str, Any]] | None:
+    """The state of an environment and its wrappers, outermost first; None if one of them cannot be stored."""
+    try:
+        return [_layer_state(layer) for layer in _layers(env)]
+    except ArchiveError:
+        return None
+
+
+def set_state(env: gym.Env[Any, Any], state: list[dict[str, Any]]) -> None:
+    """Undo :func:`get_state`, in an environment that was made and wrapped alike, and reset.
+
+    :raises ArchiveError: for one that is wrapped differently.
+    """
+    layers = list(_layers(env))
+    found, expected = [type(layer).__name__ for layer in layers], [part["class"] for part in state]
+    if found != expected:
+        raise ArchiveError(f"The environment is made of {found}, but the stored one was of {expected}.")
+    for layer, part in zip(layers, state, strict=True):
+        _set_layer_state(layer, part)
+
+
+def get_vec_state(env: VecEnv) -> dict[str, Any]:
+    """The states of a vector environment: of its ``wrappers``, and of its ``envs``; None for what cannot be stored."""
+    wrappers: list[Any] = []
+    states: list[Any] = []
+    for layer in _vec_layers(env):
+        try:
+            wrappers.append(_layer_state(layer))
+        except ArchiveError:
+            wrappers.append(None)
+    env = env.unwrapped
+    if isinstance(env, DummyVecEnv):
+        states = [get_state(each) for each in env.envs]
+    elif all(env.env_is_wrapped(Restorable)) and set(env.env_method("class_name")) == {Restorable.class_name()}:
+        states = env.env_method("get_state")
+    return {"wrappers": wrappers, "envs": states if states and None not in states else None}
+
+
+def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
+    """Undo :func:`get_vec_state` as far as it was stored; False if episodes cannot go on and have to start anew.
+
+    :raises ArchiveError: for environments that are wrapped differently.
+    """
+    layers, stored = list(_vec_layers(env)), state["wrappers"]
+    if len(layers) != len(stored):
+        found = [type(layer).__name__ for layer in layers]
+        raise ArchiveError(f"The vector environment has the wrappers {found}, but the stored one had {len(stored)}.")
+    if whole := state["envs"] is not None and None not in stored:
+        env.reset()
+    for layer, part in zip(layers, stored, strict=True):
+        if part is not None:
+            _set_layer_state(layer, part)
+    env = env.unwrapped
+    if whole and isinstance(env, DummyVecEnv):
+        for each, part in zip(env.envs, state["envs"], strict=True):
+            set_state(each, part)
+    elif whole:
+        for index, part in enumerate(state["envs"]):
+            env.env_method("set_state", part, indices=[index])
+    return whole
+
+
+def _vec_layers(env: VecEnv) -> Iterator[VecEnvWrapper]:
+    while isinstance(env, VecEnvWrapper):
+        yield env
+        env = env.venv
+
+
+def _layers(env: Any) -> Iterator[Any]:
+    while isinstance(env, gym.Wrapper):
+        if not isinstance(env, Restorable):
+            yield env
+        env = env.env
+    yield env
+
+
+def _layer_state(layer: Any) -> dict[str, Any]:
+    """One object's state as a copy of plain values.
+
+    :raises ArchiveError: if it holds anything else.
+    """
+    state: dict[str, Any] = {
+        "class": type(layer).__name__,
+        "spaces": {name: space_state(space) for name, space in _spaces(layer).items()},
+    }
+    if all(callable(getattr(type(layer), name, None)) for name in ("get_state", "set_state")):
+        return from_json(to_json({**state, "own": _pack(layer.get_state())}))
+    state["moments"] = {name: [part.mean, part.var, part.count] for name, part in _moments(layer).items()}
+    state["generators"], state["values"] = {}, {}
+    for name, value in vars(layer).items():
+        if isinstance(value, np.random.Generator):
+            state["generators"][name] = value.bit_generator.state
+        elif not (name in CONSTANT or inspect.isroutine(value) or _is_live(value)):
+            state["values"][name] = _pack(value)
+    return from_json(to_json(state, type(layer).__name__))
+
+
+def _set_layer_state(layer: Any, state: Mapping[str, Any]) -> None:
+    if state["class"] != type(layer).__name__:
+        raise ArchiveError(f"The environment has a {type(layer).__name__} where the stored one had {state['class']}.")
+    for name, space in _spaces(layer).items():
+        set_space_state(space, state["spaces"][name])
+    if "own" in state:
+        layer.set_state(_unpack(state["own"]))
+        return
+    for name, part in _moments(layer).items():
+        part.mean, part.var, part.count = state["moments"][name]
+    for name, generator in state["generators"].items():
+        setattr(layer, name, new_generator(generator))
+    for name, value in state["values"].items():
+        setattr(layer, name, _unpack(value))
+
+
+def _spaces(layer: Any) -> dict[str, spaces.Space[Any]]:
+    found = {name: value for name, value in vars(layer).items() if isinstance(value, spaces.Space)}
+    if not isinstance(layer, gym.Wrapper):  # a wrapper would answer with the spaces of what it wraps
+        found |= {"action_space": layer.action_space, "observation_space": layer.observation_space}
+    return found
+
+
+def _moments(layer: Any) -> dict[str, RunningMeanStd]:
+    """The moving statistics of a VecNormalize: one, or one for each observation key."""
+    found: dict[str, RunningMeanStd] = {}
+    for name, value in vars(layer).items():
+        parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {where: part for where, part in parts.items() if isinstance(part, RunningMeanStd)}
+    return found
+
+
+def _is_live(value: Any) -> bool:
+    """Whether the value is restored in place: statistics and spaces, or a dict of them."""
+    parts = list(value.values()) if type(value) is dict and value else [value]
+    return all(isinstance(part, RunningMeanStd | spaces.Space) for part in parts)
+
+
+def _pack(value: Any) -> Any:
+    """NumPy's scalars as arrays without axes, as JSON would make Python's numbers of them, which are more precise."""
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_pack, value)) if type(value) in (list, tuple) else value
+    return {key: _pack(item) for key, item in value.items()} if type(value) is dict else value
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value if value.ndim else value[()]
+    if isinstance(value, list | tuple):
+        return type(value)(map(_unpack, value))
+    return {key: _unpack(item) for key, item in value.items()} if isinstance(value, dict) else value

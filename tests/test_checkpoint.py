@@ -1,0 +1,264 @@
+"""Checkpoints on the disk: complete or absent, checked before they are believed, and no more of them than wanted."""
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from hd_agents import checkpoint, host
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.callbacks import RunCheckpoint
+from hd_agents.checkpoint import CheckpointError, newest_intact, read_checkpoint, steps_in
+from tests.agents import Clock, Scripted, tiny
+from tests.runs import fingerprint
+
+STEPS = 70
+
+
+def clocks(count: int = 1) -> DummyVecEnv:
+    return DummyVecEnv([lambda: Clock(7)] * count)
+
+
+def agent_of(count: int = 1, **changes: Any) -> HarmonyDreamAgent:
+    return tiny(env=clocks(count), **{"seed": 3, "buffer_size": 40 * count, **changes})
+
+
+def stored(folder: Path, steps: int = STEPS, **options: Any) -> HarmonyDreamAgent:
+    """An agent that learnt for so many steps, with checkpoints in the folder."""
+    agent = agent_of()
+    return agent.learn(steps, callback=RunCheckpoint(folder, **{"every": 20, "keep": 2, **options}))
+
+
+class At(BaseCallback):
+    """Calls a function at a step."""
+
+    def __init__(self, step: int, function: Callable[[], Any]) -> None:
+        super().__init__()
+        self.step, self.function = step, function
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            self.function()
+        return True
+
+
+def test_newest_are_kept_with_their_rows_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".agent-000000000020.zip.0123abcd.tmp").write_text("of a killed process")
+    agent = stored(tmp_path)
+    assert steps_in(tmp_path) == [70, 60]
+    names = {path.name.split(".")[0] for path in tmp_path.iterdir()}
+    # 40 rows fit. Those of steps 0 to 20 are overwritten by step 60 (each episode of 7 steps has 8 rows).
+    rows = {"replay-000000000040", "replay-000000000060", "replay-000000000070"}
+    both = {f"{kind}-0000000000{step}" for kind in ("agent", "state", "checkpoint") for step in (60, 70)}
+    assert names == {"notes", *rows, *both}
+    whole = agent.replay_buffer.nbytes_estimate()
+    assert (tmp_path / "replay-000000000070.rows").stat().st_size < whole // 3 + 1_000
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent-000000000070.zip")
+    assert loaded.num_timesteps == 70
+
+
+def overwrite(name: str, at: int, byte: bytes) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        with (folder / name).open("r+b") as file:
+            file.seek(at)
+            file.write(byte)
+
+    return damage
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "checkpoint-000000000070.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (overwrite("agent-000000000070.zip", 5_000, b"\x00\x01\x02"), "does not match its checksum"),
+        (overwrite("replay-000000000070.rows", 300, b"\x07\x07"), "does not match its checksum"),
+        (lambda folder: os.truncate(folder / "state-000000000070.zip", 99), "has 99 bytes instead of"),
+        (lambda folder: (folder / "replay-000000000070.rows").unlink(), "is missing"),
+        (lambda folder: os.truncate(folder / "checkpoint-000000000070.json", 200), "not that of a checkpoint"),
+        (lambda folder: (folder / "checkpoint-000000000070.json").write_bytes(b"\xff"), "not that of a checkpoint"),
+        (lambda folder: (folder / "checkpoint-000000000070.json").write_text("[]"), "not that of a checkpoint"),
+        (edit(step=71), "does not match its own checksum"),
+        (edit(version=2), "not of this release's format"),
+    ],
+)
+def test_damaged_one_is_reported_and_the_one_before_is_used(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    stored(tmp_path)
+    damage(tmp_path)
+    callback = RunCheckpoint(tmp_path, every=20)
+    with pytest.warns(UserWarning, match=message):
+        agent = callback.resume(clocks(), device="cpu")
+    assert agent.num_timesteps == 60
+    agent.learn(5, callback=callback, reset_num_timesteps=False)
+    assert steps_in(tmp_path) == [65, 60]  # the damaged one is gone
+    for step in (65, 60):
+        read_checkpoint(tmp_path, step)
+
+
+def test_no_intact_one_is_an_error(tmp_path: Path) -> None:
+    stored(tmp_path)
+    (tmp_path / "replay-000000000060.rows").unlink()
+    with pytest.warns(UserWarning, match="is skipped"), pytest.raises(CheckpointError, match="No checkpoint in"):
+        RunCheckpoint(tmp_path).resume(clocks())
+
+
+def test_names_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    stored(tmp_path)
+    path = tmp_path / "checkpoint-000000000070.json"
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    document["files"]["../agent-000000000070.zip"] = document["files"].pop("agent-000000000070.zip")
+    path.write_text(json.dumps({**document, "sha256": checkpoint._sum_of(document)}))
+    with pytest.raises(CheckpointError, match="names other files"):
+        read_checkpoint(tmp_path, 70)
+
+
+def test_empty_folder_has_none(tmp_path: Path) -> None:
+    assert newest_intact(tmp_path) is None
+    assert RunCheckpoint(tmp_path / "missing").resume(clocks()) is None
+
+
+def test_another_run_is_not_mixed_in(tmp_path: Path) -> None:
+    agent = stored(tmp_path)
+    with pytest.raises(CheckpointError, match="up to step 70"):
+        stored(tmp_path)
+    callback = RunCheckpoint(tmp_path / "own")
+    agent.learn(10, callback=callback)
+    with pytest.raises(CheckpointError, match="begins at step 0"):
+        agent_of().learn(10, callback=callback)
+    agent.learn(10, callback=callback, reset_num_timesteps=False)
+    assert steps_in(tmp_path / "own") == [20, 10]
+
+
+def test_replaced_replay_is_stored_anew(tmp_path: Path) -> None:
+    callback = RunCheckpoint(tmp_path / "run", every=20)
+    agent = agent_of().learn(30, callback=callback)
+    agent.save_replay_buffer(tmp_path / "rows")
+    agent.learn(20, callback=callback, reset_num_timesteps=False)
+    agent.load_replay_buffer(tmp_path / "rows")
+    agent.learn(5, callback=callback, reset_num_timesteps=False)
+    resumed = RunCheckpoint(tmp_path / "run").resume(clocks(), device="cpu")
+    assert fingerprint(resumed)["replay"] == fingerprint(agent)["replay"]
+
+
+@pytest.mark.parametrize("call", range(8))
+def test_full_disk_ends_with_a_message_and_the_last_one_intact(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(100))  # two for each file: its bytes, and its name in the folder
+    flush = os.fsync
+
+    def full(file: int) -> None:
+        if next(calls) == 6 + 8 + call:  # after the checkpoints of step 0, which has no rows, and of step 20
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(file)
+
+    monkeypatch.setattr(host.os, "fsync", full)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(CheckpointError, match=r"step 40 .* No space left on device.* step 20 is intact"):
+        stored(tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    assert newest_intact(tmp_path).step == 20
+    assert not [path for path in tmp_path.iterdir() if "40" in path.name]
+
+
+def test_read_only_folder_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(host, "open", refuse, raising=False)
+    agent = agent_of()
+    with pytest.raises(CheckpointError, match=r"Read-only file system.* No checkpoint was written before"):
+        agent.learn(10, callback=RunCheckpoint(tmp_path))
+    assert agent.num_timesteps == 0
+
+
+def halved(progress: float) -> float:
+    return 1e-3 * (0.5 + 0.5 * progress)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stores_the_run_and_returns_the_agent(number: int, tmp_path: Path) -> None:
+    expected = fingerprint(agent_of(2, learning_rate=halved).learn(120))
+    before = signal.getsignal(number)
+    callback = RunCheckpoint(tmp_path, every=50)
+    agent = agent_of(2, learning_rate=halved)
+    assert agent.learn(120, callback=[At(76, lambda: signal.raise_signal(number)), callback]) is agent
+    assert callback.stopped_by == signal.Signals(number).name
+    assert signal.getsignal(number) is before
+    assert steps_in(tmp_path) == [76, 50]
+    # The rate goes on falling as that of the whole run, whose length is given again by what is left of it.
+    resumed = RunCheckpoint(tmp_path).resume(clocks(2), device="cpu", learning_rate=halved)
+    resumed.learn(120 - resumed.num_timesteps, reset_num_timesteps=False)
+    found = fingerprint(resumed)
+    assert found == expected
+    assert found["rates"]["learning_rate"] == pytest.approx(5e-4)
+
+
+def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        agent_of().learn(50, callback=[RunCheckpoint(tmp_path, every=20), At(33, twice)])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert newest_intact(tmp_path).step == 20
+
+
+def test_signals_are_left_alone_once_learning_has_failed(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    callback = RunCheckpoint(tmp_path, every=20)
+    with pytest.raises(ZeroDivisionError):
+        agent_of().learn(50, callback=[callback, At(33, fail)])
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+class Engine(Scripted):
+    """An environment with a part that cannot be stored."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(-1, 1, (3,)), spaces.Discrete(2))
+        self.engine = object()
+
+
+def test_episode_that_cannot_go_on_is_closed_as_truncated(tmp_path: Path) -> None:
+    env = DummyVecEnv([Engine])
+    agent = tiny(env=env, seed=3).learn(31, callback=RunCheckpoint(tmp_path))
+    assert len(agent.replay_buffer) == 31 + 5
+    resumed = RunCheckpoint(tmp_path).resume(DummyVecEnv([Engine]), device="cpu")
+    resumed.learn(2, reset_num_timesteps=False)
+    columns = resumed.replay_buffer._columns
+    assert columns["is_first"][0, 34:39].tolist() == [False, False, True, False, False]
+    assert not columns["terminated"][0, 34:39].any()
+    first = columns["observation.observation"][0, [0, 36]]
+    assert not np.array_equal(first[0], first[1])  # not the run's first episode once more
+
+
+def test_other_environments_are_refused(tmp_path: Path) -> None:
+    stored(tmp_path)
+    with pytest.raises(ValueError, match="holds 1 environments, expected 2"):
+        RunCheckpoint(tmp_path).resume(clocks(2), device="cpu")

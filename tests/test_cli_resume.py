@@ -1,0 +1,92 @@
+"""The command line: runs that are stored, stopped and gone on with."""
+
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.checkpoint import steps_in
+from hd_agents.cli import main, resuming, train
+
+TINY = [
+    f"--set={setting}"
+    for setting in ("batch_size=2", "sequence_length=8", "train_ratio=1", "learning_starts=40", "n_envs=2")
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: print("pictures"))
+
+
+def learn(folder: Path, *arguments: str) -> int:
+    return main(["train", "CartPole-v1", "--folder", str(folder), "--device", "cpu", *TINY, *arguments])
+
+
+def test_resume_begins_goes_on_and_has_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mine"
+    assert learn(folder, "--resume", "--steps", "60", "--checkpoint-every", "25") == 0
+    assert "resumed" not in capsys.readouterr().out
+    assert steps_in(folder / "checkpoints") == [60, 50]
+    episodes = (folder / "0.monitor.csv").read_text()
+    assert learn(folder, "--resume", "--steps", "100", "--set=gamma=0.9") == 0
+    assert "resumed at step 60; changed: n_timesteps 60 -> 100, gamma 0.99 -> 0.9\n" in capsys.readouterr().out
+    assert (folder / "0.monitor.csv").read_text().startswith(episodes)
+    agent = HarmonyDreamAgent.load(folder / "agent.zip", device="cpu")
+    assert (agent.num_timesteps, agent.gamma) == (100, 0.9)
+    assert learn(folder, "--resume", "--steps", "100", "--set=gamma=0.9") == 0
+    assert "resumed at step 100\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_run_says_how_to_go_on(
+    number: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(report: train._Report) -> bool:
+        if report.num_timesteps == 46:
+            signal.raise_signal(number)
+        return True
+
+    monkeypatch.setattr(train._Report, "_on_step", stop)
+    assert learn(tmp_path, "--steps", "100", "--checkpoint-every", "1e3") == status
+    printed = capsys.readouterr().out
+    assert ("pictures" in printed) == (number == signal.SIGINT)  # whoever terminates a process wants it to end
+    command = next(line for line in printed.splitlines() if line.startswith("To go on: "))
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    assert main(shlex.split(command)[4:]) == 0
+    assert "resumed at step 46\n" in capsys.readouterr().out
+    agent = HarmonyDreamAgent.load(tmp_path / "CartPole-v1_1" / "agent.zip", device="cpu")
+    assert agent.num_timesteps == 100
+
+
+def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert learn(tmp_path, "--resume") == 2
+    assert "holds files, but no run" in capsys.readouterr().err
+    assert learn(tmp_path / "notes.txt", "--resume") == 2
+    assert "is a file" in capsys.readouterr().err
+    assert learn(tmp_path / "run", "--checkpoint-every", "0") == 2
+    assert "--checkpoint-every must be" in capsys.readouterr().err
+    run = tmp_path / "runs" / "one"
+    assert learn(run, "--resume", "--steps", "20") == 0
+    assert learn(run.parent, "--resume") == 2
+    assert f"Did you mean {run}?" in capsys.readouterr().err
+    assert learn(run, "--resume", "--size", "xsmall") == 2
+    assert "differs from the stored 'nano'" in capsys.readouterr().err
+    for path in (run / "checkpoints").glob("state-*"):
+        path.unlink()
+    assert learn(run, "--resume", "--steps", "20") == 1
+    assert "No checkpoint in" in capsys.readouterr().err
+
+
+def test_episodes_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    head = '#{"t_start": 0.0}\nr,l,t\n'
+    (tmp_path / "0.monitor.csv").write_text(head + "1,10,1.0\n2,20,4.0\n3,5,5.0\n4,1")
+    (tmp_path / "1.monitor.csv").write_text(head + "1,33,1.0\n")
+    (tmp_path / "2.monitor.csv").write_text(head)
+    resuming._forget_episodes(tmp_path, 30)
+    texts = [(tmp_path / f"{index}.monitor.csv").read_text() for index in range(3)]
+    assert texts == [head + "1,10,1.0\n2,20,4.0\n", head, head]

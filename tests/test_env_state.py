@@ -1,0 +1,136 @@
+"""Environments that are put back where another stood do what that one would have done."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+
+from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
+from hd_agents.jsonable import ArchiveError, from_json, to_json
+from tests.agents import Scripted
+
+
+def scripted(*parts: spaces.Space[Any]) -> gym.Env[Any, Any]:
+    """Observes a vector "a" and, in a tuple "b", the given parts if there are any."""
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), **({"b": spaces.Tuple(parts)} if parts else {})})
+    return Scripted(space, spaces.Discrete(2), length=5)
+
+
+@pytest.mark.parametrize("task", ["hd_agents/Catch-v0", "CartPole-v1", "Pendulum-v1", "MountainCar-v0", "Acrobot-v1"])
+def test_future_is_the_same(task: str) -> None:
+    one, other = (Monitor(gym.make(task, max_episode_steps=40)) for _ in range(2))
+    one.action_space.seed(0)
+    one.reset(seed=5)
+    ended = 0
+    for _ in range(23):
+        _, _, terminated, truncated, _ = one.step(one.action_space.sample())
+        if terminated or truncated:
+            one.reset()
+    other.reset(seed=6)
+    set_state(other, from_json(to_json(get_state(one))))
+    for _ in range(100):  # over the ends of episodes, and what follows them
+        action = one.action_space.sample()
+        assert action == pytest.approx(other.action_space.sample())
+        (seen, *result), (expected, *results) = one.step(action), other.step(action)
+        np.testing.assert_array_equal(seen, expected, strict=True)
+        if "episode" in result[-1]:
+            ended += 1
+            lengths = [info["episode"].pop("l") for info in (result[-1], results[-1])]
+            assert lengths[0] == lengths[1]
+            assert result[-1]["episode"].pop("t") == pytest.approx(results[-1]["episode"].pop("t"), abs=0.5)
+            np.testing.assert_array_equal(one.reset()[0], other.reset()[0])
+        assert result == results
+    assert ended
+
+
+def test_spaces_that_are_drawn_from_go_on() -> None:
+    one, other = scripted(spaces.Discrete(5)), scripted(spaces.Discrete(5))
+    for env in (one, other):
+        env.reset(seed=1)
+    one.step(0)
+    set_state(other, get_state(one))
+    assert repr(one.step(1)) == repr(other.step(1))
+    assert other.actions == [0, 1]
+
+
+def test_stored_state_is_a_copy() -> None:
+    env = scripted()
+    env.reset(seed=1)
+    state = get_state(env)
+    env.step(0)
+    assert state[0]["values"]["actions"] == []
+
+
+class Exact(gym.Env[Any, Any]):
+    """Holds a number of NumPy's, which Python's would round differently."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.number, self.nested = np.float32(0.1), (np.int8(3), [np.float32(0.2)])
+
+
+def test_types_come_back() -> None:
+    one, other = Exact(), Exact()
+    one.number += np.float32(1)
+    set_state(other, from_json(to_json(get_state(one))))
+    assert type(other.number) is np.float32
+    assert other.number == one.number
+    assert other.nested == one.nested
+    assert [type(other.nested[0]), type(other.nested[1][0])] == [np.int8, np.float32]
+
+
+def test_what_is_no_plain_value_cannot_be_stored() -> None:
+    env = scripted()
+    env.engine = object()
+    assert get_state(env) is None
+    assert get_vec_state(DummyVecEnv([lambda: env]))["envs"] is None
+
+
+def test_environments_must_be_wrapped_alike() -> None:
+    state = get_state(Monitor(scripted()))
+    with pytest.raises(ArchiveError, match=r"made of .*Scripted.* but the stored one was of .*Monitor"):
+        set_state(scripted(), state)
+    normalised = VecNormalize(DummyVecEnv([scripted]))
+    with pytest.raises(ArchiveError, match=r"has the wrappers \[\], but the stored one had 1"):
+        set_vec_state(DummyVecEnv([scripted]), get_vec_state(normalised))
+    with pytest.raises(ArchiveError, match=r"has the wrappers \['VecNormalize'\], but the stored one had 0"):
+        set_vec_state(normalised, get_vec_state(DummyVecEnv([scripted])))
+
+
+def test_statistics_of_normalisation_are_kept_even_if_episodes_are_not() -> None:
+    def engine() -> gym.Env[Any, Any]:
+        env = scripted()
+        env.engine = object()
+        return env
+
+    one, other = (VecNormalize(DummyVecEnv([engine])) for _ in range(2))
+    one.reset()
+    for _ in range(9):
+        one.step(np.array([0]))
+    assert not set_vec_state(other, from_json(to_json(get_vec_state(one))))
+    np.testing.assert_array_equal(one.obs_rms["a"].mean, other.obs_rms["a"].mean)
+    np.testing.assert_array_equal(one.obs_rms["a"].var, other.obs_rms["a"].var)
+    assert one.obs_rms["a"].count == other.obs_rms["a"].count
+    assert (one.ret_rms.mean, one.ret_rms.var) == (other.ret_rms.mean, other.ret_rms.var)
+
+
+def wrapped() -> gym.Env[Any, Any]:
+    return Restorable(Monitor(scripted()))
+
+
+def inside_out() -> gym.Env[Any, Any]:
+    return Monitor(Restorable(scripted()))
+
+
+def test_other_processes_need_the_wrapper_outermost() -> None:
+    for make, stored in ((wrapped, True), (inside_out, False), (scripted, False)):
+        env: VecEnv = SubprocVecEnv([make], start_method="fork")
+        try:
+            assert (get_vec_state(env)["envs"] is not None) == stored
+        finally:
+            env.close()
