@@ -13,18 +13,20 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
-from hd_agents import checks, official
+from hd_agents import checks, official, recorder
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.envs import register_suite
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
+from hd_agents.nonfinite import PATIENCE
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
 from hd_agents.progress import ProgressBar, record_logs, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import (
+    NONFINITE,
     RUNNING,
     Archive,
     archive_data,
@@ -340,7 +342,10 @@ class HarmonyDreamAgent(BaseAlgorithm):
         return due
 
     def train(self, gradient_steps: int) -> None:
-        """Make ``gradient_steps`` updates on batches from replay. ``learn`` calls it; needs a sequence in replay."""
+        """Make ``gradient_steps`` updates on batches from replay. ``learn`` calls it; needs a sequence in replay.
+
+        :raises hd_agents.recorder.NonFiniteError: when updates in a row were not finite, see docs/robustness.md.
+        """
         assert self.replay_buffer is not None
         if gradient_steps:
             self.learner.set_learning_rates(*self._rates().values())
@@ -350,6 +355,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
                 batch = normalize_batch(batch, self._vec_normalize_env)
             self._metrics.add(self.learner.train_step(batch))
             self._n_updates += 1
+            if self._n_updates % PATIENCE == 0:
+                recorder.check(self)
             if self._progress is not None:
                 self._progress.on_update()
 
@@ -360,7 +367,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
 
     def dump_logs(self) -> None:
         """Write one log table: episodes, speed, and the means of the training metrics since the last one."""
-        record_logs(self, self._updates_at_start, {**self._rates(), **self._metrics.flush()})
+        means = {**self._metrics.flush(), **self.learner.guard.report()}
+        record_logs(self, self._updates_at_start, {**self._rates(), **means})
         self.logger.dump(step=self.num_timesteps)
 
     def predict(
@@ -415,7 +423,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         """
         given = load_path_or_dict
         found: Mapping[str, Any] = given if isinstance(given, dict) else read_archive(as_file(given))[1]
-        found = {name: state for name, state in found.items() if name != RUNNING}
+        found = {name: state for name, state in found.items() if name not in (RUNNING, NONFINITE)}
         super().set_parameters(fit_optimizers(found, self.device), exact_match, device)
 
     def save(self, path: Archive, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:

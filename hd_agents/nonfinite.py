@@ -66,6 +66,11 @@ class Guard:
         names = {name: count for name, count in zip(self._names, counts, strict=True) if count}
         return Tally(in_a_row, total, names)
 
+    def report(self) -> dict[str, float]:
+        """For the log table: all skipped updates, and those in which a loss or gradient norm was not finite, by name."""
+        tally = self.read()
+        return {"skipped_updates": tally.total, **{f"nonfinite/{name}": n for name, n in tally.names.items()}}
+
     def restart(self) -> None:
         """Count those in a row from zero, as after a change of precision."""
         self._rows[0] = 0

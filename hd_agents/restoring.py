@@ -35,6 +35,7 @@ COUNTERS = (
 SPACES = ("observation_space", "action_space")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")
 RUNNING = "running"  # the archive's part for where the environments were: last observations and latents
+NONFINITE = "nonfinite"  # the part that a record of a failed gradient step has beside an agent's
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
 
