@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, official, recorder
+from hd_agents.arrivals import watch
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.envs import register_suite
@@ -272,6 +273,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay()
         warn_of_frozen_schedules(self._frozen_schedules)
+        watch(self.env, lambda: self.num_timesteps)
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -304,7 +306,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         seen = self._last_obs
         originals = seen if normalizer is None else self._last_original_obs
         assert originals is not None
-        self._collector.begin(replay, originals, starts)
+        self._collector.begin(replay, originals, starts, self.num_timesteps)
         actions = self._collector.act(seen, starts, random=self.num_timesteps < self.learning_starts)
         new_obs, rewards, dones, infos = env.step(actions)
         self.num_timesteps += env.num_envs
@@ -312,7 +314,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
         callback.update_locals(locals())
         go_on = callback.on_step()
 
-        self._collector.store(replay, VecStep(new_obs, rewards, dones, infos), normalizer)
+        done_before = self.num_timesteps - env.num_envs
+        self._collector.store(replay, VecStep(new_obs, rewards, dones, infos, done_before), normalizer)
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         if normalizer is not None:
             self._last_original_obs = normalizer.get_original_obs()

@@ -12,7 +12,7 @@ RANKS = (
     {"harmony"},
     {"world_model"},
     {"behavior"},
-    {"backbones", "replay", "metrics", "envs", "nonfinite", "progress", "saving"},
+    {"arrivals", "backbones", "replay", "metrics", "envs", "nonfinite", "progress", "saving"},
     {"learner", "policies", "official_layout"},
     {"collection", "imagine", "player", "restoring", "official"},
     {"recorder"},
