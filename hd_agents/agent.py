@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
-from hd_agents import checks, official, recorder
+from hd_agents import checks, footprint, official, recorder
 from hd_agents.arrivals import watch
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
@@ -69,7 +69,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param harmony_learning_rate: of the harmoniser's coefficients; None for ``learning_rate``, as in the paper. Runs of
         a few thousand gradient steps want it higher, as each moves log sigma by about one rate.
     :param buffer_size: rows of replay, over all environments (one per step and one more per episode); None for
-        1,000,000 or what half of the free memory holds, whichever is less.
+        1,000,000 or what half of the free memory (or disk) holds, whichever is less.
+    :param replay_folder: keep the replay in files there, for a ``buffer_size`` beyond the memory; None for in memory.
     :param learning_starts: env steps with random actions before the first gradient step.
     :param batch_size: sequences per gradient step.
     :param sequence_length: steps per sequence.
@@ -113,6 +114,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         critic_learning_rate: float | Schedule | None = None,
         harmony_learning_rate: float | None = None,
         buffer_size: int | None = None,
+        replay_folder: str | Path | None = None,
         learning_starts: int = 1_000,
         batch_size: int | None = None,
         sequence_length: int | None = None,
@@ -168,6 +170,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             self.harmony_learning_rate = checks.number("harmony_learning_rate", harmony_learning_rate, 0.0)
         # Replay, and how much of it is learned from.
         self.buffer_size = None if buffer_size is None else checks.whole("buffer_size", buffer_size, 1)
+        self.replay_folder = None if replay_folder is None else str(replay_folder)
         self.learning_starts = checks.whole("learning_starts", learning_starts, 0)
         self.batch_size = checks.whole("batch_size", batch_size, 1, usual.batch_size)
         self.sequence_length = checks.whole("sequence_length", sequence_length, 2, usual.sequence_length)
@@ -236,10 +239,10 @@ class HarmonyDreamAgent(BaseAlgorithm):
             batch = self.batch_size * self.sequence_length
             print(self.policy.describe())
             print(f"Gradient steps per env step: {self.train_ratio / batch:.3g}, each on {batch} replayed steps")
-            print(self.replay_buffer.describe())
+            print(footprint.describe(self.policy.networks, self.replay_buffer, batch))
 
     def _make_replay(self) -> SequenceReplay:
-        return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length)
+        return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length, self.replay_folder)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed Python, NumPy, torch, the spaces, the environments and the replay's sampling; None changes nothing."""

@@ -27,17 +27,19 @@ from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.world_model.batch import Batch
 
 
-def make_replay(policy: DreamPolicy, capacity: int | None, n_envs: int, sequence_length: int) -> SequenceReplay:
+def make_replay(
+    policy: DreamPolicy, capacity: int | None, n_envs: int, sequence_length: int, folder: str | None = None
+) -> SequenceReplay:
     """A still unallocated replay for the spaces of ``policy``.
 
     :param capacity: rows, over all environments; None for what fits.
-    :param sequence_length: steps that have to fit for each environment.
+    :param sequence_length: steps that have to fit for each environment. :param folder: of the rows; None for memory.
     :raises ValueError: if they do not.
     """
     images = {key: spec.shape for key, spec in policy.observations.images.items()}
     vectors = {key: spec.size for key, spec in policy.observations.vectors.items()}
     if capacity is None or capacity >= n_envs:
-        replay = SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size)
+        replay = SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size, folder)
         if replay.rows_per_env >= sequence_length:
             return replay
     raise ValueError(

@@ -37,6 +37,7 @@ EPISODES = ("ep_info_buffer", "ep_success_buffer")
 RUNNING = "running"  # the archive's part for where the environments were: last observations and latents
 NONFINITE = "nonfinite"  # the part that a record of a failed gradient step has beside an agent's
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+PLACES = {"replay_folder"}  # arguments that name a place on this machine, which no file may choose
 NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
 
 
@@ -58,6 +59,7 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     data: dict[str, Any] = {"policy_class": policy_name(agent), "system_info": system_info()}
     data |= {name: getattr(agent, name) for name in (*SPACES, *COUNTERS)}
     arguments = {name: f"_{name}" if name == "stats_window_size" else name for name in argument_names(type(agent))}
+    arguments = {name: attribute for name, attribute in arguments.items() if name not in PLACES}
     unkept = [name for name, attribute in arguments.items() if not hasattr(agent, attribute)]
     if unkept:
         raise ArchiveError(f"{type(agent).__name__} takes {unkept} but keeps no attributes of these names to store.")
@@ -111,7 +113,8 @@ def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, An
             f"The archive was saved with the policy class {policy}. Classes are not stored: import it and call "
             f'load(path, custom_objects={{"policy_class": {policy.rpartition(".")[2]}}}).'
         )
-    return {"policy": policy, **{name: data[name] for name in names if name in data}, **changes}
+    stored = {name: data[name] for name in names if name in data and name not in PLACES}
+    return {"policy": policy, **stored, **changes}
 
 
 def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

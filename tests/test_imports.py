@@ -9,12 +9,12 @@ PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
     {"nn", "spaces", "host", "checks", "jsonable", "replay_file"},
-    {"harmony"},
+    {"harmony", "replay_memory"},
     {"world_model"},
     {"behavior"},
     {"arrivals", "backbones", "replay", "metrics", "envs", "nonfinite", "progress", "saving"},
     {"learner", "policies", "official_layout"},
-    {"collection", "imagine", "player", "restoring", "official"},
+    {"collection", "footprint", "imagine", "player", "restoring", "official"},
     {"recorder"},
     {"agent"},
     {"zoo"},
