@@ -66,7 +66,7 @@ class Curve(BaseCallback):
         if self.num_timesteps % self.every == 0:
             point = {"steps": self.num_timesteps, "updates": self.model._n_updates, **resident()}
             self.points.append(point | {"seconds": round(time.monotonic() - self.start, 1)})
-            kinds = "  ".join(f"{kind} {point[kind] / 1e6:7.1f} MB" for kind in ("total", "anonymous", "files", "shared"))
+            kinds = "  ".join(f"{kind} {point[kind] / 1e6:7.1f} MB" for kind in ("total", "anonymous", "files"))
             print(f"{self.num_timesteps:>8} steps  {self.model._n_updates:>6} updates  {kinds}", flush=True)
         return True
 

@@ -42,6 +42,7 @@ from hd_agents.restoring import (
 )
 from hd_agents.saving import read_archive, write_archive
 from hd_agents.spaces import Observation, ObservationCodec
+from hd_agents.vetting import blamed_on, check_values, check_weights
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
 _POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of hd_agents.policies.DreamPolicy.'
@@ -205,15 +206,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             raise ValueError("env=None: pass an environment or a Gymnasium id; only load() goes without.")
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.policy = self.policy_class(
-            self.observation_space,
-            self.action_space,
-            backbone=self.backbone,
-            size=self.size,
-            harmony=self.harmony,
-            gamma=self.gamma,
-            overrides=self.policy_kwargs,
-        ).to(self.device)
+        self.policy = self._make_policy().to(self.device)
         self.learner = Learner(
             self.policy.networks,
             objectives(
@@ -240,6 +233,17 @@ class HarmonyDreamAgent(BaseAlgorithm):
             print(self.policy.describe())
             print(f"Gradient steps per env step: {self.train_ratio / batch:.3g}, each on {batch} replayed steps")
             print(footprint.describe(self.policy.networks, self.replay_buffer, batch))
+
+    def _make_policy(self) -> DreamPolicy:
+        return self.policy_class(
+            self.observation_space,
+            self.action_space,
+            backbone=self.backbone,
+            size=self.size,
+            harmony=self.harmony,
+            gamma=self.gamma,
+            overrides=self.policy_kwargs,
+        )
 
     def _make_replay(self) -> SequenceReplay:
         return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length, self.replay_folder)
@@ -430,7 +434,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         given = load_path_or_dict
         found: Mapping[str, Any] = given if isinstance(given, dict) else read_archive(as_file(given))[1]
         found = {name: state for name, state in found.items() if name not in (RUNNING, NONFINITE)}
-        super().set_parameters(fit_optimizers(found, self.device), exact_match, device)
+        super().set_parameters(fit_optimizers(found, self), exact_match, device)
 
     def save(self, path: Archive, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Write an archive of JSON and tensors: settings, counters, weights and optimisers, but no replay.
@@ -466,15 +470,18 @@ class HarmonyDreamAgent(BaseAlgorithm):
         :raises ValueError: for a file that is no intact archive, spaces that do not match, or changed networks.
         """
         data, tensors = read_archive(as_file(path))
+        check_values(data)
         data.update({name: value for name, value in (custom_objects or {}).items() if name in data})
         if print_system_info:
             print_systems(data)
         agent = cls(**stored_arguments(cls, data, kwargs), env=env, device=device, _init_setup_model=False)
-        restore(agent, data, kwargs)
-        agent._setup_model()
-        if env is None or not force_reset:
-            agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))
-        agent.set_parameters(tensors, exact_match=True, device=device)
+        with blamed_on("The archive"):
+            restore(agent, data, kwargs)
+            check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs)
+            agent._setup_model()
+            if env is None or not force_reset:
+                agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))
+            agent.set_parameters(tensors, exact_match=True, device=device)
         return agent
 
     @classmethod

@@ -29,5 +29,5 @@ def describe(networks: nn.Module, replay: SequenceReplay, batch_rows: int) -> st
         lines[-1] += f", {format_bytes(replay.capacity * frames)} of them frames"
     free = free_bytes(replay.folder)
     if free is not None and replay.nbytes_estimate() > free:
-        lines.append(f"WARNING: only {format_bytes(free)} are free for the replay: training will stop at its first step")
+        lines.append(f"WARNING: only {format_bytes(free)} are free for the replay: training will stop at once")
     return "\n".join(lines)

@@ -196,7 +196,7 @@ class Learner:
             update_slow(self.networks.slow_critic, self.networks.critic, fraction)
 
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
-        """Backpropagate ``loss`` into the optimiser's parameters alone, clip, step if finite; the norm before clipping."""
+        """Backpropagate ``loss`` into the optimiser's parameters alone, clip, step if finite; the unclipped norm."""
         parameters = list(_parameters(optimizer))
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)

@@ -67,7 +67,7 @@ class Guard:
         return Tally(in_a_row, total, names)
 
     def report(self) -> dict[str, float]:
-        """For the log table: all skipped updates, and those in which a loss or gradient norm was not finite, by name."""
+        """For the log table: all skipped updates, and those in which a loss or gradient was not finite, by name."""
         tally = self.read()
         return {"skipped_updates": tally.total, **{f"nonfinite/{name}": n for name, n in tally.names.items()}}
 

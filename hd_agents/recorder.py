@@ -23,7 +23,7 @@ from hd_agents.world_model.batch import Batch
 
 
 class NonFiniteError(FloatingPointError):
-    """Training stopped because its numbers were NaN or infinite time after time. Says which, and where the record is."""
+    """Training stopped because its numbers kept being NaN or infinite. Says which, and where the record is."""
 
 
 def check(agent: Any) -> None:
@@ -44,8 +44,8 @@ def check(agent: Any) -> None:
         return
     path = write_record(agent, Path(agent.logger.get_dir() or "."))
     raise NonFiniteError(
-        f"{what} `hd-agents replay-nan {path}` repeats the last of them and shows where the numbers break. Usual causes "
-        "are rewards or observations of huge size, or too high a learning rate."
+        f"{what} `hd-agents replay-nan {path}` repeats the last of them and shows where the numbers break. Usual "
+        "causes are rewards or observations of huge size, or too high a learning rate."
     )
 
 
@@ -85,7 +85,7 @@ def read_record(agent: Any, tensors: Mapping[str, Any]) -> tuple[Batch, Draws]:
 
 
 def explain(agent: Any, batch: Batch, draws: Draws) -> tuple[bool, list[str]]:
-    """Make the recorded step again, with all learning rates at zero: whether it fails again, and what is wrong where."""
+    """Make the recorded step again with all learning rates at zero: whether it fails, and what is wrong where."""
     lines = []
     for name, value in _flat(batch, draws).items():
         if name.startswith("batch") and value.is_floating_point():

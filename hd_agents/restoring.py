@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule, check_for_correct_spac
 
 from hd_agents.policies import Latent
 from hd_agents.saving import ArchiveError
+from hd_agents.vetting import fitting_optimizer
 
 Archive = str | Path | io.BufferedIOBase  # Stable-Baselines3's word for the next line
 File = str | Path | BinaryIO
@@ -97,10 +98,10 @@ def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, An
         archive that lacks what is needed.
     :raises TypeError: for a change to something that is no constructor argument.
     """
+    names = argument_names(cls)
     missing = [name for name in (*SPACES, "policy_class") if name not in data]
     if missing:
         raise ArchiveError(f"The archive lacks {missing}; it was saved with these excluded. Pass a complete one.")
-    names = argument_names(cls)
     for name, change in changes.items():
         value = dict(change or {}) if name == "policy_kwargs" else change
         if name not in names:
@@ -126,6 +127,9 @@ def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> 
         if name in data:
             setattr(agent, name, data[name])
     for name, value in data.get("included", {}).items():
+        known = vars(agent).get(name)
+        if hasattr(type(agent), name) or type(known) not in (type(None), type(value)):
+            raise ArchiveError(f"The archive includes a value for {name!r}, which is not of that kind in an agent.")
         setattr(agent, name, value)
     agent.n_envs = n_envs
     agent._frozen_schedules = {k: v for k, v in data.get("frozen_schedules", {}).items() if k not in changes}
@@ -140,13 +144,25 @@ def running_state(agent: Any, latent: Latent | None) -> dict[str, Any]:
 
 
 def restore_running_state(agent: Any, state: Mapping[str, Any]) -> Latent | None:
-    """Undo :func:`running_state` and give the latent, unless the number of environments is another now."""
+    """Undo :func:`running_state` and give the latent, unless the number of environments is another now.
+
+    :raises ValueError: for observations or latents that do not fit the agent.
+    """
     starts = state.get("_last_episode_starts")
     if starts is None or len(starts) != agent.n_envs:
         return None
-    for name in LAST:
-        setattr(agent, name, _to_arrays(state[name]))
-    return None if state["latent"] is None else Latent(*(part.to(agent.device) for part in state["latent"]))
+    values = {name: _to_arrays(state[name]) for name in LAST}
+    starts = values["_last_episode_starts"]
+    if starts.dtype != np.bool_ or starts.ndim != 1 or len(starts) != agent.n_envs:
+        raise ArchiveError(f"The archive's starts of episodes are {starts.dtype} of shape {starts.shape}.")
+    for name in ("_last_obs", "_last_original_obs"):
+        if values[name] is not None:
+            rows = agent.policy.observations.encode(values[name])
+            if any(len(row) != agent.n_envs for row in rows.values()):
+                raise ArchiveError(f"The archive's {name} is not of {agent.n_envs} environments.")
+    for name, value in values.items():
+        setattr(agent, name, value)
+    return None if state["latent"] is None else agent.policy.read_state(tuple(state["latent"]), agent.n_envs)
 
 
 def _to_tensors(value: Any) -> Any:
@@ -185,14 +201,15 @@ def warn_of_frozen_schedules(notes: dict[str, str]) -> None:
         notes.clear()
 
 
-def fit_optimizers(parameters: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The parameters with optimisers told which device they run on, as an archive may come from another one."""
-    fitted = dict(parameters)
-    for name, state in parameters.items():
-        if name.endswith("_optimizer") and "param_groups" in state:
-            groups = [{**group, "capturable": device.type == "cuda"} for group in state["param_groups"]]
-            fitted[name] = {**state, "param_groups": groups}
-    return fitted
+def fit_optimizers(parameters: Mapping[str, Any], agent: Any) -> dict[str, Any]:
+    """The parameters with every optimiser's state checked against the optimiser of ``agent`` that it is for."""
+    optimizers = {f"learner.{name}_optimizer": name for name in ("model", "actor", "critic")}
+    own = {"model": agent.learner.model_optimizer, "actor": agent.learner.actor_optimizer}
+    own["critic"] = agent.learner.critic_optimizer
+    return {
+        name: fitting_optimizer(name, state, own[optimizers[name]]) if name in optimizers else state
+        for name, state in parameters.items()
+    }
 
 
 def print_systems(data: Mapping[str, Any]) -> None:

@@ -197,7 +197,7 @@ class ObservationCodec:
     def _encode_image(key: str, spec: ImageSpec, rows: NDArray[Any]) -> NDArray[np.uint8]:
         if rows.dtype != np.uint8:
             raise ValueError(
-                f"The observation {key!r} is {rows.dtype}: an image must hold uint8 values from 0 to 255, do not scale it."
+                f"The observation {key!r} is {rows.dtype}: an image must hold uint8, 0 to 255: do not scale it."
             )
         return rows if rows.shape[1:] == spec.shape else rows.transpose(0, 2, 3, 1)
 

@@ -76,13 +76,13 @@ def test_surprises_name_environment_key_and_step(part: str, value: Any, message:
 
 
 def test_a_wrong_first_observation_is_refused() -> None:
-    with pytest.raises(ValueError, match="Environment 1 .* after 0 env steps: the key 'arm' holds nan"):
+    with pytest.raises(ValueError, match=r"Environment 1 .* after 0 env steps: the key 'arm' holds nan"):
         tiny("MultiInputPolicy", DummyVecEnv(makers(0, "arm", np.full(5, np.nan)))).learn(60)
 
 
 def test_a_wrong_last_observation_is_refused() -> None:
     bad = np.full(5, np.inf)
-    with pytest.raises(ValueError, match=r"Environment 1 returned inf at index 0 of the last observation 'arm' after 6 "):
+    with pytest.raises(ValueError, match="Environment 1 returned inf at index 0 of the last observation 'arm' after 6"):
         tiny("MultiInputPolicy", DummyVecEnv(makers(3, "arm", bad, length=3))).learn(60)
 
 
@@ -110,7 +110,7 @@ def test_what_fits_is_taken() -> None:
 
 def test_numbers_beyond_float32_are_refused() -> None:
     codec = ObservationCodec(spaces.Box(-np.inf, np.inf, (2,), np.float64))
-    with pytest.raises(ValueError, match="Environment 2 returned inf at index 1 .* after 7 env steps"):
+    with pytest.raises(ValueError, match=r"Environment 2 returned inf at index 1 .* after 7 env steps"):
         encode(codec, np.array([[0, 1], [2, 3], [4, 1e300]]), 7)
     with pytest.raises(ValueError, match=r"rewards of type float64 and shape \(2, 1\)"):
         check_rewards(np.zeros((2, 1)), 7)

@@ -13,7 +13,8 @@ from hd_agents.cli.tasks import UsageError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv` (default: the process's own) and return the exit status.
 
-    0: done (1: `replay-nan` found nothing); 2: a mistake in what was typed, told in one line; 130: stopped by Ctrl-C, after saving what there was.
+    0: done; 1: `replay-nan` found nothing; 2: a mistake in what was typed, told in one line; 130: stopped by Ctrl-C,
+    after saving what there was.
     """
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
