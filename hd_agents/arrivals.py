@@ -39,8 +39,8 @@ def encode(
             env, place = np.argwhere(~np.isfinite(values))[0]
             who = env if only is None else only
             raise ValueError(
-                f"Environment {who} returned {values[env, place]} at index {place} of the {what}observation {key!r} after "
-                f"{steps:,} env steps: expected finite numbers that fit into float32."
+                f"Environment {who} returned {values[env, place]} at index {place} of the {what}observation {key!r} "
+                f"after {steps:,} env steps: expected finite numbers that fit into float32."
             )
     return rows
 

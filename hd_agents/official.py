@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from math import isqrt
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from gymnasium import spaces
 
 from hd_agents.backbones import Networks, build
+from hd_agents.official_files import clean, read
 from hd_agents.official_layout import (
     ACTOR_STD,
     IMAGE_LAYER,
@@ -36,10 +36,10 @@ from hd_agents.official_layout import (
     origin,
     weight_name,
 )
-from hd_agents.npz import read_npz
-from hd_agents.saving import read_tensors
 from hd_agents.spaces import ActionCodec, ObservationCodec
 from hd_agents.vetting import blamed_on
+
+__all__ = ["UNUSED", "Official", "convert", "for_spaces", "load", "read", "sizes"]
 
 
 class Official(NamedTuple):
@@ -67,46 +67,6 @@ class Official(NamedTuple):
         names = ("images", "vectors", "action_size", "action_groups", "harmony")
         overrides = self.overrides | dict(arguments.pop("overrides", None) or {})
         return build(self.backbone, overrides=overrides, **({name: getattr(self, name) for name in names} | arguments))
-
-
-def read(path: str | Path) -> dict[str, Array]:
-    """Arrays of an official file: wmlib's ``variables.pt``, or an ``.npz`` of the JAX agent's arrays by name.
-
-    No file is unpickled, and none takes more memory than its own size. A JAX checkpoint is a pickle: open it where it
-    was made and ``numpy.savez`` the arrays of its "agent" entry.
-
-    :raises ValueError: for another kind of file, or a damaged one.
-    """
-    suffix = Path(path).suffix
-    if suffix not in (".npz", ".pt", ".pth"):
-        raise ValueError(f"{path}: use wmlib's variables.pt, or an .npz of the JAX agent's arrays by name")
-    raw = Path(path).read_bytes()
-    with blamed_on(str(path)):
-        return clean(read_npz(raw) if suffix == ".npz" else read_tensors(raw, str(path)))
-
-
-def clean(params: Mapping[str, Any]) -> dict[str, Array]:
-    """Arrays or tensors by official name -> arrays by name without a prefix such as ``agent/``.
-
-    :raises ValueError: where the names are those of neither release.
-    """
-    params = {str(name): value for name, value in params.items()}
-    matches = (re.fullmatch(r"(.*?)wm(/rssm/gru/kernel|\.rssm\._cell\._layer\.weight)", name) for name in params)
-    prefix = next((match[1] for match in matches if match), None)
-    if prefix is None:
-        raise ValueError(
-            "Neither 'wm/rssm/gru/kernel' (dreamerv3-jax) nor 'wm.rssm._cell._layer.weight' (wmlib) is among the names "
-            f"{sorted(params)[:4]}..."
-        )
-    found = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
-    arrays = {
-        name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        for name, value in found.items()
-    }
-    for name, array in arrays.items():
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"{name} is an array of {array.dtype}: expected numbers")
-    return arrays
 
 
 def sizes(

@@ -13,7 +13,7 @@ RANKS = (
     {"world_model"},
     {"behavior"},
     {"arrivals", "backbones", "replay", "metrics", "envs", "nonfinite", "progress", "saving", "vetting"},
-    {"learner", "npz", "policies", "official_layout"},
+    {"learner", "policies", "official_files", "official_layout"},
     {"collection", "footprint", "imagine", "player", "restoring", "official"},
     {"recorder"},
     {"agent"},
