@@ -432,8 +432,11 @@ class HarmonyDreamAgent(BaseAlgorithm):
         :param device: not needed: tensors go to where the networks are.
         """
         given = load_path_or_dict
-        found: Mapping[str, Any] = given if isinstance(given, dict) else read_archive(as_file(given))[1]
-        found = {name: state for name, state in found.items() if name not in (RUNNING, NONFINITE)}
+        if not isinstance(given, dict):
+            parts = read_archive(as_file(given))[1]
+            with blamed_on("The archive"):
+                return self.set_parameters(parts, exact_match, device)
+        found = {name: state for name, state in given.items() if name not in (RUNNING, NONFINITE)}
         super().set_parameters(fit_optimizers(found, self), exact_match, device)
 
     def save(self, path: Archive, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:

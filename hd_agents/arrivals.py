@@ -32,8 +32,8 @@ def encode(
             rows = codec.encode(observations)
     except ValueError as error:
         env, reason = (only, error) if only is not None else _culprit(codec, observations, error)
-        who = "An environment" if env is None else f"Environment {env}"
-        raise ValueError(f"{who} returned a wrong {what}observation after {steps:,} env steps: {reason}") from error
+        name = "An environment" if env is None else f"Environment {env}"
+        raise ValueError(f"{name} returned a wrong {what}observation after {steps:,} env steps: {reason}") from error
     for key, values in rows.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             env, place = np.argwhere(~np.isfinite(values))[0]
