@@ -203,11 +203,14 @@ def warn_of_frozen_schedules(notes: dict[str, str]) -> None:
 
 def fit_optimizers(parameters: Mapping[str, Any], agent: Any) -> dict[str, Any]:
     """The parameters with every optimiser's state checked against the optimiser of ``agent`` that it is for."""
-    optimizers = {f"learner.{name}_optimizer": name for name in ("model", "actor", "critic")}
-    own = {"model": agent.learner.model_optimizer, "actor": agent.learner.actor_optimizer}
-    own["critic"] = agent.learner.critic_optimizer
+    learner = agent.learner
+    optimizers = {
+        "learner.model_optimizer": learner.model_optimizer,
+        "learner.actor_optimizer": learner.actor_optimizer,
+        "learner.critic_optimizer": learner.critic_optimizer,
+    }
     return {
-        name: fitting_optimizer(name, state, own[optimizers[name]]) if name in optimizers else state
+        name: fitting_optimizer(name, state, optimizers[name]) if name in optimizers else state
         for name, state in parameters.items()
     }
 
