@@ -22,7 +22,7 @@ def test_unchanged_files_are_read(files: dict[str, bytes], readers: Readers) -> 
     assert {kind: outcome(readers, kind, raw) for kind, raw in files.items()} == dict.fromkeys(files, "read")
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
 def test_changed_files_give_an_agent_or_our_error(
     data: st.DataObject, files: dict[str, bytes], readers: Readers
