@@ -13,7 +13,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
-from hd_agents import checks, official
+from hd_agents import checks, footprint, official, recorder
+from hd_agents.arrivals import watch
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.envs import register_suite
@@ -21,11 +22,13 @@ from hd_agents.host import keep_freed_memory
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
+from hd_agents.nonfinite import PATIENCE
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
 from hd_agents.progress import ProgressBar, record_logs, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import (
+    NONFINITE,
     RUNNING,
     Archive,
     archive_data,
@@ -40,6 +43,7 @@ from hd_agents.restoring import (
 )
 from hd_agents.saving import read_archive, write_archive
 from hd_agents.spaces import Observation, ObservationCodec
+from hd_agents.vetting import blamed_on, check_values, check_weights
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
 _POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of hd_agents.policies.DreamPolicy.'
@@ -67,7 +71,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param harmony_learning_rate: of the harmoniser's coefficients; None for ``learning_rate``, as in the paper. Runs of
         a few thousand gradient steps want it higher, as each moves log sigma by about one rate.
     :param buffer_size: rows of replay, over all environments (one per step and one more per episode); None for
-        1,000,000 or what half of the free memory holds, whichever is less.
+        1,000,000 or what half of the free memory (or disk) holds, whichever is less.
+    :param replay_folder: keep the replay in files there, for a ``buffer_size`` beyond the memory; None for in memory.
     :param learning_starts: env steps with random actions before the first gradient step.
     :param batch_size: sequences per gradient step.
     :param sequence_length: steps per sequence.
@@ -111,6 +116,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         critic_learning_rate: float | Schedule | None = None,
         harmony_learning_rate: float | None = None,
         buffer_size: int | None = None,
+        replay_folder: str | Path | None = None,
         learning_starts: int = 1_000,
         batch_size: int | None = None,
         sequence_length: int | None = None,
@@ -166,6 +172,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             self.harmony_learning_rate = checks.number("harmony_learning_rate", harmony_learning_rate, 0.0)
         # Replay, and how much of it is learned from.
         self.buffer_size = None if buffer_size is None else checks.whole("buffer_size", buffer_size, 1)
+        self.replay_folder = None if replay_folder is None else str(replay_folder)
         self.learning_starts = checks.whole("learning_starts", learning_starts, 0)
         self.batch_size = checks.whole("batch_size", batch_size, 1, usual.batch_size)
         self.sequence_length = checks.whole("sequence_length", sequence_length, 2, usual.sequence_length)
@@ -200,15 +207,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             raise ValueError("env=None: pass an environment or a Gymnasium id; only load() goes without.")
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.policy = self.policy_class(
-            self.observation_space,
-            self.action_space,
-            backbone=self.backbone,
-            size=self.size,
-            harmony=self.harmony,
-            gamma=self.gamma,
-            overrides=self.policy_kwargs,
-        ).to(self.device)
+        self.policy = self._make_policy().to(self.device)
         self.learner = Learner(
             self.policy.networks,
             objectives(
@@ -234,10 +233,21 @@ class HarmonyDreamAgent(BaseAlgorithm):
             batch = self.batch_size * self.sequence_length
             print(self.policy.describe())
             print(f"Gradient steps per env step: {self.train_ratio / batch:.3g}, each on {batch} replayed steps")
-            print(self.replay_buffer.describe())
+            print(footprint.describe(self.policy.networks, self.replay_buffer, batch))
+
+    def _make_policy(self) -> DreamPolicy:
+        return self.policy_class(
+            self.observation_space,
+            self.action_space,
+            backbone=self.backbone,
+            size=self.size,
+            harmony=self.harmony,
+            gamma=self.gamma,
+            overrides=self.policy_kwargs,
+        )
 
     def _make_replay(self) -> SequenceReplay:
-        return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length)
+        return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length, self.replay_folder)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed Python, NumPy, torch, the spaces, the environments and the replay's sampling; None changes nothing."""
@@ -271,6 +281,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay()
         warn_of_frozen_schedules(self._frozen_schedules)
+        watch(self.env, lambda: self.num_timesteps)
         if self.device.type == "cpu":
             keep_freed_memory()
         total_timesteps, callback = self._setup_learn(
@@ -305,7 +316,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         seen = self._last_obs
         originals = seen if normalizer is None else self._last_original_obs
         assert originals is not None
-        self._collector.begin(replay, originals, starts)
+        self._collector.begin(replay, originals, starts, self.num_timesteps)
         actions = self._collector.act(seen, starts, random=self.num_timesteps < self.learning_starts)
         new_obs, rewards, dones, infos = env.step(actions)
         self.num_timesteps += env.num_envs
@@ -313,7 +324,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
         callback.update_locals(locals())
         go_on = callback.on_step()
 
-        self._collector.store(replay, VecStep(new_obs, rewards, dones, infos), normalizer)
+        done_before = self.num_timesteps - env.num_envs
+        self._collector.store(replay, VecStep(new_obs, rewards, dones, infos, done_before), normalizer)
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         if normalizer is not None:
             self._last_original_obs = normalizer.get_original_obs()
@@ -343,7 +355,10 @@ class HarmonyDreamAgent(BaseAlgorithm):
         return due
 
     def train(self, gradient_steps: int) -> None:
-        """Make ``gradient_steps`` updates on batches from replay. ``learn`` calls it; needs a sequence in replay."""
+        """Make ``gradient_steps`` updates on batches from replay. ``learn`` calls it; needs a sequence in replay.
+
+        :raises hd_agents.recorder.NonFiniteError: when updates in a row were not finite, see docs/robustness.md.
+        """
         assert self.replay_buffer is not None
         if gradient_steps:
             self.learner.set_learning_rates(*self._rates().values())
@@ -353,6 +368,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
                 batch = normalize_batch(batch, self._vec_normalize_env)
             self._metrics.add(self.learner.train_step(batch))
             self._n_updates += 1
+            if self._n_updates % PATIENCE == 0:
+                recorder.check(self)
             if self._progress is not None:
                 self._progress.on_update()
 
@@ -363,7 +380,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
 
     def dump_logs(self) -> None:
         """Write one log table: episodes, speed, and the means of the training metrics since the last one."""
-        record_logs(self, self._updates_at_start, {**self._rates(), **self._metrics.flush()})
+        means = {**self._metrics.flush(), **self.learner.guard.report()}
+        record_logs(self, self._updates_at_start, {**self._rates(), **means})
         self.logger.dump(step=self.num_timesteps)
 
     def predict(
@@ -417,9 +435,12 @@ class HarmonyDreamAgent(BaseAlgorithm):
         :param device: not needed: tensors go to where the networks are.
         """
         given = load_path_or_dict
-        found: Mapping[str, Any] = given if isinstance(given, dict) else read_archive(as_file(given))[1]
-        found = {name: state for name, state in found.items() if name != RUNNING}
-        super().set_parameters(fit_optimizers(found, self.device), exact_match, device)
+        if not isinstance(given, dict):
+            parts = read_archive(as_file(given))[1]
+            with blamed_on("The archive"):
+                return self.set_parameters(parts, exact_match, device)
+        found = {name: state for name, state in given.items() if name not in (RUNNING, NONFINITE)}
+        super().set_parameters(fit_optimizers(found, self), exact_match, device)
 
     def save(self, path: Archive, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Write an archive of JSON and tensors: settings, counters, weights and optimisers, but no replay.
@@ -455,15 +476,18 @@ class HarmonyDreamAgent(BaseAlgorithm):
         :raises ValueError: for a file that is no intact archive, spaces that do not match, or changed networks.
         """
         data, tensors = read_archive(as_file(path))
+        check_values(data)
         data.update({name: value for name, value in (custom_objects or {}).items() if name in data})
         if print_system_info:
             print_systems(data)
         agent = cls(**stored_arguments(cls, data, kwargs), env=env, device=device, _init_setup_model=False)
-        restore(agent, data, kwargs)
-        agent._setup_model()
-        if env is None or not force_reset:
-            agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))
-        agent.set_parameters(tensors, exact_match=True, device=device)
+        with blamed_on("The archive"):
+            restore(agent, data, kwargs)
+            check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs)
+            agent._setup_model()
+            if env is None or not force_reset:
+                agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))
+            agent.set_parameters(tensors, exact_match=True, device=device)
         return agent
 
     @classmethod

@@ -14,6 +14,7 @@ from torch import nn
 
 from hd_agents.behavior.actor_critic import Actor, ActorLoss, CriticLoss, NoScale, ReturnScale
 from hd_agents.behavior.returns import CreditAssignment, NextStateCredit, SameStateCredit
+from hd_agents.checks import number
 from hd_agents.harmony import Harmonizer, Term, select_terms
 from hd_agents.nn.distributions import TwoHot, UnitNormal
 from hd_agents.nn.layers import Activation, Init
@@ -223,7 +224,9 @@ def build(
     for name in ("bins", "vector_units", "vector_layers"):
         _positive(name, options[name])
     widths = Size(**{name: _positive(name, options[name]) for name in Size._fields})
-    style = style._replace(unimix=options["unimix"], kl=style.kl._replace(free=options["free_nats"]))
+    unimix = number("policy_kwargs['unimix']", options["unimix"], 0.0, 1.0)
+    free = number("policy_kwargs['free_nats']", options["free_nats"], 0.0)
+    style = style._replace(unimix=unimix, kl=style.kl._replace(free=free))
     gamma = DEFAULTS[backbone].gamma if gamma is None else gamma
 
     mlp: dict[str, Any] = {"units": widths.units, "layers": widths.layers, "norm": style.norm, "act": style.act}

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+FLOAT_MAX = float(np.finfo(np.float64).max)
 Rate = float | Callable[[float], float]
 
 
 def whole(name: str, value: Any, low: int, default: int | None = None) -> int:
     """``value`` as an int of at least ``low``; a float without fraction, such as 1e6, counts as whole."""
     value = default if value is None and default is not None else value
-    if not _is_number(value) or value % 1 != 0 or value < low:
-        raise ValueError(f"{name}={value!r}: use a whole number of at least {low}.")
+    if not _is_number(value) or not low <= value < 1 << 63 or value % 1 != 0:
+        raise ValueError(f"{name}={value!r}: use a whole number of at least {low} (and below 2**63).")
     return int(value)
 
 
@@ -24,7 +25,8 @@ def number(
 ) -> float:
     """``value`` as a finite float in [low, high], or in (low, high] with ``above``."""
     value = default if value is None and default is not None else value
-    if not _is_number(value) or np.isinf(value) or not (low < value if above else low <= value) or not value <= high:
+    inside = _is_number(value) and (low < value if above else low <= value) and value <= min(high, FLOAT_MAX)
+    if not inside:
         limits = f"{'above' if above else 'of at least'} {low:g}" + ("" if np.isinf(high) else f" and at most {high:g}")
         raise ValueError(f"{name}={value!r}: use a number {limits}.")
     return float(value)

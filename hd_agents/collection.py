@@ -20,23 +20,26 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from hd_agents.arrivals import check_rewards, encode
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.replay import SequenceReplay
 from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.world_model.batch import Batch
 
 
-def make_replay(policy: DreamPolicy, capacity: int | None, n_envs: int, sequence_length: int) -> SequenceReplay:
+def make_replay(
+    policy: DreamPolicy, capacity: int | None, n_envs: int, sequence_length: int, folder: str | None = None
+) -> SequenceReplay:
     """A still unallocated replay for the spaces of ``policy``.
 
     :param capacity: rows, over all environments; None for what fits.
-    :param sequence_length: steps that have to fit for each environment.
+    :param sequence_length: steps that have to fit for each environment. :param folder: of the rows; None for memory.
     :raises ValueError: if they do not.
     """
     images = {key: spec.shape for key, spec in policy.observations.images.items()}
     vectors = {key: spec.size for key, spec in policy.observations.vectors.items()}
     if capacity is None or capacity >= n_envs:
-        replay = SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size)
+        replay = SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size, folder)
         if replay.rows_per_env >= sequence_length:
             return replay
     raise ValueError(
@@ -46,12 +49,16 @@ def make_replay(policy: DreamPolicy, capacity: int | None, n_envs: int, sequence
 
 
 class VecStep(NamedTuple):
-    """What one step of a vector environment delivered: N rewards, ends and infos, and the observations after resets."""
+    """What one step of a vector environment delivered: N rewards, ends and infos, and the observations after resets.
+
+    :param steps: env steps done before it.
+    """
 
     observations: Any
     rewards: NDArray[Any]
     dones: NDArray[np.bool_]
     infos: list[dict[str, Any]]
+    steps: int = 0
 
 
 class Collector:
@@ -65,14 +72,17 @@ class Collector:
         self.latent: Latent | None = None  # None while actions are random: filtering begins with the first chosen one
         self._actions = np.zeros((n_envs, policy.actions.size), dtype=np.float32)
 
-    def begin(self, replay: SequenceReplay, originals: Observation, starts: NDArray[np.bool_]) -> None:
+    def begin(
+        self, replay: SequenceReplay, originals: Observation, starts: NDArray[np.bool_], steps: int = 0
+    ) -> None:
         """Write the first row of each environment's episode where ``starts`` (N,) is True.
 
-        :param originals: observations before any normalisation.
+        :param originals: observations before any normalisation. :param steps: env steps done before they arrived.
+        :raises ValueError: for one that does not fit its space or is not finite.
         """
         if not starts.any():
             return
-        rows = self.policy.observations.encode(originals)
+        rows = encode(self.policy.observations, originals, steps, "first ")
         nothing = np.zeros(self.policy.actions.size, dtype=np.float32)
         for env in np.flatnonzero(starts):
             replay.add(int(env), _row(rows, env), nothing, 0.0, True, False)
@@ -97,16 +107,18 @@ class Collector:
         """Write one row for each environment: what the last actions led to.
 
         :param step: as the vector environment delivered it. :param normalizer: its ``VecNormalize`` wrapper, if any.
+        :raises ValueError: for an observation or reward that is not finite or does not fit, naming the environment.
         """
         originals = step.observations if normalizer is None else normalizer.get_original_obs()
         rewards = step.rewards if normalizer is None else normalizer.get_original_reward()
-        rows = self.policy.observations.encode(originals)
+        check_rewards(rewards, step.steps)
+        rows = encode(self.policy.observations, originals, step.steps)
         for env, done in enumerate(step.dones):
             row, info = _row(rows, env), step.infos[env]
             if done and info.get("terminal_observation") is not None:
                 last = info["terminal_observation"]
                 last = last if normalizer is None else normalizer.unnormalize_obs(last)
-                row = _row(self.policy.observations.encode(last), 0)
+                row = _row(encode(self.policy.observations, last, step.steps, "last ", env), 0)
             terminated = bool(done) and not info.get("TimeLimit.truncated", False)
             replay.add(env, row, self._actions[env], float(rewards[env]), False, terminated)
 

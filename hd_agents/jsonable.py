@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 TYPE = "__type__"
 MAX_ARRAY = 1 << 16  # elements of an array outside a space; more belongs among the tensors
-MAX_ELEMENTS = 1 << 25  # elements that the arrays and spaces of one document declare together
+MAX_ELEMENTS = 1 << 24  # elements that the arrays and spaces of one document declare together
 # What Python, NumPy and Gymnasium raise on values of the wrong kind, size or depth.
 DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 

@@ -12,6 +12,7 @@ from hd_agents.backbones import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults, Networks,
 from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
+from hd_agents.nonfinite import Guard
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 
@@ -69,7 +70,18 @@ class Learner:
         self.critic_optimizer = self._adam(networks.critic, BEHAVIOR_EPS, weight_decay)
         if networks.harmonizer.harmonized:
             self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
+        self.guard = Guard(self.device)
+        self.newest: tuple[Batch, Draws] | None = None  # what the newest step saw, for the record of a failure
         self.set_learning_rates(learning_rate, actor_learning_rate, critic_learning_rate)
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether the networks run in bfloat16."""
+        return self._autocast_dtype is not None
+
+    def use_float32(self) -> None:
+        """Run the networks in float32 from the next step on."""
+        self._autocast_dtype = None
 
     def _adam(self, module: nn.Module, eps: float, weight_decay: float) -> torch.optim.Adam:
         cuda = self.device.type == "cuda"
@@ -99,11 +111,14 @@ class Learner:
     def train_step(self, batch: Batch, draws: Draws | None = None, state: State | None = None) -> dict[str, Tensor]:
         """Update the world model on ``batch``, then actor and critic on dreams that start there.
 
+        What comes after a loss or gradient that is not finite is skipped, see :class:`hd_agents.nonfinite.Guard`.
+
         :param draws: random numbers to use; default fresh ones.
         :param state: latent at which sequences start that do not begin with ``is_first``; default the initial state.
         :return: metrics, 0-d tensors on the device, detached.
         """
         draws = self.draw(batch) if draws is None else draws
+        self.newest = batch, draws
         networks = self.networks
 
         # World model: harmonised losses on replayed sequences.
@@ -123,7 +138,7 @@ class Learner:
             targets, critic_out, slow_value = self._evaluate(dream, batch.terminated.flatten())
 
         # Actor: actions that lead to more than the critic expects.
-        scale = networks.return_scale.update(targets.actor_return)
+        scale = networks.return_scale.update(targets.actor_return, self.guard.bad)
         states = len(targets.actor_return)
         policy = networks.actor.distribution(dream.actor_parameters[:states])
         actor_loss = self.objectives.actor_loss(policy, dream.action[:states], targets, scale)
@@ -145,6 +160,7 @@ class Learner:
                 "return_scale": scale,
                 "entropy/actor": policy.entropy().mean(),
             }
+            metrics["skipped"] = self.guard.count(metrics)
         return metrics
 
     def _evaluate(self, dream: Dream, terminated: Tensor) -> tuple[Targets, Tensor, Tensor]:
@@ -180,11 +196,12 @@ class Learner:
             update_slow(self.networks.slow_critic, self.networks.critic, fraction)
 
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
-        """Backpropagate ``loss`` into the optimiser's parameters alone, clip, step; the norm before clipping."""
+        """Backpropagate ``loss`` into the optimiser's parameters alone, clip, step if finite; the unclipped norm."""
         parameters = list(_parameters(optimizer))
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)
         norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
+        self.guard.gate(optimizer, loss, norm)
         optimizer.step()
         return norm
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from math import isqrt
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from gymnasium import spaces
 
 from hd_agents.backbones import Networks, build
+from hd_agents.official_files import clean, read
 from hd_agents.official_layout import (
     ACTOR_STD,
     IMAGE_LAYER,
@@ -30,12 +30,16 @@ from hd_agents.official_layout import (
     VECTOR_LAYER,
     VECTOR_OUT,
     Array,
+    Entry,
     is_jax,
     leaf_name,
     origin,
     weight_name,
 )
 from hd_agents.spaces import ActionCodec, ObservationCodec
+from hd_agents.vetting import blamed_on
+
+__all__ = ["UNUSED", "Official", "convert", "for_spaces", "load", "read", "sizes"]
 
 
 class Official(NamedTuple):
@@ -65,41 +69,6 @@ class Official(NamedTuple):
         return build(self.backbone, overrides=overrides, **({name: getattr(self, name) for name in names} | arguments))
 
 
-def read(path: str | Path) -> dict[str, Array]:
-    """Arrays of an official file: wmlib's ``variables.pt``, or an ``.npz`` of the JAX agent's arrays by name.
-
-    No file is unpickled. A JAX checkpoint is a pickle: open it where it was made and ``numpy.savez`` the arrays of its
-    "agent" entry.
-
-    :raises ValueError: for another kind of file.
-    """
-    if Path(path).suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return clean(dict(file))
-    if Path(path).suffix not in (".pt", ".pth"):
-        raise ValueError(f"{path}: use wmlib's variables.pt, or an .npz of the JAX agent's arrays by name")
-    return clean(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def clean(params: Mapping[str, Any]) -> dict[str, Array]:
-    """Arrays or tensors by official name -> arrays by name without a prefix such as ``agent/``.
-
-    :raises ValueError: where the names are those of neither release.
-    """
-    matches = (re.fullmatch(r"(.*?)wm(/rssm/gru/kernel|\.rssm\._cell\._layer\.weight)", name) for name in params)
-    prefix = next((match[1] for match in matches if match), None)
-    if prefix is None:
-        raise ValueError(
-            "Neither 'wm/rssm/gru/kernel' (dreamerv3-jax) nor 'wm.rssm._cell._layer.weight' (wmlib) is among the names "
-            f"{sorted(params)[:4]}..."
-        )
-    found = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
-    return {
-        name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        for name, value in found.items()
-    }
-
-
 def sizes(
     params: Mapping[str, Any],
     *,
@@ -116,7 +85,17 @@ def sizes(
     :param classes: of each latent; default as many as there are latents, as in every official setting.
     :raises ValueError: where something is missing or cannot be inferred, naming it.
     """
-    params = clean(params)
+    with blamed_on("The official model"):
+        return _sizes(clean(params), images, vectors, action_groups, classes)
+
+
+def _sizes(
+    params: Mapping[str, Array],
+    images: Mapping[str, tuple[int, int, int]] | None,
+    vectors: Mapping[str, int] | None,
+    action_groups: tuple[int, ...] | None,
+    classes: int | None,
+) -> Official:
     jax = is_jax(params)
 
     def has(module: str, index: int | str = "") -> bool:
@@ -198,6 +177,8 @@ def for_spaces(
             f"The official model has {found.action_size} {kinds[found.discrete]} actions, "
             f"but {action_space} has {actions.size} {kinds[bool(actions.groups)]} ones"
         )
+    with blamed_on("The official model"), torch.device("meta"):  # sizes of a few arrays ask for all the others
+        _table(clean(params), found.networks())
     return found
 
 
@@ -216,19 +197,26 @@ def convert(params: Mapping[str, Any], networks: Networks) -> dict[str, Array]:
     :raises ValueError: as :func:`load`.
     """
     params = clean(params)
+    table = _table(params, networks)
+    return {ours: entry.convert(_parts(params, entry)) for ours, entry in table.items()}
+
+
+def _table(params: Mapping[str, Array], networks: Networks) -> dict[str, Entry]:
+    """Where every tensor of ``networks`` comes from, once all shapes and names are found to fit."""
     table = {name: origin(name, tuple(old.shape), networks, params) for name, old in networks.state_dict().items()}
-    out = {}
     for ours, entry in table.items():
-        parts = [_get(params, name) if name else np.zeros(()) for name in entry.theirs]
-        for name, part in zip(entry.theirs, parts, strict=True):
+        for name, part in zip(entry.theirs, _parts(params, entry), strict=True):
             if part.shape != entry.shape:
                 raise ValueError(f"{name} has shape {part.shape}, but {ours} of these networks needs {entry.shape}")
-        out[ours] = entry.convert(parts)
     known = {name for entry in table.values() for name in entry.theirs}
     unknown = [f"{name} {params[name].shape}" for name in params if name not in known and not UNUSED.search(name)]
     if unknown:
         raise ValueError(f"No place in these {'dreamerv3' if is_jax(params) else 'dreamerv2'} networks for {unknown}")
-    return out
+    return table
+
+
+def _parts(params: Mapping[str, Array], entry: Entry) -> list[Array]:
+    return [_get(params, name) if name else np.zeros(()) for name in entry.theirs]
 
 
 def _get(params: Mapping[str, Array], name: str) -> Array:

@@ -19,6 +19,7 @@ from torch import Tensor
 from hd_agents.backbones import Networks, build
 from hd_agents.saving import read_archive, write_archive
 from hd_agents.spaces import ActionCodec, Observation, ObservationCodec
+from hd_agents.vetting import blamed_on, check_weights
 from hd_agents.world_model.rssm import State
 
 Self = TypeVar("Self", bound="DreamPolicy")
@@ -233,8 +234,14 @@ class DreamPolicy(BasePolicy):
         data, tensors = read_archive(path)
         if "settings" not in data:
             raise ValueError(f"{path} holds a whole agent, not a policy: use HarmonyDreamAgent.load(path).policy.")
-        policy = cls(data["observation_space"], data["action_space"], **data["settings"])
-        policy.load_state_dict(tensors["policy"])
+        with blamed_on(f"The policy in {path}"):
+
+            def make() -> Self:
+                return cls(data["observation_space"], data["action_space"], **data["settings"])
+
+            check_weights(make, tensors.get("policy"), data["settings"].get("overrides") or {})
+            policy = make()
+            policy.load_state_dict(tensors["policy"])
         return policy.to(get_device(device))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

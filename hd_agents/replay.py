@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hd_agents.host import atomic_write, available_memory, format_bytes
+from hd_agents.host import atomic_write, format_bytes
 from hd_agents.replay_file import read_array, read_header, stretch, write_array, write_header
+from hd_agents.replay_memory import allocate, free_bytes
 from hd_agents.world_model.batch import Batch
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -26,11 +27,12 @@ class SequenceReplay:
     filled costs nothing.
 
     :param capacity: Rows of all environments together (one row per agent step and one more per episode); None for
-        1,000,000 or what half of the free memory holds, whichever is less.
+        1,000,000 or what half of the free memory (or disk) holds, whichever is less.
     :param n_envs: Environments, each with its own ring.
     :param images: Observation key to ``(H, W, C)``, stored as uint8.
     :param vectors: Observation key to length, stored as float32.
     :param action_size: Length A of an action, stored as float32.
+    :param folder: Where to keep the rows on disk, see :func:`~hd_agents.replay_memory.allocate`; None for in memory.
     :raises ValueError: if a size is not positive, a key is both image and vector, or ``capacity < n_envs``.
     """
 
@@ -41,12 +43,14 @@ class SequenceReplay:
         images: Mapping[str, tuple[int, int, int]],
         vectors: Mapping[str, int],
         action_size: int,
+        folder: str | Path | None = None,
     ) -> None:
         if n_envs < 1 or (capacity is not None and capacity < n_envs):
             raise ValueError(f"capacity={capacity} with n_envs={n_envs}: expected at least one row per environment.")
         if both := images.keys() & vectors.keys():
             raise ValueError(f"Observation keys {sorted(both)} are given both as images and as vectors.")
         self.n_envs = n_envs
+        self.folder = None if folder is None else Path(folder)
         self._layout: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
             **{OBSERVATION + key: (np.dtype(np.uint8), tuple(shape)) for key, shape in images.items()},
             **{OBSERVATION + key: (np.dtype(np.float32), (size,)) for key, size in vectors.items()},
@@ -56,7 +60,7 @@ class SequenceReplay:
             "terminated": (np.dtype(np.bool_), ()),
         }
         if capacity is None:
-            free = available_memory()
+            free = free_bytes(self.folder)
             fitting = MOST_ROWS if free is None else free // 2 // self._row_bytes()
             capacity = max(n_envs, min(MOST_ROWS, fitting))
         self.rows_per_env = capacity // n_envs
@@ -85,11 +89,16 @@ class SequenceReplay:
         """Bytes that the rings take once they are allocated."""
         return self.capacity * self._row_bytes()
 
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of a row that are images."""
+        return sum(int(np.prod(shape)) for dtype, shape in self._layout.values() if dtype == np.uint8)
+
     def describe(self) -> str:
-        """One line for people: rows stored, rows that fit, memory."""
+        """One line for people: rows stored, rows that fit, memory or disk."""
         return (
             f"Replay: {len(self):,} of {self.capacity:,} rows stored ({self.n_envs} x {self.rows_per_env:,}), "
-            f"{format_bytes(self.nbytes_estimate())} of memory when full"
+            f"{format_bytes(self.nbytes_estimate())} of {'memory' if self.folder is None else self.folder} when full"
         )
 
     def add(
@@ -107,7 +116,7 @@ class SequenceReplay:
         ``(A,)``. The values are copied.
 
         :raises ValueError: naming the key, what was found and what is expected.
-        :raises MemoryError: at the first row, if the rings do not fit into memory.
+        :raises MemoryError: at the first row, if the rings do not fit into memory; OSError for the disk.
         """
         if not 0 <= env < self.n_envs:
             raise ValueError(f"env={env}: expected 0 to {self.n_envs - 1}.")
@@ -119,7 +128,7 @@ class SequenceReplay:
         if not abs(reward) <= FLOAT32_MAX:
             raise ValueError(f"The reward of env {env} is {reward}: expected a finite number that fits into float32.")
         if not self._columns:
-            self._allocate()
+            self._columns = allocate(self._layout, self.n_envs, self.rows_per_env, self.folder)
         columns, row = self._columns, (env, self._heads[env])
         for key in self._observation:
             columns[OBSERVATION + key][row] = observation[key]
@@ -202,18 +211,6 @@ class SequenceReplay:
     def _row_bytes(self) -> int:
         return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self._layout.values())
 
-    def _allocate(self) -> None:
-        needed, free = self.nbytes_estimate(), available_memory()
-        if free is not None and needed > free:
-            raise MemoryError(
-                f"The replay's {self.capacity:,} rows need {format_bytes(needed)} of memory, but {format_bytes(free)} "
-                f"are available. Use a buffer_size of at most {free // self._row_bytes():,} rows or smaller images."
-            )
-        self._columns = {
-            name: np.empty((self.n_envs, self.rows_per_env, *shape), dtype)
-            for name, (dtype, shape) in self._layout.items()
-        }
-
     def _draw_windows(self, batch_size: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Positions ``(B, T)`` in the rings laid end to end, uniform over all windows within one ring's time order."""
         counts, heads = np.array(self._counts), np.array(self._heads)
@@ -246,7 +243,7 @@ class SequenceReplay:
     def _read(self, file: BinaryIO, name: str, keep: bool) -> None:
         rows = read_header(file, name, self._layout, self.n_envs, self.rows_per_env)
         if sum(rows) and not self._columns:
-            self._allocate()
+            self._columns = allocate(self._layout, self.n_envs, self.rows_per_env, self.folder)
         before = self._heads, self._counts, self.added
         self._heads, self._counts, self.added = ([0] * self.n_envs for _ in before)  # empty, if reading fails
         self.history = object()

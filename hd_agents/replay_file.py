@@ -71,7 +71,7 @@ def read_header(file: BinaryIO, name: str, layout: Layout, n_envs: int, rows_per
 def read_array(file: BinaryIO, name: str, array: NDArray) -> None:
     """Fill a contiguous array from the file.
 
-    :raises ValueError: if the file ends early, a flag is neither 0 nor 1, or a reward is not finite.
+    :raises ValueError: if the file ends early, a flag is neither 0 nor 1, or a number is not finite.
     """
     raw = array.reshape(-1).view(np.uint8)
     left = memoryview(raw.data)
@@ -82,8 +82,8 @@ def read_array(file: BinaryIO, name: str, array: NDArray) -> None:
         left = left[count:]
     if array.dtype == np.bool_ and raw.size and raw.max() > 1:
         raise ValueError(f"{name} is damaged: a flag holds {raw.max()}, expected 0 or 1.")
-    if array.ndim == 1 and array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{name} is damaged: a reward is not finite.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} is damaged: a reward, action or observation is not finite.")
 
 
 def stretch(ring: NDArray, start: int, count: int) -> tuple[NDArray, NDArray]:

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule, check_for_correct_spac
 
 from hd_agents.policies import Latent
 from hd_agents.saving import ArchiveError
+from hd_agents.vetting import fitting_optimizer
 
 Archive = str | Path | io.BufferedIOBase  # Stable-Baselines3's word for the next line
 File = str | Path | BinaryIO
@@ -35,7 +36,9 @@ COUNTERS = (
 SPACES = ("observation_space", "action_space")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")
 RUNNING = "running"  # the archive's part for where the environments were: last observations and latents
+NONFINITE = "nonfinite"  # the part that a record of a failed gradient step has beside an agent's
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+PLACES = {"replay_folder"}  # arguments that name a place on this machine, which no file may choose
 NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
 
 
@@ -57,6 +60,7 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     data: dict[str, Any] = {"policy_class": policy_name(agent), "system_info": system_info()}
     data |= {name: getattr(agent, name) for name in (*SPACES, *COUNTERS)}
     arguments = {name: f"_{name}" if name == "stats_window_size" else name for name in argument_names(type(agent))}
+    arguments = {name: attribute for name, attribute in arguments.items() if name not in PLACES}
     unkept = [name for name, attribute in arguments.items() if not hasattr(agent, attribute)]
     if unkept:
         raise ArchiveError(f"{type(agent).__name__} takes {unkept} but keeps no attributes of these names to store.")
@@ -94,10 +98,10 @@ def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, An
         archive that lacks what is needed.
     :raises TypeError: for a change to something that is no constructor argument.
     """
+    names = argument_names(cls)
     missing = [name for name in (*SPACES, "policy_class") if name not in data]
     if missing:
         raise ArchiveError(f"The archive lacks {missing}; it was saved with these excluded. Pass a complete one.")
-    names = argument_names(cls)
     for name, change in changes.items():
         value = dict(change or {}) if name == "policy_kwargs" else change
         if name not in names:
@@ -110,7 +114,8 @@ def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, An
             f"The archive was saved with the policy class {policy}. Classes are not stored: import it and call "
             f'load(path, custom_objects={{"policy_class": {policy.rpartition(".")[2]}}}).'
         )
-    return {"policy": policy, **{name: data[name] for name in names if name in data}, **changes}
+    stored = {name: data[name] for name in names if name in data and name not in PLACES}
+    return {"policy": policy, **stored, **changes}
 
 
 def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
@@ -122,6 +127,9 @@ def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> 
         if name in data:
             setattr(agent, name, data[name])
     for name, value in data.get("included", {}).items():
+        known = vars(agent).get(name)
+        if hasattr(type(agent), name) or type(known) not in (type(None), type(value)):
+            raise ArchiveError(f"The archive includes a value for {name!r}, which is not of that kind in an agent.")
         setattr(agent, name, value)
     agent.n_envs = n_envs
     agent._frozen_schedules = {k: v for k, v in data.get("frozen_schedules", {}).items() if k not in changes}
@@ -136,13 +144,25 @@ def running_state(agent: Any, latent: Latent | None) -> dict[str, Any]:
 
 
 def restore_running_state(agent: Any, state: Mapping[str, Any]) -> Latent | None:
-    """Undo :func:`running_state` and give the latent, unless the number of environments is another now."""
+    """Undo :func:`running_state` and give the latent, unless the number of environments is another now.
+
+    :raises ValueError: for observations or latents that do not fit the agent.
+    """
     starts = state.get("_last_episode_starts")
     if starts is None or len(starts) != agent.n_envs:
         return None
-    for name in LAST:
-        setattr(agent, name, _to_arrays(state[name]))
-    return None if state["latent"] is None else Latent(*(part.to(agent.device) for part in state["latent"]))
+    values = {name: _to_arrays(state[name]) for name in LAST}
+    starts = values["_last_episode_starts"]
+    if starts.dtype != np.bool_ or starts.ndim != 1 or len(starts) != agent.n_envs:
+        raise ArchiveError(f"The archive's starts of episodes are {starts.dtype} of shape {starts.shape}.")
+    for name in ("_last_obs", "_last_original_obs"):
+        if values[name] is not None:
+            rows = agent.policy.observations.encode(values[name])
+            if any(len(row) != agent.n_envs for row in rows.values()):
+                raise ArchiveError(f"The archive's {name} is not of {agent.n_envs} environments.")
+    for name, value in values.items():
+        setattr(agent, name, value)
+    return None if state["latent"] is None else agent.policy.read_state(tuple(state["latent"]), agent.n_envs)
 
 
 def _to_tensors(value: Any) -> Any:
@@ -181,14 +201,18 @@ def warn_of_frozen_schedules(notes: dict[str, str]) -> None:
         notes.clear()
 
 
-def fit_optimizers(parameters: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The parameters with optimisers told which device they run on, as an archive may come from another one."""
-    fitted = dict(parameters)
-    for name, state in parameters.items():
-        if name.endswith("_optimizer") and "param_groups" in state:
-            groups = [{**group, "capturable": device.type == "cuda"} for group in state["param_groups"]]
-            fitted[name] = {**state, "param_groups": groups}
-    return fitted
+def fit_optimizers(parameters: Mapping[str, Any], agent: Any) -> dict[str, Any]:
+    """The parameters with every optimiser's state checked against the optimiser of ``agent`` that it is for."""
+    learner = agent.learner
+    optimizers = {
+        "learner.model_optimizer": learner.model_optimizer,
+        "learner.actor_optimizer": learner.actor_optimizer,
+        "learner.critic_optimizer": learner.critic_optimizer,
+    }
+    return {
+        name: fitting_optimizer(name, state, optimizers[name]) if name in optimizers else state
+        for name, state in parameters.items()
+    }
 
 
 def print_systems(data: Mapping[str, Any]) -> None:

@@ -110,12 +110,12 @@ def _read_zip(file: BinaryIO, name: str) -> tuple[dict[str, Any], dict[str, Any]
         file.seek(0)
         starts_as_zip = file.read(2) == b"PK"
         with zipfile.ZipFile(file) as archive:
-            _check_members(archive, size)
+            check_members(archive, size)
             data = _read_data(archive)
             members = [member for member in archive.namelist() if member not in OTHER_MEMBERS]
             if unknown := [member for member in members if not MEMBER_NAME.fullmatch(member)]:
                 raise ArchiveError(f"it holds {unknown[0]!r}, which no archive of ours does.")
-            return data, {part[: -len(".pth")]: _read_tensors(archive.read(part), part) for part in members}
+            return data, {part[: -len(".pth")]: read_tensors(archive.read(part), part) for part in members}
     except ArchiveError as error:
         raise ArchiveError(f"{name} cannot be loaded: {error}") from error.__cause__
     except zipfile.BadZipFile as error:
@@ -127,8 +127,12 @@ def _read_zip(file: BinaryIO, name: str) -> tuple[dict[str, Any], dict[str, Any]
         raise ArchiveError(f"{name} is damaged ({type(error).__name__}: {error}).") from error
 
 
-def _check_members(archive: zipfile.ZipFile, size: int) -> None:
-    """Refuse members that are compressed, encrypted, named twice, or larger together than the bytes they came in."""
+def check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse members that are compressed, encrypted, named twice, or larger together than the bytes they came in.
+
+    :param size: of the zip, in bytes.
+    :raises ArchiveError: naming the member.
+    """
     infos = archive.infolist()
     if min((info.header_offset for info in infos), default=0):  # a cut file ends in one of the zips within it
         raise ArchiveError("it is truncated or damaged: it does not start where its table of contents says.")
@@ -137,7 +141,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
             raise ArchiveError(
-                f"its part {info.filename!r} is compressed or encrypted, which save() never does. If it was packed "
+                f"its part {info.filename!r} is compressed or encrypted, which nothing of ours is. If it was packed "
                 "again, pack it without compression (zip -0)."
             )
     if (declared := sum(info.file_size for info in infos)) > size:
@@ -169,17 +173,22 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
 
 
-def _read_tensors(raw: bytes, member: str) -> dict:
-    """Load one state dict, after its own zip and the names in its pickle have been checked."""
+def read_tensors(raw: bytes, member: str) -> dict:
+    """Load one state dict, after its own zip and the names in its pickle have been checked.
+
+    :param raw: what ``torch.save`` wrote. :param member: its name for errors.
+    :raises ArchiveError: for anything but dicts, lists and tuples of tensors, numbers and text.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            _check_members(archive, len(raw))
+            check_members(archive, len(raw))
             for pickled in (part for part in archive.namelist() if part.endswith(".pkl")):
                 _check_pickle(archive.read(pickled))
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ArchiveError(f"it holds a {type(state).__name__} instead of a dict of tensors.")
-        _check_tree(state, set())
+        if (size := _check_tree(state, set())) > len(raw):
+            raise ArchiveError(f"its tensors take {size:,} bytes, but it has {len(raw):,}.")
         return state
     except MemoryError:
         raise
@@ -193,16 +202,22 @@ def _check_pickle(raw: bytes) -> None:
             raise ArchiveError(f"it asks for {argument or opcode.name!r}, which no dict of tensors needs.")
 
 
-def _check_tree(value: Any, seen: set[int]) -> None:
-    """Refuse what can be small in the file and endless in memory: containers within themselves, expanded tensors."""
+def _check_tree(value: Any, seen: set[int]) -> int:
+    """Refuse what can be small in the file and endless in memory: containers within themselves, expanded tensors.
+
+    :return: bytes of all tensors, those that share their storage counted each.
+    """
     if isinstance(value, (dict, list, tuple)) and value:
         if id(value) in seen:
             raise ArchiveError("a container occurs twice in it.")
         seen.add(id(value))
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_tree(item, seen)
-    elif isinstance(value, Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return sum(_check_tree(item, seen) for item in (value.values() if isinstance(value, dict) else value))
+    if not isinstance(value, Tensor):
+        return 0
+    size = value.numel() * value.element_size()
+    if value.layout != torch.strided or size > value.untyped_storage().nbytes():
         raise ArchiveError(f"a tensor of shape {tuple(value.shape)} has fewer numbers than its shape says.")
+    return size
 
 
 def _to_device(value: Any, device: torch.device | str) -> Any:

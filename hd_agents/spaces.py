@@ -69,11 +69,15 @@ def one_hot_groups(space: spaces.Space[Any]) -> tuple[tuple[int, ...], NDArray[n
     return None
 
 
-def to_one_hot(values: NDArray[Any], groups: tuple[int, ...], start: NDArray[np.int64]) -> FloatArray:
+def to_one_hot(
+    values: NDArray[Any], groups: tuple[int, ...], start: NDArray[np.int64], what: str = "These are "
+) -> FloatArray:
     """Integers (N, G) as concatenated one-hots (N, sum(groups)). ValueError for a value outside its group."""
+    if values.dtype.kind not in "biu":
+        raise ValueError(f"{what}{values.dtype}: expected integers.")
     index = values.reshape(len(values), len(groups)).astype(np.int64) - start
     if np.any(index < 0) or np.any(index >= np.array(groups)):
-        raise ValueError(f"The integers {values.tolist()} lie outside ranges of {groups} from {start.tolist()} on.")
+        raise ValueError(f"{what}integers {values.tolist()} outside ranges of {groups} from {start.tolist()} on.")
     out = np.zeros((len(index), sum(groups)), dtype=np.float32)
     offsets = np.concatenate([[0], np.cumsum(groups)[:-1]]).astype(np.int64)
     np.put_along_axis(out, index + offsets, 1.0, axis=1)
@@ -135,13 +139,13 @@ class ObservationCodec:
         for key, value in values.items():
             rows = value if batched else value[None]
             if key in self.images:
-                out[key] = self._encode_image(self.images[key], rows)
+                out[key] = self._encode_image(key, self.images[key], rows)
                 continue
             nvec = self.vectors[key].nvec
             if nvec is None:
                 out[key] = rows.reshape(len(rows), -1).astype(np.float32)
             else:
-                out[key] = to_one_hot(rows, nvec, self._starts[key])
+                out[key] = to_one_hot(rows, nvec, self._starts[key], f"The observation {key!r} holds ")
         return out
 
     def decode(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -190,9 +194,11 @@ class ObservationCodec:
         raise ValueError(f"The observation {key!r} has shape {value.shape}; expected {shape}, or (n_envs, *{shape}).")
 
     @staticmethod
-    def _encode_image(spec: ImageSpec, rows: NDArray[Any]) -> NDArray[np.uint8]:
+    def _encode_image(key: str, spec: ImageSpec, rows: NDArray[Any]) -> NDArray[np.uint8]:
         if rows.dtype != np.uint8:
-            raise ValueError(f"An image must hold uint8 values from 0 to 255, not {rows.dtype}: do not scale it first.")
+            raise ValueError(
+                f"The observation {key!r} is {rows.dtype}: an image must hold uint8, 0 to 255: do not scale it."
+            )
         return rows if rows.shape[1:] == spec.shape else rows.transpose(0, 2, 3, 1)
 
 

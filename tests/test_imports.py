@@ -9,12 +9,13 @@ PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
     {"nn", "spaces", "host", "checks", "jsonable", "replay_file", "randomness"},
-    {"harmony"},
+    {"harmony", "replay_memory"},
     {"world_model"},
     {"behavior"},
-    {"backbones", "replay", "metrics", "envs", "progress", "saving", "checkpoint"},
-    {"learner", "policies", "official_layout"},
-    {"collection", "imagine", "player", "restoring", "official", "run_state"},
+    {"arrivals", "backbones", "checkpoint", "envs", "metrics", "nonfinite", "progress", "replay", "saving", "vetting"},
+    {"learner", "policies", "official_files", "official_layout"},
+    {"collection", "footprint", "imagine", "official", "player", "restoring", "run_state"},
+    {"recorder"},
     {"agent"},
     {"callbacks"},
     {"zoo"},

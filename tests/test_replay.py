@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_rows import ACTIONS, IMAGE, VECTOR, assert_rows_agree, fill, make, row
 
-from hd_agents import replay as replay_module
+from hd_agents import replay_memory
 from hd_agents.world_model.batch import Batch
 
 
@@ -163,7 +163,7 @@ def test_estimate_is_what_the_rings_take_and_nothing_is_taken_before_the_first_r
 
 
 def test_too_large_a_replay_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay_module, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(replay_memory, "available_memory", lambda: 10_000)
     replay = make(1000)
     with pytest.raises(
         MemoryError, match=r"1,000 rows need 163.0 kB .* 10.0 kB are available.*buffer_size of at most 61"
@@ -171,7 +171,7 @@ def test_too_large_a_replay_is_refused_before_it_is_allocated(monkeypatch: pytes
         fill(replay, 1)
     assert len(replay) == 0
     fill(make(61), 1)
-    monkeypatch.setattr(replay_module, "available_memory", lambda: None)
+    monkeypatch.setattr(replay_memory, "available_memory", lambda: None)
     fill(make(1000), 1)
 
 

@@ -146,7 +146,7 @@ def test_non_finite_rewards_of_a_file_are_refused() -> None:
     file = io.BytesIO()
     replay.save(file)
     file.seek(0)
-    with pytest.raises(ValueError, match="a reward is not finite"):
+    with pytest.raises(ValueError, match="a reward, action or observation is not finite"):
         make(20).load(file)
 
 

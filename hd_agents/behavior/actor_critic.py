@@ -86,10 +86,15 @@ class ReturnScale(nn.Module):
         self.high: Tensor
 
     @torch.no_grad()
-    def update(self, returns: Tensor) -> Tensor:
-        """Take in a batch of returns, any shape, and give the scale (0-d)."""
+    def update(self, returns: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Take in a batch of returns, any shape, and give the scale (0-d).
+
+        :param skip: (0-d) 1 to leave these returns out, as percentiles are that are not finite.
+        """
         levels = torch.tensor([0.05, 0.95], device=returns.device)
-        low, high = torch.quantile(returns.detach().float().flatten(), levels).unbind()
+        found = torch.quantile(returns.detach().float().flatten(), levels)
+        sound = found.isfinite() if skip is None else found.isfinite() & (skip == 0)
+        low, high = torch.where(sound, found, torch.stack([self.low, self.high])).unbind()
         self.low.lerp_(low, 1.0 - self.decay)
         self.high.lerp_(high, 1.0 - self.decay)
         return (self.high - self.low).clamp(min=1.0)
@@ -98,7 +103,7 @@ class ReturnScale(nn.Module):
 class NoScale(nn.Module):
     """Advantages as they are (DreamerV2)."""
 
-    def update(self, returns: Tensor) -> Tensor:
+    def update(self, returns: Tensor, skip: Tensor | None = None) -> Tensor:
         """One (0-d), whatever the returns."""
         return torch.ones((), device=returns.device)
 

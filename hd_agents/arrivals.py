@@ -1,0 +1,133 @@
+"""What environments deliver, checked where it arrives: an error names the environment, the key and the step.
+
+Most surprises show in the arrays of a vector environment (:func:`encode`). Stable-Baselines3's ``DummyVecEnv`` however
+copies every observation into an array of the space's own type first, where a float image becomes zeros and a short
+vector is repeated; so there the single observations are checked before it does (:func:`watch`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+from hd_agents.spaces import SINGLE_KEY, Observation, ObservationCodec
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def encode(
+    codec: ObservationCodec, observations: Observation, steps: int, what: str = "", only: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """:meth:`ObservationCodec.encode` of N environments' observations, which must be finite in float32.
+
+    :param steps: env steps done before these arrived. :param what: of which kind they are, such as "last ".
+    :param only: the environment that a single observation is of.
+    :raises ValueError: naming environment, key and step.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            rows = codec.encode(observations)
+    except ValueError as error:
+        env, reason = (only, error) if only is not None else _culprit(codec, observations, error)
+        name = "An environment" if env is None else f"Environment {env}"
+        raise ValueError(f"{name} returned a wrong {what}observation after {steps:,} env steps: {reason}") from error
+    for key, values in rows.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            env, place = np.argwhere(~np.isfinite(values))[0]
+            who = env if only is None else only
+            raise ValueError(
+                f"Environment {who} returned {values[env, place]} at index {place} of the {what}observation {key!r} "
+                f"after {steps:,} env steps: expected finite numbers that fit into float32."
+            )
+    return rows
+
+
+def check_rewards(rewards: NDArray[Any], steps: int) -> None:
+    """ValueError naming the environment and the step unless all rewards (N,) are finite in float32."""
+    values = np.asarray(rewards)
+    if values.dtype.kind not in "biuf" or values.ndim != 1:
+        raise ValueError(
+            f"The environments returned rewards of type {values.dtype} and shape {values.shape} after {steps:,} env "
+            "steps: expected one number for each."
+        )
+    wrong = ~(np.abs(values.astype(np.float64)) <= FLOAT32_MAX)
+    if wrong.any():
+        env = int(wrong.argmax())
+        raise ValueError(
+            f"Environment {env} returned the reward {values[env]} after {steps:,} env steps: expected a finite number "
+            "that fits into float32."
+        )
+
+
+def watch(env: VecEnv, steps: Callable[[], int]) -> None:
+    """Check every observation that a ``DummyVecEnv`` inside ``env`` takes in from now on; other kinds stay as they are.
+
+    :param steps: tells how many env steps are done.
+    """
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    if isinstance(env, DummyVecEnv):
+        before = env._save_obs
+        take_in = before.take_in if isinstance(before, _Watch) else before
+        env._save_obs = _Watch(take_in, env.observation_space, steps)  # type: ignore[method-assign]
+
+
+class _Watch:
+    def __init__(self, take_in: Callable[[int, Any], None], space: spaces.Space[Any], steps: Callable[[], int]) -> None:
+        self.take_in, self.steps = take_in, steps
+        self.is_dict = isinstance(space, spaces.Dict)
+        self.spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE_KEY: space}
+
+    def __call__(self, env_idx: int, obs: Any) -> None:
+        found = obs if self.is_dict else {SINGLE_KEY: obs}
+        reason = None
+        if not isinstance(found, Mapping) or not self.spaces.keys() <= found.keys():
+            reason = f"it is {_kind(found)}, expected a dict with the keys {sorted(self.spaces)}"
+        else:
+            reasons = (_misfit(key, found[key], space) for key, space in self.spaces.items())
+            reason = next((text for text in reasons if text), None)
+        if reason:
+            done = self.steps()
+            raise ValueError(f"Environment {env_idx} returned a wrong observation after {done:,} env steps: {reason}.")
+        self.take_in(env_idx, obs)
+
+
+def _misfit(key: str, value: Any, space: spaces.Space[Any]) -> str | None:
+    """What is wrong with one value for its space, if anything is."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        return f"the key {key!r} is no array ({error})"
+    wanted = np.dtype(space.dtype)
+    if array.shape != space.shape:
+        return f"the key {key!r} has shape {array.shape}, expected {space.shape}"
+    if np.can_cast(array.dtype, wanted, "same_kind"):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return f"the key {key!r} holds {array[~np.isfinite(array)][0]}, expected finite numbers"
+        return None
+    if array.dtype.kind in "iu" and wanted.kind in "iu" and (array == array.astype(wanted)).all():
+        return None
+    return f"the key {key!r} is {array.dtype}, which {wanted} cannot hold"
+
+
+def _culprit(codec: ObservationCodec, observations: Any, error: ValueError) -> tuple[int | None, ValueError]:
+    """Which environment's part fails by itself, and why; None if that cannot be told."""
+    parts = observations if isinstance(observations, Mapping) else {SINGLE_KEY: observations}
+    try:
+        count = min(len(value) for value in parts.values())
+    except (TypeError, ValueError):
+        count = 0
+    for env in range(count):
+        alone = {key: value[env : env + 1] for key, value in parts.items()}
+        try:
+            codec.encode(alone if isinstance(observations, Mapping) else alone[SINGLE_KEY])
+        except ValueError as reason:
+            return env, reason
+    return None, error
+
+
+def _kind(value: Any) -> str:
+    return f"a dict with the keys {sorted(value)}" if isinstance(value, Mapping) else f"a {type(value).__name__}"

@@ -1,0 +1,36 @@
+"""`hd-agents replay-nan`: make the gradient step again on which training stopped, and say where its numbers break."""
+
+import argparse
+from pathlib import Path
+
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.cli.tasks import UsageError
+from hd_agents.recorder import explain, read_record
+from hd_agents.saving import read_archive
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `replay-nan` and its flags to the command line."""
+    parser = commands.add_parser(
+        "replay-nan",
+        help="repeat the gradient step on which training stopped for NaN",
+        description="Repeat the gradient step that is recorded in a nonfinite-*.zip, and print which inputs, weights, "
+        "layers and losses are not finite. Nothing in the file is executed and nothing is written. Exit status: 0 if "
+        "the step fails again, 1 if it does not.",
+    )
+    parser.add_argument("file", type=Path, help="the file that the error named")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the explanation; 0 if the recorded step fails again, else 1."""
+    try:
+        agent = HarmonyDreamAgent.load(options.file, device=options.device)
+        batch, draws = read_record(agent, read_archive(options.file)[1])
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    again, lines = explain(agent, batch, draws)
+    print(f"Gradient step {agent._n_updates} of {options.file}:")
+    print("\n".join(f"  {line}" for line in lines))
+    print("The step fails again." if again else "The step does not fail on this machine.")
+    return 0 if again else 1

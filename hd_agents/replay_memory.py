@@ -1,0 +1,51 @@
+"""Where the rows of a replay live: in memory, or in files of a folder that are mapped into memory as they are used."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hd_agents.host import available_memory, format_bytes
+
+
+def free_bytes(folder: Path | None) -> int | None:
+    """Bytes that can be claimed in memory, or on the disk that ``folder`` is (or will be) on; None if unknown."""
+    if folder is None:
+        return available_memory()
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def allocate(
+    columns: Mapping[str, tuple[np.dtype, tuple[int, ...]]], n_envs: int, rows: int, folder: Path | None
+) -> dict[str, NDArray]:
+    """Arrays (n_envs, rows, *shape), one for each column's dtype and row shape, with anything in them.
+
+    In a folder each is a sparse file without a name: it takes the disk space of the rows that were written, goes when
+    the process ends, however it ends, and cannot be mistaken for a saved replay.
+
+    :param folder: made if missing; None for memory.
+    :raises MemoryError: if they do not fit into memory. :raises OSError: if they do not fit on the disk.
+    """
+    row_bytes = sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in columns.values())
+    needed, free = n_envs * rows * row_bytes, free_bytes(folder)
+    if free is not None and needed > free:
+        where = "of memory" if folder is None else f"of disk space in {folder}"
+        advice = ", or a replay_folder on a disk with more room" if folder is None else ""
+        error = MemoryError if folder is None else OSError
+        raise error(
+            f"The replay's {n_envs * rows:,} rows need {format_bytes(needed)} {where}, but {format_bytes(free)} are "
+            f"available. Use a buffer_size of at most {free // row_bytes:,} rows, smaller images{advice}."
+        )
+    shapes = {name: ((n_envs, rows, *shape), dtype) for name, (dtype, shape) in columns.items()}
+    if folder is None:
+        return {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, NDArray] = {}
+    for name, (shape, dtype) in shapes.items():
+        with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives the open file
+            arrays[name] = np.memmap(file, dtype, "w+", shape=shape)
+    return arrays

@@ -1,0 +1,137 @@
+"""What a file says is checked before it is believed: the kinds of its values, and sizes before anything is allocated.
+
+A few bytes of JSON can ask for networks of any size. So networks are first built without memory (torch's "meta"
+device), and only if names and shapes are those of the tensors that the file really holds are they built at all.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hd_agents.jsonable import ArchiveError
+
+MOST_ENVS = 1 << 16
+STACKS = ("layers", "vector_layers")  # sizes that count modules instead of numbers
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _is_text_dict(value: Any) -> bool:
+    return type(value) is dict and all(type(item) is str for item in value.values())
+
+
+def _is_episode(value: Any) -> bool:
+    return type(value) is dict and value.keys() == set("rlt") and all(type(item) is float for item in value.values())
+
+
+# What an archive may hold under names that the constructor does not check, or not for every type JSON can give.
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "policy_class": (lambda value: type(value) is str, "text"),
+    "policy_kwargs": (lambda value: value is None or type(value) is dict, "a dict"),
+    "tensorboard_log": (lambda value: value is None or type(value) is str, "text or null"),
+    "verbose": (lambda value: type(value) in (bool, int) and 0 <= value <= 2, "0, 1 or 2"),
+    "seed": (lambda value: value is None or (_is_count(value) and value < 1 << 32), "a whole number below 2**32"),
+    "num_timesteps": (_is_count, "a count"),
+    "_total_timesteps": (_is_count, "a count"),
+    "_num_timesteps_at_start": (_is_count, "a count"),
+    "_episode_num": (_is_count, "a count"),
+    "_n_updates": (_is_count, "a count"),
+    "_current_progress_remaining": (_is_finite, "a number"),
+    "_replay_credit": (lambda value: _is_finite(value) and value >= 0, "a number of at least 0"),
+    "_pretrained": (lambda value: type(value) is bool, "true or false"),
+    "n_envs": (lambda value: _is_count(value) and 0 < value <= MOST_ENVS, f"1 to {MOST_ENVS}"),
+    "ep_info_buffer": (lambda value: type(value) is list and all(map(_is_episode, value)), "episodes"),
+    "ep_success_buffer": (lambda value: type(value) is list and all(map(_is_finite, value)), "numbers"),
+    "frozen_schedules": (_is_text_dict, "texts by name"),
+    "system_info": (_is_text_dict, "texts by name"),
+    "included": (lambda value: type(value) is dict, "a dict"),
+}
+
+
+def check_values(data: Mapping[str, Any]) -> None:
+    """ArchiveError naming the first of :data:`VALUES` that is of another kind."""
+    for name, (allowed, what) in VALUES.items():
+        if name in data and not allowed(data[name]):
+            raise ArchiveError(f"The archive's {name} is {_short(data[name])}: expected {what}.")
+
+
+def check_weights(make: Callable[[], nn.Module], state: Any, overrides: Mapping[str, Any]) -> None:
+    """Refuse a state dict whose names or shapes are not those of the networks that ``make`` builds.
+
+    :param make: called with torch's default device set to "meta", so that what it builds takes no memory.
+    :param overrides: the ``policy_kwargs`` it uses; stacks of layers are compared with the number of tensors first.
+    """
+    if not isinstance(state, Mapping):
+        raise ArchiveError("The archive lacks the weights of the policy.")
+    for name in STACKS:
+        depth = overrides.get(name)
+        if type(depth) is int and depth > len(state):
+            raise ArchiveError(f"The archive declares {name}={_short(depth)} but holds {len(state)} tensors.")
+    with torch.device("meta"):
+        expected = make().state_dict()
+    if missing := sorted(map(str, expected.keys() ^ state.keys())):
+        raise ArchiveError(f"The archive's weights do not match its settings: {missing[0]} is in one of them only.")
+    for name, tensor in expected.items():
+        found = state[name]
+        if not isinstance(found, Tensor) or found.shape != tensor.shape or not found.is_floating_point():
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ArchiveError(
+                f"The archive's weights do not match its settings: {name} is {shape}, expected {tuple(tensor.shape)}."
+            )
+
+
+def fitting_optimizer(name: str, state: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A stored Adam state that fits ``optimizer``: its moments and rates; everything else stays the optimiser's own.
+
+    :raises ArchiveError: where a moment has not the shape of its weight (the fused kernels would read beyond it), or a
+        rate is no number.
+    """
+    own = optimizer.state_dict()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    try:
+        groups, moments = state["param_groups"], state["state"]
+        if len(groups) != len(own["param_groups"]) or not moments.keys() <= set(range(len(weights))):
+            raise ArchiveError(f"The archive's {name} is that of other networks.")
+        for index, found in moments.items():
+            shapes = {"step": (), "exp_avg": tuple(weights[index].shape), "exp_avg_sq": tuple(weights[index].shape)}
+            given = {key: tuple(value.shape) for key, value in found.items() if value.dtype == torch.float32}
+            if given != shapes or len(found) != len(shapes):
+                raise ArchiveError(f"The archive's {name} has moments of shapes {given}, expected {shapes}.")
+        fitted = []
+        for group, mine in zip(groups, own["param_groups"], strict=True):
+            rates = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"]}
+            betas = tuple(group["betas"])
+            sound = all(_is_finite(rate) and rate >= 0 for rate in rates.values())
+            if not sound or len(betas) != 2 or not all(_is_finite(beta) and 0 <= beta < 1 for beta in betas):
+                raise ArchiveError(f"The archive's {name} has the rates {_short(rates)} and betas {_short(betas)}.")
+            fitted.append({**mine, **rates, "betas": betas})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArchiveError(f"The archive's {name} is damaged: {type(error).__name__}: {error}.") from error
+    return {"state": moments, "param_groups": fitted}
+
+
+@contextmanager
+def blamed_on(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside into an ArchiveError about ``what``, except that memory runs out."""
+    try:
+        yield
+    except (ArchiveError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # values out of a file can fail anywhere; nobody lists how
+        raise ArchiveError(f"{what} cannot be used: {_short(error)}") from error
+
+
+def _short(value: Any) -> str:
+    """A value for an error message, cut where it is endless."""
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    text = f"{type(value).__name__}: {text}" if isinstance(value, Exception) and type(value) is not ValueError else text
+    return text if len(text) <= 300 else f"{text[:300]}..."

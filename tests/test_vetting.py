@@ -1,0 +1,173 @@
+"""What a file declares is compared with what it holds, before anything of that size is built."""
+
+import io
+import json
+import resource
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from archives import repacked
+from gymnasium import spaces
+
+from hd_agents import HarmonyDreamAgent, official
+from hd_agents.official_files import read_npz
+from hd_agents.policies import MlpPolicy
+from hd_agents.saving import ArchiveError, read_archive, write_archive
+from hd_agents.vetting import blamed_on
+from tests.agents import Clock, tiny
+
+
+@pytest.fixture(scope="module")
+def raw() -> bytes:
+    file = io.BytesIO()
+    tiny(env=Clock(5), seed=0).learn(40).save(file)
+    return file.getvalue()
+
+
+def with_data(raw: bytes, change: Callable[[dict[str, Any]], Any]) -> io.BytesIO:
+    def edit(members: dict[str, bytes]) -> None:
+        data = json.loads(members["data"])
+        change(data)
+        members["data"] = json.dumps(data).encode()
+
+    return repacked(raw, edit)
+
+
+def peak() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["policy_kwargs"].update(units=50_000), r"do not match its settings: .*is \(16, .*expected"),
+        (lambda data: data["policy_kwargs"].update(deter=10**30), "cannot be used|do not match"),
+        (lambda data: data["policy_kwargs"].update(layers=10**9), "declares layers=1000000000 but holds"),
+        (lambda data: data["policy_kwargs"].update(bins=10**9), "do not match its settings"),
+        (lambda data: data.update(size="xlarge", policy_kwargs={}), "do not match its settings"),
+        (lambda data: data["action_space"]["space"].update(n=10**9), "do not match its settings"),
+        (lambda data: data.update(n_envs=10**9), "n_envs is 1000000000: expected 1 to"),
+        (lambda data: data.update(num_timesteps="many"), "num_timesteps is 'many': expected a count"),
+        (lambda data: data.update(seed=-1), "seed is -1"),
+        (lambda data: data.update(buffer_size=10**30), "buffer_size=.*below 2"),
+        (lambda data: data.update(included={"predict": 3}), "includes a value for 'predict'"),
+        (lambda data: data.update(included={"num_timesteps": "x"}), "includes a value for 'num_timesteps'"),
+        (lambda data: data.update(ep_info_buffer=[{"r": 1.0}]), "ep_info_buffer"),
+    ],
+)
+def test_declarations_that_do_not_fit_are_refused_at_no_cost(
+    raw: bytes, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    before = peak()
+    with pytest.raises(ValueError, match=message):
+        HarmonyDreamAgent.load(with_data(raw, change), device="cpu")
+    assert peak() - before < 200_000_000
+
+
+def changed(raw: bytes, change: Callable[[dict[str, Any]], Any]) -> io.BytesIO:
+    data, tensors = read_archive(io.BytesIO(raw))
+    change(tensors)
+    file = io.BytesIO()
+    write_archive(file, data, tensors)
+    file.seek(0)
+    return file
+
+
+def first_moment(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return tensors["learner.model_optimizer"]["state"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda parts: parts.pop("policy"), "lacks the weights"),
+        (lambda parts: parts["policy"].popitem(), "is in one of them only"),
+        (lambda parts: parts["policy"].update(x=torch.ones(1)), "x is in one of them only"),
+        (lambda parts: parts.update(env={}), "env is an invalid|cannot be used"),
+        (lambda parts: first_moment(parts).update(exp_avg=torch.ones(2)), "moments of shapes"),
+        (lambda parts: first_moment(parts).update(exp_avg=torch.ones(2).double()), "moments of shapes"),
+        (lambda parts: parts["learner.actor_optimizer"]["state"].update({999: {}}), "other networks"),
+        (lambda parts: parts["learner.actor_optimizer"]["param_groups"][0].update(betas=(2.0, 0.9)), "betas"),
+        (lambda parts: parts["learner.actor_optimizer"]["param_groups"][0].update(lr=-1.0), "rates"),
+        (lambda parts: parts["running"].update(_last_obs=torch.ones(1, 7)), "shape"),
+        (lambda parts: parts["running"].update(latent=[torch.ones(1, 2)] * 3), "needs? "),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(raw: bytes, change: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(ArchiveError, match=message):
+        HarmonyDreamAgent.load(changed(raw, change), device="cpu")
+
+
+def test_tensors_cannot_share_their_way_to_more_than_the_file() -> None:
+    whole = torch.ones(10_000)
+    file = io.BytesIO()
+    torch.save({str(index): whole[: 9_999 - index] for index in range(1000)}, file)
+    small = io.BytesIO()
+    write_archive(small, {}, {"policy": {"a": torch.ones(1)}})
+    with pytest.raises(ArchiveError, match=r"its tensors take .* bytes, but it has"):
+        read_archive(repacked(small.getvalue(), lambda members: members.update({"policy.pth": file.getvalue()})))
+
+
+def test_policies_are_checked_too(tmp_path: Path) -> None:
+    MlpPolicy(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), size="nano").save(str(tmp_path / "policy.zip"))
+    data, tensors = read_archive(tmp_path / "policy.zip")
+    data["settings"]["size"] = "xlarge"
+    write_archive(tmp_path / "policy.zip", data, tensors)
+    with pytest.raises(ArchiveError, match="do not match its settings"):
+        MlpPolicy.load(str(tmp_path / "policy.zip"))
+
+
+def npz(compressed: bool = False, **arrays: Any) -> bytes:
+    file = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(file, **arrays)
+    return file.getvalue()
+
+
+def test_npz_files() -> None:
+    arrays = {"a/b": np.arange(6.0).reshape(2, 3).T, "n": np.array(3), "none": np.zeros((0, 4), np.float16)}
+    found = read_npz(npz(**arrays))
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name], array)
+    with pytest.raises(ArchiveError, match="compressed"):
+        read_npz(npz(compressed=True, a=np.zeros(9)))
+    with pytest.raises(ArchiveError, match=r"declares object of shape \(1,\)"):
+        read_npz(npz(a=np.array([{}])))
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", header.getvalue())
+    with pytest.raises(ArchiveError, match=r"declares float64 of shape \(1000000, 1000000\), which are not the bytes"):
+        read_npz(file.getvalue())
+
+
+def test_an_official_array_cannot_ask_for_all_the_others() -> None:
+    """A GRU of a few numbers, long and thin, would mean matrices of terabytes."""
+    arrays = {
+        "wm/rssm/gru/kernel": np.zeros((1, 3 * 10**6), np.float32),
+        "wm/rssm/img_in/kernel": np.zeros((9, 4), np.float32),
+        "wm/rssm/img_stats/kernel": np.zeros((4, 4), np.float32),
+        "wm/rssm/obs_out/kernel": np.zeros((10**6 + 4, 4), np.float32),
+        "task_behavior/ac/actor/h0/kernel": np.zeros((4, 10**5), np.float32),
+        "task_behavior/critic/net/dist_out/out/kernel": np.zeros((4, 255), np.float32),
+        "wm/enc/mlp/h0/kernel": np.zeros((3, 4), np.float32),
+        "wm/dec/mlp/dist_a/out/kernel": np.zeros((4, 3), np.float32),
+    }
+    before = peak()
+    with pytest.raises(ValueError, match=r"is missing|has shape"):
+        official.for_spaces(arrays, spaces.Dict({"a": spaces.Box(-1, 1, (3,))}), spaces.Discrete(5))
+    assert peak() - before < 200_000_000
+
+
+def test_running_out_of_memory_is_not_blamed_on_the_file() -> None:
+    with pytest.raises(MemoryError), blamed_on("It"):
+        raise MemoryError
+    with pytest.raises(ArchiveError, match="It cannot be used: KeyError: 'a'"), blamed_on("It"):
+        raise KeyError("a")
