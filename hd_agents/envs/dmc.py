@@ -95,7 +95,7 @@ class Control(gymnasium.Env[Any, Vector]):
             self._seeded = True
         parts, _ = self._env.reset(seed=inner_seed)
         for eye in (self._eye, self._big_eye):
-            eye.upload_heightfields()
+            eye.upload_heightfields()  # quadruped-escape's ground is a new one
         self._frames = 0
         return self._observe(parts), {"frames": 0}
 
@@ -121,7 +121,6 @@ class Control(gymnasium.Env[Any, Vector]):
         """Free the graphics memory."""
         self._eye.close()
         self._big_eye.close()
-        self._env.physics.free()
 
     def _observe(self, parts: dict[str, Any]) -> Any:
         if self.observation == "pixels":
@@ -148,6 +147,10 @@ def _load(domain: str, task: str) -> Any:
     env = suite.load(domain, task, task_kwargs={"random": 0})
     if domain == "quadruped":
         _name_sensors(env.physics)
+    if task == "escape":
+        # It would open dm_control's own OpenGL to upload the ground, and upload to whatever context is then current.
+        kind = type(env.physics)
+        env.physics.__class__ = type(kind.__name__, (kind,), {"contexts": None})
     return DmControlCompatibilityV0(env)
 
 
