@@ -1,6 +1,5 @@
 """Atari games by the protocol of Atari100K. Needs ale-py and OpenCV (the `atari` extra)."""
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -66,13 +65,14 @@ class Atari(gymnasium.Env[Image, np.int64]):
             raise ValueError(f"{action_repeat=}, {size=}, {noop_max=}: the first two start at 1, noop_max at 0")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode={render_mode!r} is not supported: choose None or 'rgb_array'")
-        if game not in roms.get_all_rom_ids():
+        rom = roms.get_rom_path(game) if game in roms.get_all_rom_ids() else None
+        if rom is None:
             raise ValueError(f"game={game!r} is none of ALE's: {', '.join(sorted(roms.get_all_rom_ids()))}")
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._ale = ale_py.ALEInterface()
         self._ale.setFloat("repeat_action_probability", repeat_action_probability)
-        self._rom: Path = roms.get_rom_path(game)
-        self._ale.loadROM(self._rom)
+        self._ale.loadROM(rom)
+        self._rom = rom
         self._actions = self._ale.getMinimalActionSet()
         height, width = self._ale.getScreenDims()
         # The screens of the last two frames, newest first; preallocated, as ALE fills them about as fast as it plays.
