@@ -24,8 +24,9 @@ TASKS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_a_nano_agent_learns_for_2000_steps(task: str, tmp_path: Path) -> None:
+def test_a_nano_agent_learns_for_2000_steps(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require(task)
+    monkeypatch.setattr(pictures, "MAX_STEPS", 60)  # of the film
     env = Monitor(gymnasium.make(task, render_mode="rgb_array", **TASKS[task]))
     small = {"size": "nano", "batch_size": 8, "sequence_length": 16, "train_ratio": 8, "device": "cpu"}
     agent = HarmonyDreamAgent("CnnPolicy", env, seed=0, learning_starts=500, buffer_size=5_000, **small)

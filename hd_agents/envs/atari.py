@@ -75,7 +75,7 @@ class Atari(gymnasium.Env[Image, np.int64]):
         self._rom = rom
         self._actions = self._ale.getMinimalActionSet()
         height, width = self._ale.getScreenDims()
-        # The screens of the last two frames, newest first; preallocated, as ALE fills them about as fast as it plays.
+        # The last frame, the one before, and their maximum; made once, as the emulator can write into them.
         self._screen = np.zeros((height, width, 3), np.uint8)
         self._screen_before = np.zeros_like(self._screen)
         self._both = np.zeros_like(self._screen)
