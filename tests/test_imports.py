@@ -23,7 +23,8 @@ RANKS = (
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What only extras bring; a plain install must do without.
-EXTRAS = ("ale_py", "cv2", "matplotlib", "pandas", "pygame", "rich", "tensorboard", "tqdm", "yaml")
+EXTRAS = ("ale_py", "cv2", "dm_control", "matplotlib", "metaworld", "mujoco", "pandas", "pygame", "rich", "shimmy")
+EXTRAS += ("tensorboard", "tqdm", "yaml")
 
 
 def imported_parts(source: str) -> set[str]:

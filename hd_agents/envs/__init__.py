@@ -1,27 +1,39 @@
-"""Environments that belong to the package; every one of them is a registered Gymnasium id.
+"""Environments; every one of them is a registered Gymnasium id.
 
-Nothing heavy is imported here: the entry points are strings, so the environment's own module is read by the first
-``gymnasium.make``.
+Nothing heavy is imported here: the entry points are strings, so an environment's module and the suite behind it are
+read by the first ``gymnasium.make``.
 """
+
+from typing import Any
 
 import gymnasium
 
-__all__ = ["register", "register_suite"]
+from hd_agents.envs.tasks import ATARI_100K, ATARI_OTHERS, CONTROL, META_WORLD, game_name
 
-_ENTRY_POINTS = {
-    "hd_agents/Catch-v0": "hd_agents.envs.catch:Catch",
-}
+__all__ = ["register", "register_suite"]
 
 
 def register() -> None:
     """Add the package's ids to Gymnasium's registry; calling it again changes nothing."""
-    for env_id, entry_point in _ENTRY_POINTS.items():
-        if env_id not in gymnasium.registry:
-            gymnasium.register(id=env_id, entry_point=entry_point)
+    _add("hd_agents/Catch-v0", "catch:Catch")
+    for rom in ATARI_100K + ATARI_OTHERS:
+        _add(f"atari100k/{game_name(rom)}-v0", "atari:Atari", game=rom)
+    for task in CONTROL:
+        domain, name = task.split("-", 1)
+        _add(f"dmc_vision/{task}-v0", "dmc:Control", domain=domain, task=name)
+        _add(f"dmc_proprio/{task}-v0", "dmc:Control", domain=domain, task=name, observation="state")
+        _add(f"dmc_natural/{task}-v0", "natural:NaturalControl", domain=domain, task=name)
+    for task in META_WORLD:
+        _add(f"metaworld/{task}-v0", "metaworld:MetaWorld", task=task)
+
+
+def _add(env_id: str, entry_point: str, **arguments: Any) -> None:
+    if env_id not in gymnasium.registry:
+        gymnasium.register(id=env_id, entry_point=f"hd_agents.envs.{entry_point}", kwargs=arguments)
 
 
 def register_suite(env_id: str) -> None:
-    """Make Gymnasium know the Arcade Learning Environment, whose package does so only when imported.
+    """Make Gymnasium know the Arcade Learning Environment's own ids, whose package does so only when imported.
 
     :raises ImportError: for an ``ALE/`` id without ale-py, saying how to install it.
     """

@@ -1,0 +1,127 @@
+"""The DeepMind Control suite with a film in the background, which the agent has to learn to ignore."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hd_agents.envs.dmc import Control, Image
+from hd_agents.envs.rendering import Renderer
+
+__all__ = ["NaturalControl", "generate_background", "read_background"]
+
+GENERATED = "generated"
+FOLDER_VARIABLE = "HD_AGENTS_VIDEOS"  # for the command line, where an id is all that can be said
+
+
+class NaturalControl(Control):
+    """A task of the DeepMind Control suite in front of a film.
+
+    Where blue is the largest of a pixel's colours (sky and ground in this suite) the film shows instead. It is grey,
+    one frame per step, and goes on over the ends of episodes, from where ``reset(seed=...)`` has put it. The recipe is
+    that of HarmonyDream's code (wmlib-torch/wmlib/envs/natural_bg_dmc.py), which showed Kinetics-400's videos of cars.
+    It drew the videos anew in each run; here ``video_seed`` decides, so that a run can be repeated.
+
+    Args:
+        domain: dm_control's.
+        task: dm_control's.
+        videos: folder of videos in any format that OpenCV reads, searched with its subfolders, or one such file;
+            ``"generated"`` for moving stripes; None for what the variable ``HD_AGENTS_VIDEOS`` says.
+        video_frames: how many frames to take, from videos in random order; they are shown over and over.
+        video_seed: of that order.
+        grayscale: False keeps the film's colours.
+        control_options: arguments of :class:`hd_agents.envs.dmc.Control`.
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        task: str,
+        videos: str | os.PathLike[str] | None = None,
+        video_frames: int = 1000,
+        video_seed: int = 0,
+        grayscale: bool = True,
+        **control_options: Any,
+    ) -> None:
+        videos = os.environ.get(FOLDER_VARIABLE) if videos is None else videos
+        if not videos:
+            raise ValueError(
+                f"A natural background needs videos: pass videos=<folder> or set {FOLDER_VARIABLE}=<folder>; any "
+                f"format that OpenCV reads. The word {GENERATED!r} instead of a folder makes moving stripes."
+            )
+        size = int(control_options.get("size", 64))
+        if videos == GENERATED:
+            self._film = generate_background(size, video_frames, video_seed)
+        else:
+            self._film = read_background(Path(videos).expanduser(), size, video_frames, video_seed, grayscale)
+        super().__init__(domain, task, **control_options)
+        self._now: int | None = None  # index of the frame that shows; None before the first reset
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; with a seed the film starts anywhere."""
+        if seed is not None:
+            self._now = None
+        return super().reset(seed=seed, options=options)
+
+    def _observe(self, parts: dict[str, Any]) -> Any:
+        if self._now is None:
+            self._now = int(self.np_random.integers(len(self._film)))
+        else:
+            self._now = (self._now + 1) % len(self._film)
+        return super()._observe(parts)
+
+    def _draw(self, eye: Renderer) -> Image:
+        picture = super()._draw(eye)
+        frame = self._film[self._now or 0]
+        if len(picture) != len(frame):
+            rows = np.arange(len(picture)) * len(frame) // len(picture)
+            frame = frame[rows][:, rows]
+        red, green, blue = np.moveaxis(picture, -1, 0)
+        behind = (blue > red) & (blue > green)
+        picture[behind] = frame[behind]
+        return picture
+
+
+def read_background(place: Path, size: int, frames: int, seed: int, grayscale: bool) -> npt.NDArray[np.uint8]:
+    """Read at most ``frames`` frames from a video, or from a folder's videos in random order.
+
+    :param size: pixels of the frames' edge, whatever the video's shape; bilinear, as in the official code.
+    :return: ``(n, size, size, 1)``, or ``(n, size, size, 3)`` in colour. :raises FileNotFoundError: if nothing can be
+        read. :raises ImportError: without OpenCV.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError('Videos need OpenCV: install it with `pip install "hd_agents[dmc]"`.') from error
+
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    film: list[npt.NDArray[np.uint8]] = []
+    for number in np.random.default_rng(seed).permutation(len(files)):
+        video = cv2.VideoCapture(str(files[number]))
+        while len(film) < frames:
+            found, frame = video.read()
+            if not found:
+                break
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY if grayscale else cv2.COLOR_BGR2RGB)
+            film.append(np.asarray(cv2.resize(frame, (size, size)), np.uint8).reshape(size, size, -1))
+        video.release()
+        if len(film) == frames:
+            break
+    if not film:
+        raise FileNotFoundError(f"No video that OpenCV can read in {place} ({len(files)} files looked at).")
+    return np.stack(film)
+
+
+def generate_background(size: int, frames: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Moving stripes of four directions and speeds: ``(frames, size, size, 1)``."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:size, :size] / size
+    time = np.arange(frames)[:, None, None]
+    light = np.zeros((frames, size, size))
+    for _ in range(4):
+        across, down = rng.uniform(-6.0, 6.0, 2)  # waves over the picture
+        speed = rng.uniform(-0.1, 0.1)  # waves a frame
+        light += np.sin(2 * np.pi * (across * columns + down * rows + speed * time))
+    return (127.5 + light * (127.5 / 4)).astype(np.uint8)[..., None]
