@@ -16,6 +16,7 @@ RANKS = (
     {"learner", "policies", "official_layout"},
     {"collection", "imagine", "player", "restoring", "official"},
     {"agent"},
+    {"evaluation"},
     {"zoo"},
     {"cli"},
 )

@@ -1,4 +1,4 @@
-"""The command line: `hd-agents train TASK`."""
+"""The command line: `hd-agents COMMAND`, one module per command."""
 
 import argparse
 import os
@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 import hd_agents
-from hd_agents.cli import train
+from hd_agents.cli import evaluate, train
+from hd_agents.cli.tasks import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,11 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train.add_parser(commands)
+    for command in (train, evaluate):
+        command.add_parser(commands)
     options = parser.parse_args(argv)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
     try:
-        return train.run(options)
-    except train.UsageError as error:
+        return options.run(options)
+    except UsageError as error:
         print(f"hd-agents: {error}", file=sys.stderr)
         return 2

@@ -40,6 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
     set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
+    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
