@@ -12,6 +12,7 @@ from gymnasium import spaces
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, pictures
 from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
+from hd_agents.envs.restarting import RestartingEnv
 
 TINY = [
     f"--set={setting}"
@@ -153,7 +154,8 @@ def test_train_leaves_agent_pictures_and_logs(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
+    def interrupted(agent: HarmonyDreamAgent, *arguments: object, **options: object) -> None:
+        assert agent.env.env_is_wrapped(RestartingEnv) == [True]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import pictures
 from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_folder
+from hd_agents.envs.restarting import RestartingEnv
 
 DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
@@ -49,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings)
     make_env(plan.task).close()  # a task that does not exist gets no folder
     folder = new_run_folder(options.folder, plan.task)
-    env = make_vec_env(plan.task, plan.n_envs, seed=options.seed, monitor_dir=str(folder))
+    # A simulator that fails in the night costs an episode, not the run.
+    env = make_vec_env(lambda: RestartingEnv(lambda: make_env(plan.task)), plan.n_envs, seed=options.seed, monitor_dir=str(folder))
     try:
         agent = _make_agent(plan, env, options, folder)
         agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
