@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.cli.tasks import UsageError, make_env
+from hd_agents.cli.tasks import UsageError, make_env, task_id
 from hd_agents.evaluation import RULES, Evaluation, evaluate
 from hd_agents.host import atomic_write
 
@@ -20,7 +20,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Play whole episodes with a saved agent by the papers' rules, and write their returns, lengths, "
         "successes and seeds, and the versions of everything, as JSON. The same command gives the same numbers again.",
     )
-    parser.add_argument("task", help="a Gymnasium id")
+    parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--model", required=True, metavar="FILE", help="agent.zip of a training run")
     parser.add_argument("--episodes", type=int, help="default: 100 for Atari, 10 for the robotics suites, 20 elsewhere")
     parser.add_argument(
@@ -40,12 +40,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Evaluate as asked and return the exit status, 0."""
     agent = load_agent(options.model, options.device)
-    make_env(options.task).close()  # says what is missing where there is no such task
+    task = task_id(options.task)
+    make_env(task).close()  # says what is missing where there is no such task
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     try:
-        found = evaluate(
-            agent, options.task, options.episodes, options.rule, options.seed, options.n_envs, progress_bar=bar
-        )
+        found = evaluate(agent, task, options.episodes, options.rule, options.seed, options.n_envs, progress_bar=bar)
     except ValueError as error:
         raise UsageError(str(error)) from error
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}

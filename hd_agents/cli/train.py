@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
-from hd_agents import HarmonyDreamAgent
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import pictures
 from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
@@ -32,7 +33,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "TensorBoard logs, 0.monitor.csv (every episode) and config.yml in runs/<task>_<n>/. Ctrl-C stops early and "
         "still leaves them.",
     )
-    parser.add_argument("task", nargs="?", default=DEFAULT_TASK, help="a Gymnasium id (default: %(default)s)")
+    parser.add_argument(
+        "task",
+        nargs="?",
+        default=DEFAULT_TASK,
+        help="a name of `hd-agents list`, or a Gymnasium id (default: %(default)s)",
+    )
+    presets = (
+        "paper: the paper's settings, where it has the task; nano: what two CPU cores can run (default: %(default)s)"
+    )
+    parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=presets)
     parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
@@ -47,11 +57,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Train as asked and return the exit status: 0, or 130 when Ctrl-C ended the training early."""
     _check_installed()
-    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings)
+    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
     make_env(plan.task).close()  # a task that does not exist gets no folder
     folder = new_run_folder(options.folder, plan.task)
     # A simulator that fails in the night costs an episode, not the run.
-    env = make_vec_env(lambda: RestartingEnv(lambda: make_env(plan.task)), plan.n_envs, seed=options.seed, monitor_dir=str(folder))
+    make = partial(RestartingEnv, partial(make_env, plan.task))
+    env = make_vec_env(make, plan.n_envs, seed=options.seed, monitor_dir=str(folder))
     try:
         agent = _make_agent(plan, env, options, folder)
         agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
