@@ -61,6 +61,7 @@ class Evaluation(NamedTuple):
 
     :param task: the Gymnasium id, or the name of the function that made the environments.
     :param rule: as asked for. :param acting: "sampled", "mode" or "deterministic", see the module's table.
+    :param n_envs: that were played side by side.
     :param seeds: E; what each episode's ``reset`` was given. :param returns: E undiscounted sums of rewards.
     :param lengths: E env steps. :param successes: E, the last ``info["is_success"]``; None where the task has none.
     """
@@ -68,6 +69,7 @@ class Evaluation(NamedTuple):
     task: str
     rule: str
     acting: str
+    n_envs: int
     seeds: list[int]
     returns: list[float]
     lengths: list[int]
@@ -152,6 +154,7 @@ def evaluate(
         name,
         rule,
         how,
+        n_envs,
         seeds,
         [float(returns[n]) for n in order],  # type: ignore[index]  # lists, as asked for
         [int(lengths[n]) for n in order],  # type: ignore[index]

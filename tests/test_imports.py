@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
-    {"nn", "spaces", "host", "checks", "jsonable", "replay_file"},
+    {"nn", "spaces", "host", "checks", "jsonable", "provenance", "replay_file"},
     {"harmony"},
     {"world_model"},
     {"behavior"},
@@ -22,7 +22,7 @@ RANKS = (
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What only extras bring; a plain install must do without.
-EXTRAS = ("ale_py", "cv2", "matplotlib", "pandas", "pygame", "rich", "tensorboard", "tqdm", "yaml")
+EXTRAS = ("ale_py", "cv2", "matplotlib", "pandas", "pygame", "rich", "safetensors", "tensorboard", "tqdm", "yaml")
 
 
 def imported_parts(source: str) -> set[str]:

@@ -6,19 +6,20 @@ import sys
 from collections.abc import Sequence
 
 import hd_agents
-from hd_agents.cli import evaluate, train
+from hd_agents.cli import enjoy, evaluate, models, train
 from hd_agents.cli.tasks import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv` (default: the process's own) and return the exit status.
 
-    0: done; 2: a mistake in what was typed, told in one line; 130: stopped by Ctrl-C, after saving what there was.
+    0: done; 1: a model that fails its verification; 2: a mistake in what was typed, told in one line; 130: stopped by
+    Ctrl-C (a training saves what there is first).
     """
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, evaluate):
+    for command in (models, train, enjoy, evaluate):
         command.add_parser(commands)
     options = parser.parse_args(argv)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
@@ -27,3 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"hd-agents: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nhd-agents: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from hd_agents import HarmonyDreamAgent
-from hd_agents.cli.tasks import UsageError, make_env, task_id
+from hd_agents.cli.models import checked, load_model
+from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.evaluation import RULES, Evaluation, evaluate
 from hd_agents.host import atomic_write
 
@@ -21,7 +21,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "successes and seeds, and the versions of everything, as JSON. The same command gives the same numbers again.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
-    parser.add_argument("--model", required=True, metavar="FILE", help="agent.zip of a training run")
+    parser.add_argument(
+        "--model", required=True, metavar="FILE", help="agent.zip of a training run, or a name that a model ships for"
+    )
     parser.add_argument("--episodes", type=int, help="default: 100 for Atari, 10 for the robotics suites, 20 elsewhere")
     parser.add_argument(
         "--rule",
@@ -39,14 +41,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate as asked and return the exit status, 0."""
-    agent = load_agent(options.model, options.device)
+    agent = load_model(options.model, options.device)
     task = task_id(options.task)
     make_env(task).close()  # says what is missing where there is no such task
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
-    try:
-        found = evaluate(agent, task, options.episodes, options.rule, options.seed, options.n_envs, progress_bar=bar)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    found = checked(
+        lambda: evaluate(agent, task, options.episodes, options.rule, options.seed, options.n_envs, progress_bar=bar)
+    )
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}
     text = json.dumps({**trained, **found.to_json()}, indent=1, allow_nan=False) + "\n"
     if options.output is None:
@@ -56,14 +57,6 @@ def run(options: argparse.Namespace) -> int:
             file.write(text.encode())
     print(summary(found), file=sys.stderr)
     return 0
-
-
-def load_agent(model: str, device: str) -> HarmonyDreamAgent:
-    """The agent that a file holds."""
-    try:
-        return HarmonyDreamAgent.load(model, device=device)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a device that torch does not have
-        raise UsageError(str(error)) from error
 
 
 def summary(found: Evaluation) -> str:

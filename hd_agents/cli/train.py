@@ -2,8 +2,11 @@
 
 import argparse
 import importlib.util
+import json
 import shlex
 import sys
+import time
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import pictures
 from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.provenance import commit, machine
+from hd_agents.restoring import system_info
 
 DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
@@ -67,7 +72,9 @@ def run(options: argparse.Namespace) -> int:
         agent = _make_agent(plan, env, options, folder)
         agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
         _write_config(folder / "config.yml", plan, options)
+        started = time.monotonic()
         status = _learn(agent, plan.steps)
+        _write_facts(folder / zoo.RUN, plan.task, agent, options, time.monotonic() - started)
         agent.save(folder / "agent.zip")
     finally:
         env.close()
@@ -127,6 +134,21 @@ def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
     command = shlex.join(["hd-agents", *sys.argv[1:]])
     chosen: dict[str, Any] = {"seed": options.seed, "n_timesteps": plan.steps, "n_envs": plan.n_envs, **plan.arguments}
     path.write_text(f"# {command}\n" + yaml.safe_dump({plan.task: chosen}, sort_keys=False), encoding="utf-8")
+
+
+def _write_facts(path: Path, task: str, agent: HarmonyDreamAgent, options: argparse.Namespace, seconds: float) -> None:
+    """How the agent was trained, for the card of a packed model."""
+    facts = {
+        "task": task,
+        "command": shlex.join(["hd-agents", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(agent.device),
+        "seed": options.seed,
+        "wall_seconds": round(seconds, 1),
+        "trained": datetime.now(timezone.utc).date().isoformat(),
+        "versions": system_info(),
+    }
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path) -> None:

@@ -5,5 +5,21 @@ The data stands in the repository's folder `zoo/`, which ships inside the packag
 
 from hd_agents.zoo.catalogue import PRESETS, env_id, folder, hyperparameters, make_env
 from hd_agents.zoo.catalogue import names as list
+from hd_agents.zoo.models import RUN, Verification, card, load, pack, pretrained, results, verify
 
-__all__ = ["PRESETS", "env_id", "folder", "hyperparameters", "list", "make_env"]
+__all__ = [
+    "PRESETS",
+    "RUN",
+    "Verification",
+    "card",
+    "env_id",
+    "folder",
+    "hyperparameters",
+    "list",
+    "load",
+    "make_env",
+    "pack",
+    "pretrained",
+    "results",
+    "verify",
+]
