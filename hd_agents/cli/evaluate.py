@@ -1,12 +1,11 @@
 """`hd-agents evaluate`: how good a saved agent is, as JSON."""
 
 import argparse
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
-from hd_agents.cli.models import checked, load_model
+from hd_agents.cli.models import bar_is_seen, checked, load_model
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.evaluation import RULES, Evaluation, evaluate
 from hd_agents.host import atomic_write
@@ -44,10 +43,8 @@ def run(options: argparse.Namespace) -> int:
     agent = load_model(options.model, options.device)
     task = task_id(options.task)
     make_env(task).close()  # says what is missing where there is no such task
-    bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
-    found = checked(
-        lambda: evaluate(agent, task, options.episodes, options.rule, options.seed, options.n_envs, progress_bar=bar)
-    )
+    arguments = (options.episodes, options.rule, options.seed, options.n_envs, bar_is_seen())
+    found = checked(lambda: evaluate(agent, task, *arguments))
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}
     text = json.dumps({**trained, **found.to_json()}, indent=1, allow_nan=False) + "\n"
     if options.output is None:

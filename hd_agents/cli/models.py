@@ -1,7 +1,9 @@
 """`hd-agents list` and `hd-agents zoo`: what there is to learn, and the models that were trained on it."""
 
 import argparse
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,9 +68,19 @@ def run_pack(options: argparse.Namespace) -> int:
     facts = None
     if options.facts is not None:
         facts = checked(lambda: json.loads(options.facts.read_text(encoding="utf-8")))
-    target = checked(
-        lambda: zoo.pack(options.file, options.name, facts, options.episodes, full=options.full, target=options.folder)
-    )
+
+    def pack() -> Path:
+        return zoo.pack(
+            options.file,
+            options.name,
+            facts,
+            options.episodes,
+            full=options.full,
+            target=options.folder,
+            progress_bar=bar_is_seen(),
+        )
+
+    target = checked(pack)
     card = zoo.card(target)
     low, high = card["interval"]
     print(f"{target}: {card['bytes'] / 1e6:.2f} MB, holds {card['holds']}")
@@ -78,7 +90,7 @@ def run_pack(options: argparse.Namespace) -> int:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Verify a model and print the verdict; the exit status is FAILED if it does not hold."""
-    found = checked(lambda: zoo.verify(options.name, options.episodes))
+    found = checked(lambda: zoo.verify(options.name, options.episodes, bar_is_seen()))
     verdict = "verified" if found.passed else "FAILED"
     played = f"return {found.mean:.2f} over {len(found.evaluation.returns)} episodes"
     print(f"{found.name}: {verdict}: {played}, stated {found.low:.2f} to {found.high:.2f}")
@@ -92,8 +104,13 @@ def load_model(name: str, device: str) -> HarmonyDreamAgent:
     except (RuntimeError, AssertionError) as error:  # what torch raises depends on what it was built for
         raise UsageError(f"--device {device}: {error}") from error
     if is_file(name):
-        return checked(lambda: HarmonyDreamAgent.load(name, device=device))
+        return checked(lambda: HarmonyDreamAgent.load(name, device=device, verbose=0))
     return checked(lambda: zoo.load(name, device))
+
+
+def bar_is_seen() -> bool:
+    """Whether a progress bar can be shown to someone."""
+    return sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
 
 
 def is_file(name: str) -> bool:

@@ -119,7 +119,7 @@ def pack(
     task = env_id(name)
     name = next((known for known in names() if env_id(known) == task), name)
     facts = _facts(Path(file), run)
-    agent = HarmonyDreamAgent.load(file, device=device)
+    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
 
     def judge(packed: HarmonyDreamAgent) -> dict[str, Any]:
         found = evaluate(packed, task, episodes, "paper", seed, n_envs, progress_bar)
