@@ -133,9 +133,10 @@ def test_each_process_has_its_own_seed_as_in_one_process(kind: type[VecEnv]) -> 
     processes.close()
 
 
-def test_a_process_that_exits_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("how", "code"), [("exit", 7), ("raise", 1)])
+def test_a_process_that_ends_is_replaced(how: str, code: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fuses(tmp_path / "f", 1)
-    makers = [lambda: Fragile(folder, how="exit"), lambda: Fragile(length=4)]
+    makers = [lambda: Fragile(folder, how=how), lambda: Fragile(length=4)]
     env = RestartingSubprocVecEnv(makers, "fork")
     env.seed(5)
     env.reset()
@@ -145,11 +146,11 @@ def test_a_process_that_exits_is_replaced(tmp_path: Path, caplog: pytest.LogCapt
         observations, rewards, dones, infos = env.step(np.zeros(2, int))
     assert dones.tolist() == [True, False]
     assert rewards.tolist() == [0.0, 1.0]
-    assert infos[0]["TimeLimit.truncated"] and infos[0]["restarted"] == "exit code 7"
+    assert infos[0]["TimeLimit.truncated"] and infos[0]["restarted"] == f"exit code {code}"
     assert np.array_equal(infos[0]["terminal_observation"], before[0])
     assert observations[0][0] > 1000 and observations[0][1] == 0
     assert observations[1].tolist() == [6.0, 3.0]
-    assert "environment 0 died (exit code 7); restart 1 of 10" in caplog.text
+    assert f"environment 0 died (exit code {code}); restart 1 of 10" in caplog.text
     assert env.step(np.zeros(2, int))[2].tolist() == [False, True]
     env.close()
     assert not any(process.is_alive() for process in env.processes)

@@ -82,14 +82,14 @@ def read(source: Path, device: torch.device | str = "auto") -> HarmonyDreamAgent
         raise ImportError('Packages need safetensors: install it with `pip install "hd_agents[train]"`.') from error
     card = read_card(source)
     for name in (AGENT, WEIGHTS):
-        if not (source / name).is_file() or _checksum(source / name) != card["sha256"].get(name):
+        if not (source / name).is_file() or _checksum(source / name) != card.get("sha256", {}).get(name):
             raise ArchiveError(f"{source / name} is not the file that the card describes: its checksum differs.")
     try:
         stored = load((source / WEIGHTS).read_bytes())
-        data = from_json(json.loads((source / AGENT).read_text(encoding="utf-8")))
+        data = from_json(_read_json(source / AGENT))
     except (SafetensorError, ValueError) as error:
         raise ArchiveError(f"{source} holds damaged files: {error}") from error
-    kind: type[HarmonyDreamAgent] = HarmonyDreamAgent if card["holds"] == "all networks" else ActingAgent
+    kind: type[HarmonyDreamAgent] = HarmonyDreamAgent if card.get("holds") == "all networks" else ActingAgent
     arguments = stored_arguments(kind, data, {})
     agent = kind(**arguments, env=None, device=device, _init_setup_model=False)
     restore(agent, data, {})
@@ -106,7 +106,7 @@ def read_card(source: Path) -> dict[str, Any]:
     path = source / CARD
     if not path.is_file():
         raise ArchiveError(f"{source} is no package: it has no {CARD}.")
-    card = json.loads(path.read_text(encoding="utf-8"))
+    card = _read_json(path)
     if (card.get("format"), card.get("format_version")) != (FORMAT, FORMAT_VERSION):
         raise ArchiveError(
             f"{path} has the format {card.get('format')!r} {card.get('format_version')!r}, and this release of "
@@ -143,6 +143,16 @@ def pack(
 
 def _write_card(target: Path, card: Mapping[str, Any]) -> None:
     (target / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ArchiveError(f"{path} holds a {type(document).__name__} where a JSON object is expected.")
+    return document
 
 
 def _complete(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], partly: bool) -> dict[str, Tensor]:
