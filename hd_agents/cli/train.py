@@ -35,7 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "train",
         help="learn a task; leaves agent, video, learning curve and dream in a folder of runs/",
         description="Learn a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png (for tasks with images), "
-        "TensorBoard logs, 0.monitor.csv (every episode) and config.yml in runs/<task>_<n>/. Ctrl-C stops early and "
+        "TensorBoard logs, 0.monitor.csv (every episode), config.yml and run.json in runs/<task>_<n>/. Ctrl-C stops early and "
         "still leaves them.",
     )
     parser.add_argument(
@@ -44,19 +44,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=DEFAULT_TASK,
         help="a name of `hd-agents list`, or a Gymnasium id (default: %(default)s)",
     )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    add_plan_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a task is trained and where the run goes."""
     presets = (
         "paper: the paper's settings, where it has the task; nano: what two CPU cores can run (default: %(default)s)"
     )
     parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=presets)
     parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
     set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
