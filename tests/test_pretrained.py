@@ -24,7 +24,7 @@ RUN = {"command": "hd-agents train", "commit": "abc", "machine": "a desk", "seed
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a tiny CartPole agent and the facts of its training."""
     folder = tmp_path_factory.mktemp("run")
-    agent = tiny(seed=3, tensorboard_log="secret/logs").learn(40)
+    agent = tiny(seed=3, tensorboard_log=str(folder / "secret")).learn(40)
     agent.save(folder / "agent.zip")
     (folder / "run.json").write_text(json.dumps({"task": "CartPole-v1", **RUN}))
     return folder

@@ -35,8 +35,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "train",
         help="learn a task; leaves agent, video, learning curve and dream in a folder of runs/",
         description="Learn a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png (for tasks with images), "
-        "TensorBoard logs, 0.monitor.csv (every episode), config.yml and run.json in runs/<task>_<n>/. Ctrl-C stops early and "
-        "still leaves them.",
+        "TensorBoard logs, 0.monitor.csv (every episode), config.yml and run.json in runs/<task>_<n>/. Ctrl-C stops "
+        "early and still leaves them.",
     )
     parser.add_argument(
         "task",
