@@ -77,6 +77,16 @@ def with_bar(callback: MaybeCallback, bar: ProgressBar) -> CallbackList:
     return CallbackList([whole if isinstance(whole, BaseCallback) else ConvertCallback(whole), bar])
 
 
+def episode_bar(total: int) -> Any:
+    """A bar for ``total`` episodes, with ``update()`` and ``close()``.
+
+    :raises ImportError: where tqdm is not installed, naming what to install.
+    """
+    if tqdm is None:
+        raise ImportError('progress_bar=True needs tqdm: install it with `pip install "hd_agents[logging]"`.')
+    return tqdm(total=total, unit=" episodes", dynamic_ncols=True)
+
+
 def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) -> None:
     """Hand the values of one log table to the agent's logger.
 

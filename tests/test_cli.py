@@ -12,6 +12,7 @@ from gymnasium import spaces
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, pictures
 from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
+from hd_agents.envs.restarting import RestartingEnv
 
 TINY = [
     f"--set={setting}"
@@ -43,7 +44,8 @@ def test_setting_without_key_or_value(text: str) -> None:
 
 def test_plan_takes_the_zoo_then_the_flags() -> None:
     known = zoo.hyperparameters("CartPole-v1")
-    plan = make_plan("CartPole-v1")
+    plan = make_plan("classic/cartpole")
+    assert plan.task == "CartPole-v1"
     assert plan.steps == known["n_timesteps"]
     assert plan.arguments["policy"] == "MlpPolicy"
     assert "n_timesteps" not in plan.arguments
@@ -97,6 +99,7 @@ def test_unsupported_space_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["classic/CartPoel"], "Did you mean classic/CartPole"),
         (["NoSuchTask-v0"], "cannot make 'NoSuchTask-v0'"),
         (["CartPole-v1", "--set", "batchsize=3"], "Did you mean batch_size"),
         (["CartPole-v1", "--set", "seed=3"], "no such setting"),
@@ -121,29 +124,15 @@ def test_run_folders_count_up_past_gaps(tmp_path: Path) -> None:
     assert new_run_folder(tmp_path / "fresh", "A/b") == tmp_path / "fresh" / "A-b_1"
 
 
-def test_every_zoo_number_is_a_number() -> None:
-    for path in (zoo.folder() / "hyperparams").glob("*.yml"):
-        for task, values in yaml.safe_load(path.read_text()).items():
-            words = {key: value for key, value in values.items() if isinstance(value, str)}
-            assert set(words) <= {"policy", "size", "backbone"}, task
-
-
-def test_zoo_rows_bind_to_the_constructor() -> None:
-    for path in (zoo.folder() / "hyperparams").glob("*.yml"):
-        for task in yaml.safe_load(path.read_text()).keys() - {"default"}:
-            plan = make_plan(task)
-            agent = HarmonyDreamAgent(env=task, device="cpu", **plan.arguments)
-            assert agent.n_envs == 1
-
-
 def test_train_leaves_agent_pictures_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "hd_agents/Catch-v0", "--steps", "160", "--folder", str(tmp_path), *TINY]) == 0
     folder = tmp_path / "hd_agents-Catch-v0_1"
     left = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
-    named = {"agent.zip", "play.mp4", "curve.png", "dream.png", "config.yml", "0.monitor.csv", "tensorboard"}
-    assert left == named
+    silent = {"config.yml", "run.json", "0.monitor.csv"}
+    named = {"agent.zip", "play.mp4", "curve.png", "dream.png", "tensorboard"}
+    assert left == named | silent
     printed = capsys.readouterr().out
-    assert all(str(folder / name) in printed for name in named - {"config.yml", "0.monitor.csv"})
+    assert all(str(folder / name) in printed for name in named)
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
     assert yaml.safe_load((folder / "config.yml").read_text())["hd_agents/Catch-v0"]["n_timesteps"] == 160
     video = cv2.VideoCapture(str(folder / "play.mp4"))
@@ -153,7 +142,8 @@ def test_train_leaves_agent_pictures_and_logs(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
+    def interrupted(agent: HarmonyDreamAgent, *arguments: object, **options: object) -> None:
+        assert agent.env.env_is_wrapped(RestartingEnv) == [True]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
-    {"nn", "spaces", "host", "checks", "jsonable", "replay_file", "randomness"},
+    {"nn", "spaces", "host", "checks", "jsonable", "provenance", "replay_file", "randomness"},
     {"harmony", "replay_memory"},
     {"world_model"},
     {"behavior"},
@@ -17,14 +17,14 @@ RANKS = (
     {"collection", "footprint", "imagine", "official", "player", "restoring", "run_state"},
     {"recorder"},
     {"agent"},
-    {"callbacks"},
+    {"callbacks", "evaluation"},
     {"zoo"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What only extras bring; a plain install must do without.
-EXTRAS = ("ale_py", "cv2", "dm_control", "matplotlib", "metaworld", "mujoco", "pandas", "pygame", "rich", "shimmy")
-EXTRAS += ("tensorboard", "tqdm", "yaml")
+EXTRAS = ("ale_py", "cv2", "dm_control", "matplotlib", "metaworld", "mujoco", "pandas", "pygame", "rich")
+EXTRAS += ("safetensors", "shimmy", "tensorboard", "tqdm", "yaml")
 
 
 def imported_parts(source: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""The command line: `hd-agents train TASK`, `hd-agents replay-nan FILE`."""
+"""The command line: `hd-agents COMMAND`, one module per command."""
 
 import argparse
 import os
@@ -7,28 +7,35 @@ from collections.abc import Sequence
 
 import hd_agents
 from hd_agents.checkpoint import CheckpointError
-from hd_agents.cli import replay_nan, train
+from hd_agents.cli import compare, enjoy, evaluate, models, replay_nan, train
 from hd_agents.cli.tasks import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv` (default: the process's own) and return the exit status.
 
-    0: done; 1: a checkpoint that cannot be written or read, or `replay-nan` found nothing; 2: a mistake in what was
-    typed, told in one line; 130, 143: stopped by Ctrl-C or SIGTERM, after saving what there was.
+    0: done; 1: a model that fails its verification, a checkpoint that cannot be written or read, or a `replay-nan` that
+    found nothing; 2: a mistake in what was typed, told in one line; 130, 143: stopped by Ctrl-C or SIGTERM (a training
+    saves what there is first).
     """
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train.add_parser(commands)
-    replay_nan.add_parser(commands)
+    for command in (models, train, enjoy, evaluate, compare, replay_nan):
+        command.add_parser(commands)
     options = parser.parse_args(argv)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
     try:
-        return replay_nan.run(options) if options.command == "replay-nan" else train.run(options)
+        return options.run(options)
     except UsageError as error:
         print(f"hd-agents: {error}", file=sys.stderr)
         return 2
     except CheckpointError as error:
         print(f"hd-agents: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nhd-agents: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -105,13 +105,18 @@ def read_episodes(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]
     return np.cumsum([length for _, length, _ in rows], dtype=np.int64), np.array([total for *_, total in rows])
 
 
+def moving_mean(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of each number and up to WINDOW - 1 before it."""
+    sums = np.cumsum(np.concatenate([[0.0], totals]))
+    first = np.maximum(np.arange(len(totals)) + 1 - WINDOW, 0)
+    return (sums[1:] - sums[first]) / (np.arange(len(totals)) + 1 - first)
+
+
 def draw_curve(path: Path, steps: NDArray[np.int64], totals: NDArray[np.float64], title: str) -> None:
     """Plot each episode's return, and the mean of up to WINDOW episodes before it, over env steps."""
     from matplotlib.figure import Figure
 
-    sums = np.cumsum(np.concatenate([[0.0], totals]))
-    first = np.maximum(np.arange(len(totals)) + 1 - WINDOW, 0)
-    means = (sums[1:] - sums[first]) / (np.arange(len(totals)) + 1 - first)
+    means = moving_mean(totals)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, totals, ".", color="#9ecae1", label="one episode")

@@ -12,7 +12,6 @@ import torch
 
 from hd_agents import zoo
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.envs import register_suite
 from hd_agents.spaces import ObservationCodec
 
 # Constructor arguments that have a flag of their own or that the command line fills in.
@@ -39,13 +38,19 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    task: str, steps: int | None = None, size: str | None = None, device: str = "auto", settings: Sequence[str] = ()
+    task: str,
+    steps: int | None = None,
+    size: str | None = None,
+    device: str = "auto",
+    settings: Sequence[str] = (),
+    preset: str = "paper",
 ) -> Plan:
     """The zoo's entry for the task, else what fits its spaces and this machine; on top `size` and `key=value` settings.
 
     Replay is as large as the run can fill it. Raises UsageError for an unknown task, space or key.
     """
-    values = {"n_envs": 1, **(zoo.hyperparameters(task) or _fallback(task, device))}
+    task = task_id(task)
+    values = {"n_envs": 1, **(zoo.hyperparameters(task, preset) or _fallback(task, device))}
     if size is not None:
         values["size"] = size
     allowed = _settable()
@@ -81,18 +86,25 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
+def task_id(task: str) -> str:
+    """The Gymnasium id of a name of the zoo, or the id itself. Raises UsageError for what is neither."""
+    try:
+        return zoo.env_id(task)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def make_env(task: str, render: bool = False) -> gym.Env[Any, Any]:
     """The task's environment, with `render_mode="rgb_array"` where asked and possible. Raises UsageError if unknown."""
     try:
-        register_suite(task)
-        env = gym.make(task)
+        env = zoo.make_env(task_id(task))
         if render and "rgb_array" in env.metadata.get("render_modes", ()):
             env.close()
-            env = gym.make(task, render_mode="rgb_array")
+            env = zoo.make_env(task, render_mode="rgb_array")
         return env
     except (gym.error.Error, ImportError) as error:
         raise UsageError(
-            f"cannot make {task!r}: {error}\nTASK is a Gymnasium id, such as hd_agents/Catch-v0, CartPole-v1 or "
+            f"cannot make {task!r}: {error}\nTASK is a name of `hd-agents list` or a Gymnasium id, such as "
             "ALE/Pong-v5; Atari, DeepMind Control and Meta-World each need an extra (atari, dmc, metaworld)."
         ) from error
 
@@ -131,6 +143,6 @@ def _fallback(task: str, device: str) -> dict[str, Any]:
         policy = "MultiInputPolicy"
     else:
         policy = "CnnPolicy" if codec.images else "MlpPolicy"
-    small = zoo.hyperparameters("default")
+    small = zoo.hyperparameters("classic/default")
     chosen = {"n_timesteps": small["n_timesteps"], "size": "small"} if on_gpu else small
     return {**chosen, "policy": policy}

@@ -2,8 +2,12 @@
 
 import argparse
 import importlib.util
+import json
 import shlex
 import sys
+import time
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -11,12 +15,15 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
-from hd_agents import HarmonyDreamAgent
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures
 from hd_agents.cli.resuming import own_run_folder, resume, resume_command
 from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_folder
+from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.provenance import commit, machine
+from hd_agents.restoring import system_info
 
 DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
@@ -32,12 +39,27 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "train",
         help="learn a task; leaves agent, video, learning curve and dream in a folder of runs/",
         description="Learn a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png (for tasks with images), "
-        "TensorBoard logs, 0.monitor.csv (every episode) and config.yml in runs/<task>_<n>/. Ctrl-C stops early and "
-        "still leaves them.",
+        "TensorBoard logs, 0.monitor.csv (every episode), config.yml and run.json in runs/<task>_<n>/. Ctrl-C stops "
+        "early and still leaves them.",
     )
-    parser.add_argument("task", nargs="?", default=DEFAULT_TASK, help="a Gymnasium id (default: %(default)s)")
-    parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
+    parser.add_argument(
+        "task",
+        nargs="?",
+        default=DEFAULT_TASK,
+        help="a name of `hd-agents list`, or a Gymnasium id (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    add_plan_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a task is trained and where the run goes."""
+    presets = (
+        "paper: the paper's settings, where it has the task; nano: what two CPU cores can run (default: %(default)s)"
+    )
+    parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=presets)
+    parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
@@ -55,7 +77,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Train as asked and return the exit status: 0, or 130 or 143 when Ctrl-C or SIGTERM ended the training early."""
     _check_installed()
-    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings)
+    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
     make_env(plan.task).close()  # a task that does not exist gets no folder
     checkpointing = options.resume or options.checkpoint_every is not None
     if options.checkpoint_every is not None and options.checkpoint_every < 1:
@@ -63,7 +85,9 @@ def run(options: argparse.Namespace) -> int:
     folder = own_run_folder(options.folder) if options.resume else new_run_folder(options.folder, plan.task)
     resuming = bool(steps_in(folder / CHECKPOINTS))
     monitor = {"override_existing": not resuming}
-    env = make_vec_env(plan.task, plan.n_envs, seed=options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
+    # A simulator that fails in the night costs an episode, not the run.
+    make = partial(RestartingEnv, partial(make_env, plan.task))
+    env = make_vec_env(make, plan.n_envs, seed=options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
     checkpoint = None
     if checkpointing:
         checkpoint = RunCheckpoint(folder / CHECKPOINTS, int(options.checkpoint_every or max(1, plan.steps // REPORTS)))
@@ -72,7 +96,9 @@ def run(options: argparse.Namespace) -> int:
         agent = agent or _make_agent(plan, env, options, folder)
         agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
         _write_config(folder / "config.yml", plan, options)
+        started = time.monotonic()
         status = _learn(agent, plan.steps, checkpoint)
+        _write_facts(folder / zoo.RUN, plan.task, agent, options, time.monotonic() - started)
         agent.save(folder / "agent.zip")
     finally:
         env.close()
@@ -141,6 +167,21 @@ def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
     command = shlex.join(["hd-agents", *sys.argv[1:]])
     text = yaml.safe_dump({plan.task: plan.settings(options.seed)}, sort_keys=False)
     path.write_text(f"# {command}\n{text}", encoding="utf-8")
+
+
+def _write_facts(path: Path, task: str, agent: HarmonyDreamAgent, options: argparse.Namespace, seconds: float) -> None:
+    """How the agent was trained, for the card of a packed model."""
+    facts = {
+        "task": task,
+        "command": shlex.join(["hd-agents", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(agent.device),
+        "seed": options.seed,
+        "wall_seconds": round(seconds, 1),
+        "trained": datetime.now(timezone.utc).date().isoformat(),
+        "versions": system_info(),
+    }
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path) -> None:

@@ -1,0 +1,121 @@
+"""`hd-agents compare`: the same task and seeds with and without harmony, in one table and one figure."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.cli import pictures, train
+from hd_agents.cli.models import bar_is_seen
+from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
+from hd_agents.evaluation import evaluate
+
+EVALUATION_SEED = 10_000  # of the first episode; the same episodes for every agent
+COLOURS = {"on": "#08519c", "off": "#d94801"}
+MEANING = {"on": "with harmony", "off": "without harmony"}
+POINTS = 100  # of a mean curve
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `compare` and its flags to the command line."""
+    parser = commands.add_parser(
+        "compare",
+        help="train with and without harmony on the same seeds; one table and one figure",
+        description="Train a task with each setting of harmony on the same seeds, evaluate every agent on the same "
+        "episodes by the papers' rule, and leave the runs, compare.json and compare.png in runs/<task>_compare_<n>/.",
+    )
+    parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
+    parser.add_argument("--harmony", nargs="+", choices=list(COLOURS), default=["on", "off"], help="default: on off")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 up (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, help="of each evaluation (default: the papers' number)")
+    train.add_plan_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare as asked and return the exit status: 0, or 130 when Ctrl-C ended a training early."""
+    if options.seeds < 1 or (options.episodes is not None and options.episodes < 1):
+        raise UsageError("--seeds and --episodes must be 1 or more.")
+    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+    make_env(plan.task).close()
+    folder = new_run_folder(options.folder, f"{plan.task}_compare")
+    rows: list[dict[str, Any]] = []
+    for seed in range(options.seeds):
+        for setting in options.harmony:
+            print(f"--- {plan.task}, {MEANING[setting]}, seed {seed}", flush=True)
+            parent = folder / f"{setting}_{seed}"
+            changed = [*options.settings, f"harmony={setting == 'on'}"]
+            arguments = {**vars(options), "seed": seed, "folder": parent, "settings": changed}
+            if status := train.run(argparse.Namespace(**arguments)):
+                return status
+            rows.append(_judge(next(parent.iterdir()), plan.task, setting, seed, options))
+            (folder / "compare.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(table(rows))
+    draw(folder / "compare.png", plan.task, rows)
+    print(f"  {folder / 'compare.json'}  every episode of every evaluation\n  {folder / 'compare.png'}")
+    return 0
+
+
+def _judge(folder: Path, task: str, setting: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One run's row: its folder and its evaluation."""
+    agent = HarmonyDreamAgent.load(folder / "agent.zip", device=options.device, verbose=0)
+    found = evaluate(agent, task, options.episodes, seed=EVALUATION_SEED, n_envs=5, progress_bar=bar_is_seen())
+    return {"harmony": setting, "seed": seed, "folder": str(folder), "evaluation": found.to_json()}
+
+
+def scores(rows: list[dict[str, Any]], setting: str) -> dict[int, float]:
+    """Seed -> mean return of one setting's agents."""
+    return {row["seed"]: row["evaluation"]["mean_return"] for row in rows if row["harmony"] == setting}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Per setting the score of every seed and their mean; with two settings the differences, seed by seed."""
+    settings = list(dict.fromkeys(row["harmony"] for row in rows))
+    lines = {MEANING[setting]: list(scores(rows, setting).values()) for setting in settings}
+    if len(settings) == 2:
+        first, second = (scores(rows, setting) for setting in settings)
+        lines[f"{settings[0]} minus {settings[1]}"] = [first[seed] - second[seed] for seed in first]
+    seeds = [f"seed {seed}" for seed in scores(rows, settings[0])]
+    head = f"{'mean return':<18}" + "".join(f"{name:>12}" for name in [*seeds, "mean"])
+    body = [
+        f"{name:<18}" + "".join(f"{x:>12.2f}" for x in [*values, np.mean(values)]) for name, values in lines.items()
+    ]
+    return "\n".join([head, *body])
+
+
+def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
+    """Left the training returns over env steps, thin per seed and thick their mean; right the evaluations in pairs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    curves, pairs = figure.subplots(1, 2, width_ratios=(2, 1))
+    settings = list(dict.fromkeys(row["harmony"] for row in rows))
+    for setting in settings:
+        runs = [smoothed(Path(row["folder"])) for row in rows if row["harmony"] == setting]
+        runs = [(steps, means) for steps, means in runs if len(steps)]
+        for steps, means in runs:
+            curves.plot(steps, means, color=COLOURS[setting], alpha=0.3, linewidth=1)
+        if runs:
+            grid = np.linspace(max(steps[0] for steps, _ in runs), min(steps[-1] for steps, _ in runs), POINTS)
+            mean = np.mean([np.interp(grid, *run) for run in runs], axis=0)
+            curves.plot(grid, mean, color=COLOURS[setting], linewidth=2.5, label=MEANING[setting])
+    for seed in {row["seed"] for row in rows}:
+        pairs.plot(settings, [scores(rows, setting)[seed] for setting in settings], "o-", color="#777777")
+    curves.set(title=task, xlabel="env steps", ylabel=f"return, mean of the last {pictures.WINDOW} training episodes")
+    pairs.set(title="evaluation, a line per seed", xlabel="harmony", ylabel="mean return")
+    pairs.margins(x=0.4)
+    for axes in (curves, pairs):
+        axes.grid(alpha=0.3)
+    if curves.lines:
+        curves.legend()
+    figure.savefig(path, dpi=120)
+
+
+def smoothed(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Env steps at the ends of a run's training episodes, and the mean return of up to WINDOW episodes before each."""
+    steps, totals = pictures.read_episodes(folder)
+    return steps, pictures.moving_mean(totals)

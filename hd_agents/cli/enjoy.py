@@ -1,0 +1,65 @@
+"""`hd-agents enjoy`: watch a trained agent play."""
+
+import argparse
+import json
+from pathlib import Path
+
+from stable_baselines3.common.utils import check_for_correct_spaces
+
+from hd_agents import zoo
+from hd_agents.cli import pictures
+from hd_agents.cli.models import checked, is_file, load_model
+from hd_agents.cli.tasks import UsageError, make_env
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `enjoy` and its flags to the command line."""
+    parser = commands.add_parser(
+        "enjoy",
+        help="watch a trained agent play, or film it",
+        description="Play episodes with a trained agent and print their returns; with --video, film them.",
+    )
+    parser.add_argument("agent", metavar="TASK|FILE", help="a name that a model ships for, or an agent.zip")
+    parser.add_argument("--task", help="what to play (default: what the model was trained on)")
+    parser.add_argument("--video", type=Path, metavar="MP4", help="film the episodes")
+    parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Play as asked and return the exit status, 0."""
+    if options.episodes < 1:
+        raise UsageError(f"--episodes must be 1 or more, not {options.episodes}.")
+    agent = load_model(options.agent, options.device)
+    task = options.task or trained_on(options.agent)
+    env = make_env(task, render=options.video is not None)
+    try:
+        checked(lambda: check_for_correct_spaces(agent._wrap_env(env), agent.observation_space, agent.action_space))
+        played = [pictures.play(agent, env, options.seed + number) for number in range(options.episodes)]
+        fps = float(env.metadata.get("render_fps") or 30)
+    finally:
+        env.close()
+    for number, episode in enumerate(played):
+        print(f"seed {options.seed + number}: return {sum(episode.rewards):g} in {len(episode.rewards)} steps")
+    if options.video is None:
+        print("To see it, add --video out.mp4.")
+        return 0
+    frames = [frame for episode in played for frame in episode.frames]
+    if not frames:
+        raise UsageError(f"{task} draws no pictures, so there is no video.")
+    options.video.parent.mkdir(parents=True, exist_ok=True)
+    checked(lambda: pictures.write_video(options.video, frames, fps))
+    print(f"  {options.video}  {len(frames)} frames")
+    return 0
+
+
+def trained_on(model: str) -> str:
+    """The task that a model was trained on: its card says it, or the file that its training left beside it."""
+    if not is_file(model):
+        return str(checked(lambda: zoo.card(model))["task"])
+    facts = Path(model).with_name(zoo.RUN)
+    if not facts.is_file():
+        raise UsageError(f"{model} does not say what it was trained on, and has no {zoo.RUN} beside it: add --task.")
+    return str(checked(lambda: json.loads(facts.read_text(encoding="utf-8")))["task"])

@@ -1,0 +1,67 @@
+"""`hd-agents evaluate`: how good a saved agent is, as JSON."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from hd_agents.cli.models import bar_is_seen, checked, load_model
+from hd_agents.cli.tasks import make_env, task_id
+from hd_agents.evaluation import RULES, Evaluation, evaluate
+from hd_agents.host import atomic_write
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `evaluate` and its flags to the command line."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="play episodes with a saved agent and write what each of them gave, as JSON",
+        description="Play whole episodes with a saved agent by the papers' rules, and write their returns, lengths, "
+        "successes and seeds, and the versions of everything, as JSON. The same command gives the same numbers again.",
+    )
+    parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
+    parser.add_argument(
+        "--model", required=True, metavar="FILE", help="agent.zip of a training run, or a name that a model ships for"
+    )
+    parser.add_argument("--episodes", type=int, help="default: 100 for Atari, 10 for the robotics suites, 20 elsewhere")
+    parser.add_argument(
+        "--rule",
+        choices=RULES,
+        default="paper",
+        help="paper: sampled actions in Atari, the actor's mode in a sampled latent state in the robotics suites; "
+        "deterministic: the mode of everything (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode; the others follow (default: 0)")
+    parser.add_argument("--n-envs", type=int, default=1, help="environments side by side (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="JSON", help="file to write (default: standard output)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate as asked and return the exit status, 0."""
+    agent = load_model(options.model, options.device)
+    task = task_id(options.task)
+    make_env(task).close()  # says what is missing where there is no such task
+    arguments = (options.episodes, options.rule, options.seed, options.n_envs, bar_is_seen())
+    found = checked(lambda: evaluate(agent, task, *arguments))
+    trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}
+    text = json.dumps({**trained, **found.to_json()}, indent=1, allow_nan=False) + "\n"
+    if options.output is None:
+        sys.stdout.write(text)
+    else:
+        with atomic_write(options.output) as file:
+            file.write(text.encode())
+    print(summary(found), file=sys.stderr)
+    return 0
+
+
+def summary(found: Evaluation) -> str:
+    """One line for people."""
+    values = found.to_json()
+    text = f"{found.task}: return {values['mean_return']:.2f} ± {values['std_return']:.2f}"
+    if "success_rate" in values:
+        text += f", success {values['success_rate']:.0%}"
+    if "human_normalized_score" in values:
+        text += f", human-normalised {values['human_normalized_score']:.3f}"
+    return f"{text} (mean ± deviation of {values['episodes']} episodes, {found.rule} rule: {found.acting})"

@@ -1,0 +1,126 @@
+"""`hd-agents list` and `hd-agents zoo`: what there is to learn, and the models that were trained on it."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.utils import get_device
+
+from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents.cli.tasks import UsageError
+
+FAILED = 1  # exit status of a verification that fails
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `list`, `zoo pack` and `zoo verify` and their flags to the command line."""
+    parser = commands.add_parser("list", help="show the tasks of the zoo, and for which of them a trained model ships")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="show only names that hold all of these")
+    parser.add_argument("--pretrained", action="store_true", help="only tasks that a trained model ships for")
+    parser.set_defaults(run=run_list)
+
+    group = commands.add_parser("zoo", help="pack and verify trained models")
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    parser = actions.add_parser(
+        "pack",
+        help="make a package of a trained agent",
+        description="Make a package of a trained agent: JSON, and weights in half precision. It is evaluated as "
+        "packed, and its card says how it was trained (from the run.json beside the agent) and what it scores.",
+    )
+    parser.add_argument("file", help="agent.zip of a training run")
+    parser.add_argument("name", help="a name of `hd-agents list`, or a Gymnasium id")
+    parser.add_argument("--episodes", type=int, default=100, help="of the evaluation (default: %(default)s)")
+    parser.add_argument("--full", action="store_true", help="keep everything, to learn on and to dream")
+    parser.add_argument("--run", dest="facts", type=Path, metavar="JSON", help="default: run.json beside FILE")
+    parser.add_argument("--folder", type=Path, help="the folder to make (default: zoo/pretrained/NAME)")
+    parser.set_defaults(run=run_pack)
+    parser = actions.add_parser(
+        "verify",
+        help="play a model's evaluation again; fail if the score has left the interval on its card",
+        description="Play the evaluation of a model's card again, from the same seed. Exit status 1 if its mean return "
+        "has left the stated interval.",
+    )
+    parser.add_argument("name", help="a name of `hd-agents list --pretrained`, or a package's folder")
+    parser.add_argument("--episodes", type=int, help="fewer are faster, with a wider interval (default: the card's)")
+    parser.set_defaults(run=run_verify)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print one task per line: its name, its Gymnasium id, and the score of the model that ships for it."""
+    scores = {row["name"]: f"model: {row['mean_return']:.1f}" for row in zoo.results()}
+    names = [name for name in zoo.list() if all(word.lower() in name.lower() for word in options.words)]
+    if options.pretrained:
+        names = [name for name in names if name in scores]
+    if not names:
+        raise UsageError(f"no such task: {' '.join(options.words) or 'no trained model ships yet'}")
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:<{width}}  {zoo.env_id(name)}  {scores.get(name, '')}".rstrip())
+    return 0
+
+
+def run_pack(options: argparse.Namespace) -> int:
+    """Pack a model and say where it is and what it scores."""
+    facts = None
+    if options.facts is not None:
+        facts = checked(lambda: json.loads(options.facts.read_text(encoding="utf-8")))
+
+    def pack() -> Path:
+        return zoo.pack(
+            options.file,
+            options.name,
+            facts,
+            options.episodes,
+            full=options.full,
+            target=options.folder,
+            progress_bar=bar_is_seen(),
+        )
+
+    target = checked(pack)
+    card = zoo.card(target)
+    low, high = card["interval"]
+    print(f"{target}: {card['bytes'] / 1e6:.2f} MB, holds {card['holds']}")
+    print(f"return {card['evaluation']['mean_return']:.2f}, interval [{low:.2f}, {high:.2f}]")
+    return 0
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """Verify a model and print the verdict; the exit status is FAILED if it does not hold."""
+    found = checked(lambda: zoo.verify(options.name, options.episodes, bar_is_seen()))
+    verdict = "verified" if found.passed else "FAILED"
+    played = f"return {found.mean:.2f} over {len(found.evaluation.returns)} episodes"
+    print(f"{found.name}: {verdict}: {played}, stated {found.low:.2f} to {found.high:.2f}")
+    return 0 if found.passed else FAILED
+
+
+def load_model(name: str, device: str) -> HarmonyDreamAgent:
+    """The agent of a file of `save`, of a package's folder, or of a name of the zoo."""
+    try:
+        get_device(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises depends on what it was built for
+        raise UsageError(f"--device {device}: {error}") from error
+    if is_file(name):
+        return checked(lambda: HarmonyDreamAgent.load(name, device=device, verbose=0))
+    return checked(lambda: zoo.load(name, device))
+
+
+def bar_is_seen() -> bool:
+    """Whether a progress bar can be shown to someone."""
+    return sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+
+
+def is_file(name: str) -> bool:
+    """Whether a file is meant, rather than a name of the zoo or a package's folder."""
+    return Path(name).is_file() or name.endswith(".zip")
+
+
+def checked(action: Callable[[], Any]) -> Any:
+    """What ``action`` gives; its complaints about files and names become usage errors."""
+    try:
+        return action()
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error

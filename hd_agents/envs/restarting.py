@@ -1,0 +1,198 @@
+"""Environments that fail are made anew, a bounded number of times, and training goes on.
+
+:class:`RestartingEnv` stands around one environment and catches what it raises. :class:`RestartingSubprocVecEnv` runs
+one environment per process and replaces a process that dies, whether of an exception or of a crash in a simulator's own
+code. In both the interrupted episode ends as one that a time limit cut off: its last observation is the one before the
+failure, its last reward 0, and its last ``info`` names the cause under ``"restarted"``; so does the log.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import wait
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
+
+MAX_RESTARTS = 10  # of one environment; something that fails more often than that has to be looked at
+DEAD = (EOFError, ConnectionResetError, BrokenPipeError)  # what the pipe to a dead process says
+
+_log = logging.getLogger(__name__)
+
+
+def new_seed(first: int | None, restarts: int) -> int | None:
+    """The seed that an environment seeded with ``first`` gets at its n-th restart: always another, and repeatable."""
+    return None if first is None else int(np.random.SeedSequence([first, restarts]).generate_state(1)[0])
+
+
+class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment that is made anew when ``step`` or ``reset`` raises an exception.
+
+    :param make: makes the environment. :param max_restarts: in the whole life of this object.
+    :raises RuntimeError: from ``step`` or ``reset`` when it fails once more than that, with the failure as its cause.
+    """
+
+    def __init__(self, make: Callable[[], gym.Env[Any, Any]], max_restarts: int = MAX_RESTARTS) -> None:
+        super().__init__(make())
+        self._make, self._max_restarts = make, max_restarts
+        self._restarts = 0
+        self._first_seed: int | None = None
+        self._seed: int | None = None  # that the next reset takes if it is given none
+        self._last: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self._first_seed = self._seed = seed
+        while True:
+            try:
+                self._last, info = self.env.reset(seed=self._seed, options=options)
+            except Exception as error:
+                self._restart(error)
+                continue
+            self._seed = None
+            return self._last, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            result = self.env.step(action)
+        except Exception as error:
+            self._restart(error)
+            return self._last, 0.0, False, True, {"restarted": repr(error)}
+        self._last = result[0]
+        return result
+
+    def get_state(self) -> dict[str, Any]:
+        """For :mod:`hd_agents.envs.state`."""
+        return {"restarts": self._restarts, "seeds": [self._first_seed, self._seed], "last": self._last}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`get_state`."""
+        self._restarts, (self._first_seed, self._seed), self._last = state["restarts"], state["seeds"], state["last"]
+
+    def _restart(self, error: Exception) -> None:
+        """Put a new environment in the failed one's place; the caller resets it."""
+        self._restarts += 1
+        if self._restarts > self._max_restarts:
+            raise RuntimeError(f"{self.env} failed again after {self._max_restarts} restarts: {error!r}") from error
+        _log.warning("%s failed; restart %d of %d.", self.env, self._restarts, self._max_restarts, exc_info=error)
+        with suppress(Exception):
+            self.env.close()
+        self.env = self._make()
+        self._seed = new_seed(self._first_seed, self._restarts)
+
+
+class RestartingSubprocVecEnv(SubprocVecEnv):
+    """One environment per process; a process that dies is replaced.
+
+    A ``Monitor`` inside the process would start anew with it, and its file too: put a ``VecMonitor`` around the whole
+    instead. A process that hangs is not noticed.
+
+    :param env_fns: N functions that make the environments.
+    :param start_method: "forkserver", "spawn" or "fork"; None for the first of them that the system has.
+    :param max_restarts: of each process.
+    :raises RuntimeError: from ``step`` or ``reset`` when a process dies once more than that.
+    """
+
+    def __init__(
+        self,
+        env_fns: list[Callable[[], gym.Env[Any, Any]]],
+        start_method: str | None = None,
+        max_restarts: int = MAX_RESTARTS,
+    ) -> None:
+        start_method = start_method or ("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+        super().__init__(env_fns, start_method)
+        self.remotes = list(self.remotes)
+        self._env_fns, self._max_restarts = env_fns, max_restarts
+        self._context: Any = get_context(start_method)
+        self._restarts = [0] * self.num_envs
+        self._first_seeds: list[int | None] = [None] * self.num_envs
+        self._last: list[Any] = [None] * self.num_envs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        for env, action in enumerate(actions):
+            self._send(env, ("step", action))
+        self.waiting = True
+
+    def step_wait(self) -> VecEnvStepReturn:
+        results = [self._receive(env) or self._cut_off(env) for env in range(self.num_envs)]
+        self.waiting = False
+        observations, rewards, dones, infos, self.reset_infos = zip(*results, strict=True)  # type: ignore[assignment]
+        self._last = list(observations)
+        stacked = _stack_obs(observations, self.observation_space)
+        return stacked, np.stack(rewards), np.stack(dones), infos  # type: ignore[return-value]
+
+    def reset(self) -> VecEnvObs:
+        seeds, options = self._seeds, self._options
+        self._first_seeds = [new if new is not None else old for new, old in zip(seeds, self._first_seeds, strict=True)]
+        for env in range(self.num_envs):
+            self._send(env, ("reset", (seeds[env], options[env])))
+        results = [self._receive(env) or self._restart(env, options[env]) for env in range(self.num_envs)]
+        observations, self.reset_infos = zip(*results, strict=True)  # type: ignore[assignment]
+        self._reset_seeds()
+        self._reset_options()
+        self._last = list(observations)
+        return _stack_obs(observations, self.observation_space)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        for env in range(self.num_envs):
+            if self.waiting:
+                self._receive(env)
+            self._send(env, ("close", None))
+        for process, remote in zip(self.processes, self.remotes, strict=True):
+            process.join()
+            remote.close()
+        self.closed = True
+
+    def _send(self, env: int, message: tuple[str, Any]) -> None:
+        with suppress(*DEAD):  # _receive will find out
+            self.remotes[env].send(message)
+
+    def _receive(self, env: int) -> Any:
+        """What the process answers; None if it is dead."""
+        remote, process = self.remotes[env], self.processes[env]
+        wait([remote, process.sentinel])
+        try:
+            return remote.recv() if remote.poll() else None
+        except DEAD:
+            return None
+
+    def _cut_off(self, env: int) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
+        """What a step answers in which the process died: the end of its episode, and the start of the next one."""
+        self.processes[env].join()
+        info = {
+            "restarted": f"exit code {self.processes[env].exitcode}",
+            "TimeLimit.truncated": True,
+            "terminal_observation": self._last[env],
+        }
+        observation, reset_info = self._restart(env, {})
+        return observation, 0.0, True, info, reset_info
+
+    def _restart(self, env: int, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Replace a dead process until one lives through ``reset``, and give what that answers."""
+        while True:
+            self.processes[env].join()
+            failure = f"The process of environment {env} died (exit code {self.processes[env].exitcode})"
+            self._restarts[env] += 1
+            if self._restarts[env] > self._max_restarts:
+                self.waiting = False
+                raise RuntimeError(f"{failure}, after {self._max_restarts} restarts.")
+            _log.warning("%s; restart %d of %d.", failure, self._restarts[env], self._max_restarts)
+            self._start(env)
+            self._send(env, ("reset", (new_seed(self._first_seeds[env], self._restarts[env]), options)))
+            if (answer := self._receive(env)) is not None:
+                return answer
+
+    def _start(self, env: int) -> None:
+        self.remotes[env].close()
+        self.remotes[env], work_remote = self._context.Pipe()
+        arguments = (work_remote, self.remotes[env], CloudpickleWrapper(self._env_fns[env]))
+        self.processes[env] = self._context.Process(target=_worker, args=arguments, daemon=True)
+        self.processes[env].start()
+        work_remote.close()

@@ -1,0 +1,249 @@
+"""How good an agent is: episodes with stated seeds, played by a stated rule, as a record that can be repeated.
+
+A Dreamer has two places for chance when it acts: the latent state that it infers, and the action. The rules differ in
+them:
+
+===============  ==================  =================  ========================================
+acting           latent              action             is
+===============  ==================  =================  ========================================
+"sampled"        sampled             sampled            ``predict(deterministic=False)``
+"mode"           sampled             the actor's mode   what the paper's robotics code does
+"deterministic"  the mode            the actor's mode   ``predict(deterministic=True)``
+===============  ==================  =================  ========================================
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import hd_agents
+from hd_agents import checks
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.envs import register_suite
+from hd_agents.policies import DreamPolicy, NumpyState
+from hd_agents.progress import episode_bar
+from hd_agents.restoring import system_info
+from hd_agents.spaces import Observation
+
+RULES = ("paper", "deterministic")
+# What the papers do, by the namespace of the task's id: how they act in evaluation, and for how many episodes.
+PROTOCOLS = {
+    "atari100k": ("sampled", 100),
+    "ALE": ("sampled", 100),
+    "dmc_vision": ("mode", 10),
+    "dmc_proprio": ("mode", 10),
+    "dmc_natural": ("mode", 10),
+    "dm_control": ("mode", 10),
+    "metaworld": ("mode", 10),
+    "Meta-World": ("mode", 10),
+}
+OTHER_PROTOCOL = ("sampled", 20)  # tasks that the papers do not have
+RESAMPLES = 10_000
+_scores: dict[str, dict[str, float]] = json.loads(
+    Path(__file__).with_name("atari_scores.json").read_text(encoding="utf-8")
+)["scores"]
+ATARI_GAMES = tuple(_scores)  # the 26 of Atari100K, by ALE's names
+
+
+class Evaluation(NamedTuple):
+    """E episodes of a task.
+
+    :param task: the Gymnasium id, or the name of the function that made the environments.
+    :param rule: as asked for. :param acting: "sampled", "mode" or "deterministic", see the module's table.
+    :param n_envs: that were played side by side.
+    :param seeds: E; what each episode's ``reset`` was given. :param returns: E undiscounted sums of rewards.
+    :param lengths: E env steps. :param successes: E, the last ``info["is_success"]``; None where the task has none.
+    """
+
+    task: str
+    rule: str
+    acting: str
+    n_envs: int
+    seeds: list[int]
+    returns: list[float]
+    lengths: list[int]
+    successes: list[bool] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The episodes, their means, and the versions they were played with, as plain JSON."""
+        mean = float(np.mean(self.returns))
+        found: dict[str, Any] = {**self._asdict(), "episodes": len(self.returns), "mean_return": mean}
+        found["std_return"] = float(np.std(self.returns))
+        if self.successes is not None:
+            found["success_rate"] = float(np.mean(self.successes))
+        if (normalized := human_normalized(self.task, mean)) is not None:
+            found["human_normalized_score"] = normalized
+        found["versions"] = {"hd_agents": hd_agents.__version__, **system_info()}
+        return found
+
+
+def evaluate(
+    agent: HarmonyDreamAgent,
+    task: str | Callable[[], gym.Env[Any, Any]],
+    episodes: int | None = None,
+    rule: str = "paper",
+    seed: int = 0,
+    n_envs: int = 1,
+    progress_bar: bool = False,
+) -> Evaluation:
+    """Play ``episodes`` whole episodes of ``task`` and keep what each of them gave.
+
+    The same call gives the same numbers again, and leaves torch's random numbers as they were.
+
+    :param agent: plays; learns nothing. :param task: a Gymnasium id, or a function that makes the environment.
+    :param episodes: None for the papers' number: 100 for Atari, 10 for DeepMind Control and Meta-World, 20 elsewhere.
+    :param rule: "paper" acts as the papers do in this task's suite (Atari: sampled; DeepMind Control and Meta-World:
+        the actor's mode in a sampled latent; elsewhere sampled), "deterministic" takes the mode everywhere.
+    :param seed: of the first episode; the others' seeds follow it, one by one, whatever ``n_envs`` is.
+    :param n_envs: environments that are played side by side. They share the random numbers of latents and actions, so
+        only the deterministic rule gives the same episodes with another number of them.
+    :param progress_bar: show one, on stderr; needs tqdm.
+    :raises ValueError: for a number or rule that is not allowed, and for a task with other spaces than the agent's.
+    """
+    name = task if isinstance(task, str) else getattr(task, "__name__", type(task).__name__)
+    how, usual = acting(name, rule), protocol(name)[1]
+    episodes = checks.whole("episodes", episodes, 1, usual)
+    n_envs = min(checks.whole("n_envs", n_envs, 1), episodes)
+    seeds = list(range(checks.whole("seed", seed, 0), seed + episodes))
+    shares = share_seeds(seeds, n_envs)
+    ended: list[tuple[int, bool | None]] = []
+    bar = episode_bar(episodes) if progress_bar else None
+
+    def keep(local: dict[str, Any], _: dict[str, Any]) -> None:
+        """Called by evaluate_policy at every step of every environment that still has episodes to play."""
+        info = local["info"]
+        if local["done"] and "episode" in info:
+            success = info.get("is_success")
+            ended.append((shares[local["i"]][local["episode_counts"][local["i"]]], success))
+            if bar is not None:
+                bar.update()
+
+    env = agent._wrap_env(seeded_envs(task, shares))  # as in training: images come channels first
+    check_for_correct_spaces(env, agent.observation_space, agent.action_space)
+    player = ActorsMode(agent.policy) if how == "mode" else agent
+    devices = [agent.device] if agent.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            returns, lengths = evaluate_policy(
+                player,
+                env,
+                episodes,
+                deterministic=how == "deterministic",
+                callback=keep,
+                return_episode_rewards=True,
+            )
+    finally:
+        env.close()
+        if bar is not None:
+            bar.close()
+    order = np.argsort([seed for seed, _ in ended])
+    told = [success for _, success in ended]
+    return Evaluation(
+        name,
+        rule,
+        how,
+        n_envs,
+        seeds,
+        [float(returns[n]) for n in order],  # type: ignore[index]  # lists, as asked for
+        [int(lengths[n]) for n in order],  # type: ignore[index]
+        None if None in told else [bool(told[n]) for n in order],
+    )
+
+
+def protocol(task: str) -> tuple[str, int]:
+    """How the papers act when they evaluate in the task's suite, and for how many episodes."""
+    return PROTOCOLS.get(task.partition("/")[0], OTHER_PROTOCOL)
+
+
+def acting(task: str, rule: str) -> str:
+    """What a rule means for a task: "sampled", "mode" or "deterministic"."""
+    return "deterministic" if checks.choice("rule", rule, RULES) == "deterministic" else protocol(task)[0]
+
+
+class ActorsMode:
+    """Acts by the actor's mode in a sampled latent, as the paper's robotics code does in evaluation."""
+
+    def __init__(self, policy: DreamPolicy) -> None:
+        self.policy = policy
+
+    def predict(
+        self,
+        observation: Observation,
+        state: NumpyState | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], NumpyState]:
+        """As :meth:`DreamPolicy.predict`, for a batch; ``deterministic`` changes nothing."""
+        policy = self.policy
+        encoded = policy.observations.encode(observation)
+        n = len(next(iter(encoded.values())))
+        latent = policy.initial(n) if state is None else policy.read_state(state, n)
+        starts = np.ones(n, dtype=bool) if state is None or episode_start is None else episode_start
+        found = policy.observe(encoded, latent, starts, deterministic=False)
+        action = policy.choose(found, deterministic=True)
+        parts = (found.deter, found.stoch, action)
+        return policy.actions.decode(action.cpu().numpy()), tuple(part.cpu().numpy() for part in parts)
+
+
+class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Begins its episodes with the given seeds, one after the other; those that follow are not seeded."""
+
+    def __init__(self, env: gym.Env[Any, Any], seeds: Sequence[int]) -> None:
+        super().__init__(env)
+        self._seeds = iter(seeds)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self.env.reset(seed=next(self._seeds, seed), options=options)
+
+
+def share_seeds(seeds: Sequence[int], n_envs: int) -> list[Sequence[int]]:
+    """One share of the seeds per environment, as many as ``evaluate_policy`` plays episodes in it."""
+    counts = [(len(seeds) + env) // n_envs for env in range(n_envs)]
+    ends = np.cumsum(counts)
+    return [seeds[end - count : end] for count, end in zip(counts, ends, strict=True)]
+
+
+def seeded_envs(task: str | Callable[[], gym.Env[Any, Any]], shares: Sequence[Sequence[int]]) -> DummyVecEnv:
+    """One monitored environment per share of seeds, in this process."""
+
+    def make(share: Sequence[int]) -> gym.Env[Any, Any]:
+        if isinstance(task, str):
+            register_suite(task)
+        return Monitor(SeededEpisodes(gym.make(task) if isinstance(task, str) else task(), share))
+
+    return DummyVecEnv([lambda share=share: make(share) for share in shares])  # type: ignore[misc]
+
+
+def human_normalized(task: str, score: float) -> float | None:
+    """0 for uniformly random play and 1 for the human tester of the literature; None unless the task is one of the 26
+    games of Atari100K (``atari100k/Pong-v0``, ``ALE/Pong-v5``).
+    """
+    match = re.fullmatch(r"(?:atari100k|ALE)/(\w+)-v\d+", task)
+    if match is None or match[1] not in _scores:
+        return None
+    random, human = _scores[match[1]]["random"], _scores[match[1]]["human"]
+    return (score - random) / (human - random)
+
+
+def expected_range(returns: Sequence[float], episodes: int, confidence: float = 0.99) -> tuple[float, float]:
+    """Where the mean of ``episodes`` further episodes lies with ``confidence``, given these returns (bootstrap).
+
+    Both means are uncertain, the one here and the one to come, and the range allows for both.
+    """
+    rng, values = np.random.default_rng(0), np.asarray(returns, dtype=np.float64)
+    old = rng.choice(values, (RESAMPLES, len(values))).mean(axis=1)
+    new = rng.choice(values, (RESAMPLES, episodes)).mean(axis=1)
+    low, high = np.quantile(values.mean() + new - old, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

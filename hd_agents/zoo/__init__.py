@@ -1,0 +1,25 @@
+"""Everything about a task by one name, such as `atari100k/pong`, `metaworld/lever-pull` or `classic/CartPole`.
+
+The data stands in the repository's folder `zoo/`, which ships inside the package.
+"""
+
+from hd_agents.zoo.catalogue import PRESETS, env_id, folder, hyperparameters, make_env
+from hd_agents.zoo.catalogue import names as list
+from hd_agents.zoo.models import RUN, Verification, card, load, pack, pretrained, results, verify
+
+__all__ = [
+    "PRESETS",
+    "RUN",
+    "Verification",
+    "card",
+    "env_id",
+    "folder",
+    "hyperparameters",
+    "list",
+    "load",
+    "make_env",
+    "pack",
+    "pretrained",
+    "results",
+    "verify",
+]

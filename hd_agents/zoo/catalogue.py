@@ -1,0 +1,116 @@
+"""The tasks of the zoo: their names, their Gymnasium ids, and the hyper-parameters that they are trained with."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from hd_agents import checks
+from hd_agents.envs import register_suite
+
+PRESETS = ("paper", "nano")
+SHARED = ("default", "nano")  # rows of a suite that are no task's
+
+
+def folder() -> Path:
+    """Where the zoo's files are: inside an installed package, else beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "_zoo"
+    return installed if installed.is_dir() else package.parent / "zoo"
+
+
+def names(suite: str | None = None) -> list[str]:
+    """The names of all tasks, or of one suite's. Needs PyYAML (the `train` extra).
+
+    :param suite: "atari100k", "dmc_vision", "dmc_proprio", "dmc_natural", "metaworld" or "classic".
+    :raises ValueError: for an unknown suite.
+    """
+    if suite is not None:
+        checks.choice("suite", suite, list(_suites()))
+    return [name for name in _ids() if suite in (None, name.partition("/")[0])]
+
+
+def env_id(name: str) -> str:
+    """The Gymnasium id of a name: ``env_id("atari100k/pong") == "atari100k/Pong-v0"``.
+
+    Case, dashes and underscores do not matter, and an id stands for itself, also one that the zoo does not have.
+
+    :raises ValueError: for a name that is neither of the zoo nor an id, with names that are near.
+    """
+    ids = _ids()
+    if name in ids.values():
+        return name
+    by_key = {_key(known): known for known in ids}
+    if _key(name) in by_key:
+        return ids[by_key[_key(name)]]
+    if name in gym.registry or re.search(r"-v\d+$", name):
+        return name
+    near = difflib.get_close_matches(_key(name), by_key, n=3)
+    hint = ", ".join(by_key[key] for key in near) or "what `hd-agents list` shows"
+    raise ValueError(f"{name!r} is no task of the zoo and no Gymnasium id. Did you mean {hint}?")
+
+
+def hyperparameters(name: str, preset: str = "paper") -> dict[str, Any]:
+    """What a task is trained with: ``n_timesteps`` (env steps), ``n_envs``, ``policy``, and arguments of
+    :class:`HarmonyDreamAgent`, with rl-zoo3's keys. Needs PyYAML (the `train` extra).
+
+    :param name: of a task, or its Gymnasium id; ``classic/default`` is what suits an unknown task on a small machine.
+    :param preset: "paper" for the paper's values, "nano" for something that two CPU cores can run. The tasks of
+        ``classic`` have one set of values, made for small machines.
+    :return: empty for a Gymnasium id that the zoo does not have.
+    :raises ValueError: for an unknown name or preset.
+    """
+    checks.choice("preset", preset, PRESETS)
+    suite, _, task = name.partition("/")
+    if task in SHARED and suite in _suites():
+        return deepcopy(_suites()[suite].get(task, {}))
+    found = env_id(name)
+    for rows in _suites().values():
+        if found in rows:
+            return deepcopy(rows["nano"] if preset == "nano" and "nano" in rows else rows[found])
+    return {}
+
+
+def make_env(name: str, **arguments: Any) -> gym.Env[Any, Any]:
+    """The task's environment, made by ``gymnasium.make`` with ``arguments``.
+
+    :raises ValueError: for a name that is neither of the zoo nor an id.
+    :raises ImportError: where its suite is not installed, naming the extra.
+    """
+    found = env_id(name)
+    register_suite(found)
+    return gym.make(found, **arguments)
+
+
+@cache
+def _suites() -> Mapping[str, Mapping[str, dict[str, Any]]]:
+    """Suite -> rows of its file, by Gymnasium id. Whoever hands a row out copies it."""
+    try:
+        import yaml  # a plain install has no PyYAML
+    except ImportError as error:
+        raise ImportError('The zoo needs PyYAML: install it with `pip install "hd_agents[train]"`.') from error
+    files = sorted((folder() / "hyperparams").glob("*.yml"))
+    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in files}
+
+
+@cache
+def _ids() -> Mapping[str, str]:
+    """Name -> Gymnasium id, in the order of the files."""
+    return {_name(suite, row): row for suite, rows in _suites().items() for row in rows if row not in SHARED}
+
+
+def _name(suite: str, found: str) -> str:
+    """The name of an id: without its version, in its file's suite; games of Atari in ALE's own spelling of files."""
+    task = re.sub(r"-v\d+$", "", found.rpartition("/")[2])
+    if suite == "atari100k":
+        task = re.sub(r"(?<=.)([A-Z])", r"_\1", task).lower()
+    return f"{suite}/{task}"
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_]", "", name).lower()

@@ -1,0 +1,156 @@
+"""The models that ship with the zoo: pack one, load one by name, and check that it still scores what its card says."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from hd_agents import checks
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.evaluation import Evaluation, evaluate, expected_range
+from hd_agents.zoo import packages
+from hd_agents.zoo.catalogue import env_id, folder, names
+
+RUN = "run.json"  # what `hd-agents train` leaves beside its agent.zip
+FACTS = ("command", "commit", "machine", "seed", "wall_seconds")  # of the run, which a card has to state
+EPISODES = 100
+CONFIDENCE = 0.99
+
+
+class Verification(NamedTuple):
+    """A package's score of today against its card.
+
+    :param low: and ``high``: where the mean return has to lie.
+    """
+
+    name: str
+    evaluation: Evaluation
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the mean is in the interval, up to rounding."""
+        slack = 1e-6 * max(1.0, abs(self.mean))
+        return self.low - slack <= self.mean <= self.high + slack
+
+
+def pretrained(suite: str | None = None) -> list[str]:
+    """The names of all tasks that a trained model ships for, or of one suite's."""
+    root = folder() / "pretrained"
+    found = sorted("/".join(path.parts[-3:-1]) for path in root.glob(f"*/*/{packages.CARD}"))
+    return [name for name in found if suite in (None, name.partition("/")[0])]
+
+
+def load(name: str | Path, device: torch.device | str = "auto") -> HarmonyDreamAgent:
+    """The trained model of a task, or of a package's folder. Its checksums are verified, and nothing in it is executed.
+
+    Most packages hold what acting needs and no more: such an agent predicts, but it does not learn or dream.
+
+    :param name: such as ``classic/CartPole``, or a path. :param device: as for the agent's constructor.
+    :raises ValueError: for a name without a model, saying which there are, and for a damaged package.
+    """
+    return packages.read(_find(name), device)
+
+
+def card(name: str | Path) -> dict[str, Any]:
+    """The card of a model: task, command, commit, seed, steps, wall time, machine, evaluation and its interval."""
+    return packages.read_card(_find(name))
+
+
+def results(suite: str | None = None) -> list[dict[str, Any]]:
+    """One row per model that ships, of one suite or of all: its score and where it comes from."""
+    rows = []
+    for name in pretrained(suite):
+        found = card(name)
+        played = found["evaluation"]
+        row = {"name": name, **{key: found[key] for key in ("task", *FACTS, "env_steps", "gradient_steps", "interval")}}
+        row |= {key: played[key] for key in ("episodes", "mean_return", "std_return", "rule", "acting")}
+        rows.append({**row, **{key: played.get(key) for key in ("success_rate", "human_normalized_score")}})
+    return rows
+
+
+def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = False) -> Verification:
+    """Play again what the card's evaluation played, from the same seed, and see whether the mean return is as stated.
+
+    :param episodes: fewer than the card's are faster and find less: the interval is wider then; None for as many.
+    """
+    stated = card(name)["evaluation"]
+    episodes = checks.whole("episodes", episodes, 1, stated["episodes"])
+    found = evaluate(
+        load(name),
+        stated["task"],
+        episodes,
+        stated["rule"],
+        stated["seeds"][0],
+        stated["n_envs"],
+        progress_bar,
+    )
+    mean = sum(found.returns) / episodes
+    return Verification(str(name), found, mean, *expected_range(stated["returns"], episodes, CONFIDENCE))
+
+
+def pack(
+    file: str | Path,
+    name: str,
+    run: Mapping[str, Any] | None = None,
+    episodes: int = EPISODES,
+    seed: int = 10_000,
+    n_envs: int = 10,
+    full: bool = False,
+    target: Path | None = None,
+    device: torch.device | str = "auto",
+    progress_bar: bool = False,
+) -> Path:
+    """Make a package of a saved agent, evaluate what it holds by the paper's rule, and give the package's folder.
+
+    :param file: of ``HarmonyDreamAgent.save``. :param name: of the task.
+    :param run: how the agent was trained: ``command``, ``commit``, ``machine``, ``seed`` and ``wall_seconds``, and what
+        else the card should say; None for the ``run.json`` beside ``file``.
+    :param episodes: of the evaluation. :param seed: of its first one; far from those of training.
+    :param full: keep all networks in single precision: to learn on, and to dream.
+    :param target: the folder to make; None for the zoo's own.
+    :raises ValueError: for an unknown task, or one whose spaces differ; and where ``run`` lacks something.
+    :raises FileExistsError: where the folder exists.
+    """
+    task = env_id(name)
+    name = next((known for known in names() if env_id(known) == task), name)
+    facts = _facts(Path(file), run)
+    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
+
+    def judge(packed: HarmonyDreamAgent) -> dict[str, Any]:
+        found = evaluate(packed, task, episodes, "paper", seed, n_envs, progress_bar)
+        interval = expected_range(found.returns, episodes, CONFIDENCE)
+        return {"interval": list(interval), "confidence": CONFIDENCE, "evaluation": found.to_json()}
+
+    trained = {"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, "backbone": agent.backbone}
+    target = folder() / "pretrained" / name if target is None else Path(target)
+    packages.pack(agent, target, {"name": name, "task": task, **facts, **trained}, judge, full)
+    return target
+
+
+def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How an agent was trained, as the card has to state it."""
+    beside = file.with_name(RUN)
+    if run is None and beside.is_file():
+        run = json.loads(beside.read_text(encoding="utf-8"))
+    missing = [key for key in FACTS if key not in (run or {})]
+    if missing:
+        raise ValueError(f"The card has to state {missing}: pass run={{...}}, or keep the {RUN} of the training run.")
+    return dict(run or {})
+
+
+def _find(name: str | Path) -> Path:
+    """The folder of a package."""
+    if (Path(name) / packages.CARD).is_file():
+        return Path(name)
+    task = env_id(str(name))
+    for known in pretrained():
+        if env_id(known) == task:
+            return folder() / "pretrained" / known
+    raise ValueError(
+        f"No trained model ships for {str(name)!r}; there is one for: {', '.join(pretrained()) or 'no task yet'}."
+    )

@@ -1,0 +1,279 @@
+"""Packages of trained models: what they hold, that they act like the agent, and that a wrong one is found out."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents.cli import main
+from hd_agents.evaluation import Evaluation, evaluate, expected_range
+from hd_agents.jsonable import ArchiveError
+from hd_agents.zoo import packages
+from tests.agents import tiny
+
+RUN = {"command": "hd-agents train", "commit": "abc", "machine": "a desk", "seed": 3, "wall_seconds": 1.5}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with a tiny CartPole agent and the facts of its training."""
+    folder = tmp_path_factory.mktemp("run")
+    agent = tiny(seed=3, tensorboard_log=str(folder / "secret")).learn(40)
+    agent.save(folder / "agent.zip")
+    (folder / "run.json").write_text(json.dumps({"task": "CartPole-v1", **RUN}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo folder that the CartPole agent was packed into."""
+    folder = tmp_path_factory.mktemp("zoo")
+    target = folder / "pretrained" / "classic" / "CartPole"
+    zoo.pack(saved / "agent.zip", "CartPole-v1", episodes=20, target=target, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def shipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, in the place of the package's own zoo folder; gives the package's folder."""
+    monkeypatch.setattr("hd_agents.zoo.models.folder", lambda: root)
+    return root / "pretrained" / "classic" / "CartPole"
+
+
+def test_a_package_holds_three_files_and_what_acting_needs(shipped: Path, saved: Path) -> None:
+    assert {path.name for path in shipped.iterdir()} == {"card.json", "agent.json", "weights.safetensors"}
+    assert {path.name for path in shipped.parent.iterdir()} == {"CartPole"}
+    weights = load_file(shipped / "weights.safetensors")
+    agent = HarmonyDreamAgent.load(saved / "agent.zip", device="cpu")
+    networks = {key.split(".")[1] if "actor" in key else key.split(".")[2] for key in weights}
+    assert networks == {"actor", "encoder", "rssm"}
+    assert all(tensor.dtype == torch.float16 for tensor in weights.values())
+    state = agent.policy.state_dict()
+    assert all(torch.equal(tensor, state[key].half()) for key, tensor in weights.items())
+    text = (shipped / "agent.json").read_text()
+    assert "secret" not in text and "ep_info_buffer" not in text and '"seed"' not in text
+
+
+def test_the_card_says_where_it_comes_from_and_what_it_scores(shipped: Path) -> None:
+    card = zoo.card("classic/cartpole")
+    assert card.items() >= {**RUN, "task": "CartPole-v1", "name": "classic/CartPole", "env_steps": 40}.items()
+    assert (
+        card["evaluation"]["returns"]
+        == evaluate(zoo.load("CartPole-v1"), "CartPole-v1", 20, seed=10_000, n_envs=10).returns
+    )
+    low, high = card["interval"]
+    assert low < card["evaluation"]["mean_return"] < high
+    assert card["bytes"] == (shipped / "weights.safetensors").stat().st_size
+    assert card["bytes"] < 2 * card["parameters"] + 3_000
+    row = zoo.results()[0]
+    assert row["mean_return"] == card["evaluation"]["mean_return"]
+    assert row["interval"] == [low, high]
+    assert zoo.results("atari100k") == []
+
+
+def test_a_loaded_model_acts_like_the_agent(shipped: Path, saved: Path) -> None:
+    """In half precision, so states agree to three digits; nothing that acting uses is missing."""
+    assert zoo.pretrained() == ["classic/CartPole"]
+    agent = HarmonyDreamAgent.load(saved / "agent.zip", device="cpu")
+    packed = zoo.load("classic/CartPole", device="cpu")
+    assert packed.num_timesteps == 40
+    assert packed.seed is None  # whoever loads it goes on with random numbers of their own
+    rng, ours, theirs = np.random.default_rng(0), None, None
+    for _ in range(20):
+        obs = rng.normal(size=(3, 4)).astype(np.float32)
+        _, ours = packed.predict(obs, ours, np.zeros(3, bool), deterministic=True)
+        _, theirs = agent.predict(obs, theirs, np.zeros(3, bool), deterministic=True)
+        assert np.allclose(ours[0], theirs[0], atol=5e-3)
+        ours = theirs  # a latent that tips over to another class is no error
+
+
+def test_what_the_package_lacks_is_refused_not_made_up(shipped: Path) -> None:
+    packed = zoo.load(shipped)
+    with pytest.raises(ValueError, match="full=True"):
+        packed.learn(1)
+    with pytest.raises(ValueError, match="full=True"):
+        packed.imagine(np.zeros(4, np.float32))
+    networks = packed.policy.networks
+    assert all(weight.isnan().all() for weight in networks.critic.parameters())
+    assert all(weight.isfinite().all() for weight in networks.actor.parameters())
+
+
+def test_a_full_package_learns_on(saved: Path, tmp_path: Path) -> None:
+    zoo.pack(saved / "agent.zip", "classic/CartPole", episodes=2, full=True, target=tmp_path / "a")
+    agent, packed = HarmonyDreamAgent.load(saved / "agent.zip", device="cpu"), zoo.load(tmp_path / "a", device="cpu")
+    state = packed.policy.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in agent.policy.state_dict().items())
+    assert type(packed) is HarmonyDreamAgent
+    packed.set_env(zoo.make_env("CartPole-v1"))
+    before = packed._n_updates
+    packed.learn(60)
+    assert packed._n_updates > before
+    assert packed.imagine(np.zeros(4, np.float32), horizon=2).rewards.shape == (2,)
+
+
+def test_verification_repeats_the_evaluation(shipped: Path) -> None:
+    found = zoo.verify("classic/CartPole")
+    card = zoo.card("classic/CartPole")
+    assert found.passed
+    assert found.evaluation.returns == card["evaluation"]["returns"]
+    assert [found.low, found.high] == card["interval"]
+    fewer = zoo.verify("classic/CartPole", episodes=5)
+    assert fewer.evaluation.seeds == found.evaluation.seeds[:5]
+    assert fewer.high - fewer.low > found.high - found.low
+    assert (fewer.low, fewer.high) == expected_range(card["evaluation"]["returns"], 5, 0.99)
+
+
+@pytest.mark.parametrize(("offset", "status"), [(0.0, 0), (30.0, 1), (-30.0, 1)])
+def test_verification_fails_when_the_score_left_the_interval(
+    offset: float, status: int, shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = zoo.card(shipped)["evaluation"]
+
+    def changed(*arguments: Any, **named: Any) -> Evaluation:
+        fields = {key: stated[key] for key in Evaluation._fields}
+        return Evaluation(**{**fields, "returns": [value + offset for value in stated["returns"]]})
+
+    monkeypatch.setattr("hd_agents.zoo.models.evaluate", changed)
+    assert main(["zoo", "verify", "classic/CartPole"]) == status
+    assert ("FAILED" in capsys.readouterr().out) == bool(status)
+
+
+def copy(source: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("name", ["agent.json", "weights.safetensors"])
+def test_a_changed_or_lost_file_is_found_out(name: str, shipped: Path, tmp_path: Path) -> None:
+    broken = copy(shipped, tmp_path / "a")
+    raw = bytearray((broken / name).read_bytes())
+    raw[-2] ^= 1
+    (broken / name).write_bytes(raw)
+    with pytest.raises(ArchiveError, match=rf"{name}.*checksum"):
+        zoo.load(broken)
+    (broken / name).unlink()
+    with pytest.raises(ArchiveError, match=rf"{name}.*checksum"):
+        zoo.load(broken)
+
+
+def rewrite_card(folder: Path, **changes: Any) -> None:
+    """With checksums that fit, as someone does who edits a package on purpose."""
+    sums = {name: packages._checksum(folder / name) for name in ("agent.json", "weights.safetensors")}
+    card = {**json.loads((folder / "card.json").read_text()), "sha256": sums, **changes}
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def test_weights_of_another_agent_are_refused(shipped: Path, tmp_path: Path) -> None:
+    broken = copy(shipped, tmp_path / "a")
+    weights = load_file(broken / "weights.safetensors")
+    key = next(iter(weights))
+    for change, message in (({key: weights[key][:1]}, "shape"), ({"other": weights[key].clone()}, "not those")):
+        save_file({**weights, **change}, broken / "weights.safetensors")
+        rewrite_card(broken)
+        with pytest.raises(ArchiveError, match=message):
+            zoo.load(broken)
+    (broken / "weights.safetensors").write_bytes(b"nothing")
+    rewrite_card(broken)
+    with pytest.raises(ArchiveError, match="damaged"):
+        zoo.load(broken)
+    for text in ("[]", "{", '{"format": "hd_agents package", "format_version": 1}'):
+        (broken / "card.json").write_text(text)
+        with pytest.raises(ArchiveError, match=r"JSON|checksum"):
+            zoo.load(broken)
+    (broken / "card.json").write_bytes((shipped / "card.json").read_bytes())
+    rewrite_card(broken, format_version=2)
+    with pytest.raises(ArchiveError, match="reads 'hd_agents package' 1 only"):
+        zoo.load(broken)
+
+
+def test_packing_needs_the_facts_and_an_empty_place(shipped: Path, saved: Path, tmp_path: Path) -> None:
+    lonely = tmp_path / "agent.zip"
+    lonely.write_bytes((saved / "agent.zip").read_bytes())
+    with pytest.raises(ValueError, match=re.escape(str(list(RUN)))):
+        zoo.pack(lonely, "classic/CartPole", episodes=1, target=tmp_path / "a")
+    with pytest.raises(FileExistsError, match="remove it"):
+        zoo.pack(saved / "agent.zip", "classic/CartPole", episodes=1)
+    with pytest.raises(ValueError, match="spaces do not match"):
+        zoo.pack(lonely, "Acrobot-v1", RUN, episodes=1, target=tmp_path / "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"agent.zip"}
+
+
+def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
+    agent = tiny()
+    next(agent.policy.networks.actor.parameters()).data[0] = 1e6
+    with pytest.raises(ValueError, match="half precision"):
+        packages.write(agent, tmp_path)
+
+
+def test_a_task_without_a_model(shipped: Path) -> None:
+    with pytest.raises(ValueError, match="there is one for: classic/CartPole"):
+        zoo.load("atari100k/pong")
+
+
+def test_shipped_models_are_intact() -> None:
+    """Whatever ships is small, in its place, loads, and states everything."""
+    for name in zoo.pretrained():
+        card = zoo.card(name)
+        zoo.load(name, device="cpu")
+        assert card["name"] == name in zoo.list()
+        assert card["bytes"] < 16e6
+        assert card["evaluation"]["episodes"] == 100
+
+
+def test_command_line(shipped: Path, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pack = ["zoo", "pack", str(saved / "agent.zip"), "classic/cartpole", "--episodes", "2"]
+    assert main([*pack, "--folder", str(tmp_path / "model")]) == 0
+    assert "MB, holds what acting needs" in capsys.readouterr().out
+    assert main(pack) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["list", "--pretrained"]) == 0
+    assert re.fullmatch(r"classic/CartPole  CartPole-v1  model: \d+\.\d\n", capsys.readouterr().out)
+    assert main(["list", "metaworld", "lever"]) == 0
+    assert capsys.readouterr().out == "metaworld/lever-pull  metaworld/lever-pull-v0\n"
+    assert main(["list", "nonsense"]) == 2
+    assert main(["zoo", "verify", "atari100k/pong"]) == 2
+    capsys.readouterr()
+    command = ["evaluate", "classic/CartPole", "--episodes", "3", "--seed", "10000", "--model"]
+    assert main([*command, "classic/CartPole"]) == 0
+    assert json.loads(capsys.readouterr().out)["seeds"] == [10_000, 10_001, 10_002]
+
+
+def test_enjoy_films_a_model(shipped: Path, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in ("classic/CartPole", str(saved / "agent.zip")):
+        assert main(["enjoy", model, "--episodes", "2", "--video", str(tmp_path / "new" / "a.mp4")]) == 0
+        printed = capsys.readouterr().out
+        assert len(re.findall(r"seed \d: return \d+ in \d+ steps", printed)) == 2
+        assert (tmp_path / "new" / "a.mp4").stat().st_size > 1_000
+        (tmp_path / "new" / "a.mp4").unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["atari100k/pong"], "No trained model ships"),
+        (["nowhere.zip"], "no saved agent"),
+        (["classic/CartPole", "--task", "Acrobot-v1"], "spaces do not match"),
+        (["classic/CartPole", "--episodes", "0"], "--episodes must be"),
+        (["classic/CartPole", "--device", "toaster"], "--device toaster"),
+    ],
+)
+def test_enjoy_mistakes(arguments: list[str], message: str, shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["enjoy", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_agent_without_facts_needs_a_task(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lonely = tmp_path / "agent.zip"
+    lonely.write_bytes((saved / "agent.zip").read_bytes())
+    assert main(["enjoy", str(lonely)]) == 2
+    assert "--task" in capsys.readouterr().err
+    assert main(["enjoy", str(lonely), "--task", "classic/CartPole", "--episodes", "1"]) == 0
+    assert "--video" in capsys.readouterr().out

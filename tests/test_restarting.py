@@ -1,0 +1,206 @@
+"""Environments that raise, or whose process dies, are made anew; the episode is cut off and training goes on."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
+
+from hd_agents.envs.restarting import RestartingEnv, RestartingSubprocVecEnv
+from tests.agents import tiny
+from tests.test_collection import rows
+
+
+class Fragile(gym.Env[Any, Any]):
+    """Observes the seed it began with and its steps; fails at step ``fails_at``, once for each file in ``fuses``.
+
+    :param how: "raise", or "exit" to end the process.
+    """
+
+    observation_space = spaces.Box(-1.0, 2.0**33, (2,), np.float64)
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, fuses: Path | None = None, fails_at: int = 3, how: str = "raise", length: int = 5) -> None:
+        self.fuses, self.fails_at, self.how, self.length = fuses, fails_at, how, length
+        self.began, self.time = -1, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.began, self.time = seed if seed is not None else int(self.np_random.integers(1000)), 0
+        self._fail()
+        return np.array([self.began, 0.0]), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        self._fail()
+        return np.array([self.began, self.time], float), 1.0, self.time == self.length, False, {}
+
+    def _fail(self) -> None:
+        fuse = next(iter(sorted(self.fuses.iterdir())), None) if self.fuses else None
+        if fuse is not None and self.time == self.fails_at:
+            fuse.unlink()
+            if self.how == "exit":
+                os._exit(7)
+            raise OSError("simulator lost")
+
+
+def fuses(folder: Path, count: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        (folder / str(number)).touch()
+    return folder
+
+
+def play(env: VecEnv, steps: int) -> list[tuple[list[list[float]], list[bool]]]:
+    seen = [(env.reset().tolist(), [])]
+    for _ in range(steps):
+        observations, _, dones, _ = env.step(np.zeros(env.num_envs, int))
+        seen.append((observations.tolist(), dones.tolist()))
+    return seen
+
+
+def test_an_exception_cuts_the_episode_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    env = RestartingEnv(lambda: Fragile(fuses(tmp_path / "f", 0), fails_at=3))
+    fuses(tmp_path / "f", 1)
+    env.reset(seed=11)
+    env.step(0)
+    before, *_ = env.step(0)
+    with caplog.at_level(logging.WARNING):
+        observation, reward, terminated, truncated, info = env.step(0)
+    assert np.array_equal(observation, before)
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert "simulator lost" in info["restarted"]
+    assert "restart 1 of 10" in caplog.text and "simulator lost" in caplog.text
+    observation, _ = env.reset()
+    assert observation[0] > 1000  # a seed of its own, which the agent's seed determines
+    lit = fuses(tmp_path / "g", 1)
+    again = RestartingEnv(lambda: Fragile(lit, fails_at=0))
+    assert again.reset(seed=11)[0][0] == observation[0]
+
+
+def test_the_number_of_restarts_is_bounded(tmp_path: Path) -> None:
+    made: list[Fragile] = []
+
+    def make() -> Fragile:
+        made.append(Fragile(tmp_path / "f", fails_at=1))
+        return made[-1]
+
+    fuses(tmp_path / "f", 9)
+    env = RestartingEnv(make, max_restarts=2)
+    for _ in range(2):
+        env.reset(seed=0)
+        assert env.step(0)[3]
+    env.reset()
+    with pytest.raises(RuntimeError, match="after 2 restarts") as caught:
+        env.step(0)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert len(made) == 3
+
+
+def test_training_goes_on_after_exceptions(tmp_path: Path) -> None:
+    folder = fuses(tmp_path / "f", 2)
+    env = make_vec_env(lambda: RestartingEnv(lambda: Fragile(folder)), 1, seed=0)
+    agent = tiny(env=env, seed=0).learn(40)
+    assert agent.num_timesteps == 40
+    assert agent._n_updates > 0
+    found = rows(agent)
+    ends = [n for n in range(len(found) - 1) if found[n + 1][3]]
+    assert [found[n][0][1] for n in ends[:4]] == [2.0, 2.0, 5.0, 5.0]
+    assert [found[n][4] for n in ends[:4]] == [False, False, True, True]  # cut off is not terminated
+    assert [found[n][2] for n in ends[:4]] == [0.0, 0.0, 1.0, 1.0]
+    assert [info["l"] for info in agent.ep_info_buffer][:3] == [3, 3, 5]
+
+
+@pytest.mark.parametrize("kind", [SubprocVecEnv, RestartingSubprocVecEnv])
+def test_each_process_has_its_own_seed_as_in_one_process(kind: type[VecEnv]) -> None:
+    makers = [Fragile] * 3
+    processes, here = kind(makers, "fork"), DummyVecEnv(makers)
+    for env in (processes, here):
+        env.seed(40)
+    expected = play(here, 12)
+    assert [observation[0] for observation in expected[0][0]] == [40, 41, 42]
+    assert play(processes, 12) == expected
+    assert len({tuple(observation) for observation in expected[6][0]}) == 3  # after the seeds were used up
+    processes.close()
+
+
+@pytest.mark.parametrize(("how", "code"), [("exit", 7), ("raise", 1)])
+def test_a_process_that_ends_is_replaced(how: str, code: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fuses(tmp_path / "f", 1)
+    makers = [lambda: Fragile(folder, how=how), lambda: Fragile(length=4)]
+    env = RestartingSubprocVecEnv(makers, "fork")
+    env.seed(5)
+    env.reset()
+    for _ in range(2):
+        before, *_ = env.step(np.zeros(2, int))
+    with caplog.at_level(logging.WARNING):
+        observations, rewards, dones, infos = env.step(np.zeros(2, int))
+    assert dones.tolist() == [True, False]
+    assert rewards.tolist() == [0.0, 1.0]
+    assert infos[0]["TimeLimit.truncated"] and infos[0]["restarted"] == f"exit code {code}"
+    assert np.array_equal(infos[0]["terminal_observation"], before[0])
+    assert observations[0][0] > 1000 and observations[0][1] == 0
+    assert observations[1].tolist() == [6.0, 3.0]
+    assert f"environment 0 died (exit code {code}); restart 1 of 10" in caplog.text
+    assert env.step(np.zeros(2, int))[2].tolist() == [False, True]
+    env.close()
+    assert not any(process.is_alive() for process in env.processes)
+
+
+def test_deaths_in_a_row_are_bounded_and_close_still_works(tmp_path: Path) -> None:
+    env = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "f", 1), 0, "exit")] * 2, "fork", max_restarts=2)
+    with pytest.raises(RuntimeError, match=r"exit code 7.*after 2 restarts"):
+        env.reset()
+    env.close()
+    assert not any(process.is_alive() for process in env.processes)
+
+
+class Kill(BaseCallback):
+    """Kills the first environment's process at one step, as an operating system out of memory does."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+        self.restarted: list[tuple[int, str]] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "restarted" in info:
+                self.restarted.append((self.num_timesteps, info["restarted"]))
+        if self.num_timesteps == self.at:
+            os.kill(self.training_env.unwrapped.processes[0].pid, signal.SIGKILL)
+        return True
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+def test_learning_survives_a_killed_worker(start_method: str) -> None:
+    env = VecMonitor(RestartingSubprocVecEnv([Fragile, Fragile], start_method))
+    agent, kill = tiny(env=env, seed=0), Kill(at=34)
+    agent.learn(80, callback=kill)
+    env.close()
+    assert agent.num_timesteps == 80
+    assert agent._n_updates > 0
+    assert kill.restarted == [(36, "exit code -9")]
+    found = rows(agent)
+    ends = [n for n in range(len(found) - 1) if found[n + 1][3]]
+    assert [found[n][0][1] for n in ends[:5]] == [5.0, 5.0, 5.0, 2.0, 5.0]
+    assert [found[n][4] for n in ends[:5]] == [True, True, True, False, True]
+    lengths = [info["l"] for info in agent.ep_info_buffer]
+    assert lengths.count(5) == len(lengths) - 1
+    assert lengths.count(3) == 1
+
+
+def test_wrappers_see_through() -> None:
+    env = Monitor(RestartingEnv(lambda: gym.make("CartPole-v1", render_mode="rgb_array")))
+    assert env.spec.id == "CartPole-v1"
+    assert env.render_mode == "rgb_array"
+    env.close()
