@@ -64,8 +64,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param harmony: True balances observation, reward and dynamics losses by learned coefficients, the paper's method;
         False is the plain backbone. A mapping changes single losses: ``{"reward": False, "observation": 0.5}`` takes
         the backbone's fixed weight for one and a weight of its own for the other.
-    :param learning_rate: of the world model, per gradient step; a number, or a function of the progress remaining
-        (1 to 0). The same holds for the next two.
+    :param learning_rate: of the world model, per gradient step; a number, "lin_0.001" to fall from 0.001 to 0 over the
+        run, or a function of the progress remaining (1 to 0). The same holds for the next two.
     :param actor_learning_rate: of the actor.
     :param critic_learning_rate: of the critic.
     :param harmony_learning_rate: of the harmoniser's coefficients; None for ``learning_rate``, as in the paper. Runs of
@@ -111,9 +111,9 @@ class HarmonyDreamAgent(BaseAlgorithm):
         backbone: Literal["dreamerv3", "dreamerv2"] = "dreamerv3",
         size: str = "small",
         harmony: bool | Mapping[str, bool | float] = True,
-        learning_rate: float | Schedule | None = None,
-        actor_learning_rate: float | Schedule | None = None,
-        critic_learning_rate: float | Schedule | None = None,
+        learning_rate: float | str | Schedule | None = None,
+        actor_learning_rate: float | str | Schedule | None = None,
+        critic_learning_rate: float | str | Schedule | None = None,
         harmony_learning_rate: float | None = None,
         buffer_size: int | None = None,
         replay_folder: str | Path | None = None,

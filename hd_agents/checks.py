@@ -4,11 +4,26 @@ Where a ``default`` is given, None stands for it.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 FLOAT_MAX = float(np.finfo(np.float64).max)
+
+
+class LinearRate(NamedTuple):
+    """A learning rate that falls from ``start`` to 0 over a run; written "lin_0.001", as rl-zoo3 does."""
+
+    start: float
+
+    def __call__(self, remaining: float) -> float:
+        """The rate at the progress ``remaining``, from 1 down to 0."""
+        return self.start * remaining
+
+    def __str__(self) -> str:
+        return f"lin_{self.start!r}"
+
+
 Rate = float | Callable[[float], float]
 
 
@@ -33,7 +48,12 @@ def number(
 
 
 def rate(name: str, value: Any, default: float) -> Rate:
-    """A learning rate: a number of at least 0, or a schedule of the progress remaining, from 1 down to 0."""
+    """A learning rate: a number of at least 0, "lin_" and such a number, or a function of the progress remaining."""
+    if isinstance(value, str) and value.startswith("lin_"):
+        try:
+            return LinearRate(number(name, float(value.removeprefix("lin_")), 0.0))
+        except ValueError:
+            raise ValueError(f"{name}={value!r}: use 'lin_' and a number of at least 0, such as 'lin_0.001'.") from None
     return value if callable(value) else number(name, value, 0.0, default=default)
 
 

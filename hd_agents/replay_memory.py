@@ -1,5 +1,6 @@
 """Where the rows of a replay live: in memory, or in files of a folder that are mapped into memory as they are used."""
 
+import mmap
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -42,10 +43,19 @@ def allocate(
         )
     shapes = {name: ((n_envs, rows, *shape), dtype) for name, (dtype, shape) in columns.items()}
     if folder is None:
-        return {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        return {name: _private(shape, dtype) for name, (shape, dtype) in shapes.items()}
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, NDArray] = {}
     for name, (shape, dtype) in shapes.items():
         with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives the open file
             arrays[name] = np.memmap(file, dtype, "w+", shape=shape)
     return arrays
+
+
+def _private(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    """Memory of its own, which goes back to the system with the array: see :func:`hd_agents.host.keep_freed_memory`."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    if size == 0 or not hasattr(mmap, "MAP_PRIVATE"):
+        return np.empty(shape, dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype).reshape(shape)

@@ -13,6 +13,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import FloatSchedule, check_for_correct_spaces, get_system_info
 
+from hd_agents.checks import LinearRate
 from hd_agents.policies import Latent
 from hd_agents.saving import ArchiveError
 from hd_agents.vetting import fitting_optimizer
@@ -177,8 +178,10 @@ def _to_arrays(value: Any) -> Any:
     return None if value is None else value.cpu().numpy()
 
 
-def _freeze(name: str, rate: Any, progress: float, notes: dict[str, str]) -> float:
-    """A schedule as its present value, with a note if it is not constant."""
+def _freeze(name: str, rate: Any, progress: float, notes: dict[str, str]) -> float | str:
+    """A function as its present value, with a note if it is not constant; what can be written stays what it is."""
+    if isinstance(rate, LinearRate):
+        return str(rate)
     if not callable(rate):
         return rate
     schedule = FloatSchedule(rate)

@@ -1,6 +1,7 @@
 """The agent itself: arguments, how much is learned and when, learning rates, what it prints, and dreams on demand."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -33,6 +34,8 @@ from tests.agents import Scripted, tiny
         ({"horizon": 0}, "at least 2"),
         ({"learning_rate": -1e-3}, "at least 0"),
         ({"learning_rate": "1e-3"}, "number"),
+        ({"actor_learning_rate": "lin_fast"}, "lin_0.001"),
+        ({"actor_learning_rate": "lin_-1"}, "lin_0.001"),
         ({"learning_starts": -1}, "at least 0"),
         ({"buffer_size": 7}, "at least 8"),
         ({"precision": "float16"}, "bfloat16"),
@@ -117,6 +120,15 @@ def test_random_actions_come_first() -> None:
     expected = [again.sample() for _ in range(21)]
     assert np.allclose(env.actions[:20], expected[:20], atol=1e-6)
     assert not np.allclose(env.actions[20], expected[20], atol=1e-6)
+
+
+def test_linear_rates_are_written_as_text_and_stored(tmp_path: Path) -> None:
+    agent = tiny(learning_rate="lin_2e-3", critic_learning_rate=1e-3).learn(100)
+    assert agent.learner.model_optimizer.param_groups[0]["lr"] == pytest.approx(2e-3 * (1.0 - 87 / 100))
+    agent.save(tmp_path / "agent")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1")
+    assert (loaded.learning_rate, loaded.critic_learning_rate) == (agent.learning_rate, 1e-3)
+    assert loaded.learning_rate(0.25) == 5e-4
 
 
 def test_learning_rates_may_be_schedules() -> None:
