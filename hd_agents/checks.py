@@ -4,14 +4,16 @@ Where a ``default`` is given, None stands for it.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 FLOAT_MAX = float(np.finfo(np.float64).max)
 
 
-class LinearRate(NamedTuple):
+@dataclass(frozen=True)
+class LinearRate:
     """A learning rate that falls from ``start`` to 0 over a run; written "lin_0.001", as rl-zoo3 does."""
 
     start: float
