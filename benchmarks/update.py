@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,42 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
 from cases import CASES, make_learner, make_replay
 
+import hd_agents.learner
 from hd_agents.host import keep_freed_memory
+from hd_agents.learner import Learner
 
-PARTS = ("sample", "world model", "imagination", "predictions", "actor", "critic", "step")
+PARTS = (
+    *("sample", "draw", "world model forward", "world model backward and step", "imagination", "predictions"),
+    *("actor backward and step", "critic backward and step", "other"),
+)
+
+
+def label_parts(learner: Learner) -> None:
+    """Make the profiler show the parts of ``train_step``."""
+
+    def label(owner: Any, name: str, part: Callable[..., str]) -> None:
+        original = getattr(owner, name)
+
+        def labelled(*values: Any, **named: Any) -> Any:
+            with torch.profiler.record_function(part(*values)):
+                return original(*values, **named)
+
+        setattr(owner, name, labelled)
+
+    names = {
+        id(learner.model_optimizer): "world model",
+        id(learner.actor_optimizer): "actor",
+        id(learner.critic_optimizer): "critic",
+    }
+    label(learner, "draw", lambda *_: "draw")
+    label(learner, "_losses", lambda *_: "world model forward")
+    label(learner, "_evaluate", lambda *_: "predictions")
+    label(learner, "_step", lambda optimizer, *_: f"{names[id(optimizer)]} backward and step")
+    label(hd_agents.learner, "imagine", lambda *_: "imagination")
 
 
 class Updates:
@@ -61,15 +90,18 @@ class Updates:
         return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
 
     def shares(self, steps: int) -> dict[str, float]:
-        """Share of each part in the time of the update."""
+        """Share of each part in the time of the update; labels the learner, so no update after it is to be timed."""
+        label_parts(self.learner)
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
         with profile(activities=activities) as profiled:
             for _ in range(steps):
-                self.update()
+                with torch.profiler.record_function("update"):
+                    self.update()
         attribute = "device_time_total" if self.device.type == "cuda" else "cpu_time_total"
-        times = {event.key: getattr(event, attribute) for event in profiled.key_averages() if event.key in PARTS}
-        whole = sum(times.values()) or 1.0
-        return {part: times.get(part, 0.0) / whole for part in PARTS}
+        times = {event.key: getattr(event, attribute) for event in profiled.key_averages()}
+        whole = times["update"] or 1.0
+        shares = {part: times.get(part, 0.0) / whole for part in PARTS}
+        return shares | {"other": 1.0 - sum(shares.values())}
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -84,7 +116,8 @@ def worker(options: argparse.Namespace) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         peak = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else usage.ru_maxrss * 1024
         parameters = sum(p.numel() for p in run.learner.networks.parameters())
-        report = {"peak_bytes": peak, "parameters": parameters, "shares": run.shares(options.profiled)}
+        report = {"peak_bytes": peak, "parameters": parameters}
+        report["shares"] = run.shares(options.profiled) if options.profiled else {}
         print(json.dumps(report), flush=True)
         return
 
