@@ -18,7 +18,7 @@ from hd_agents.arrivals import watch
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.envs import register_suite
-from hd_agents.host import keep_freed_memory
+from hd_agents.host import cpu_has_bfloat16, keep_freed_memory
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
@@ -46,6 +46,7 @@ from hd_agents.spaces import Observation, ObservationCodec
 from hd_agents.vetting import blamed_on, check_values, check_weights
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
+BFLOAT16_PAYS = 1_000_000  # parameters; below, a CPU spends as long on converting (benchmarks/update.py)
 _POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of hd_agents.policies.DreamPolicy.'
 
 
@@ -85,7 +86,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param official_quirks: repeat the accidents of the official code that we left out, see docs/fidelity.md.
     :param action_repeat: frames per env step, for logging in frames only; repeating actions is the environment's work.
     :param policy_kwargs: network widths over the size's preset, see :func:`hd_agents.backbones.build`.
-    :param precision: of the networks in training: "float32", "bfloat16", or "auto" for bfloat16 on CUDA only.
+    :param precision: of the networks in training: "float32", "bfloat16", or "auto" for bfloat16 where it is faster: on
+        CUDA, and on CPUs with instructions for it if the networks have a million parameters or more.
     :param compile: True runs the world model's losses through ``torch.compile``, which takes minutes at the first
         gradient step; False and "auto" do not.
     :param stats_window_size: episodes that the logged means are taken over.
@@ -221,7 +223,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             horizon=self.horizon,
             gamma=self.gamma,
             harmony_learning_rate=self.harmony_learning_rate,
-            bfloat16=self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda"),
+            bfloat16=self._wants_bfloat16(),
             compiled=self.compile is True,
             **self._rates(),
         )
@@ -245,6 +247,13 @@ class HarmonyDreamAgent(BaseAlgorithm):
             gamma=self.gamma,
             overrides=self.policy_kwargs,
         )
+
+    def _wants_bfloat16(self) -> bool:
+        if self.precision != "auto":
+            return self.precision == "bfloat16"
+        parameters = sum(parameter.numel() for parameter in self.policy.networks.parameters())
+        on_cpu = self.device.type == "cpu" and cpu_has_bfloat16() and parameters >= BFLOAT16_PAYS
+        return on_cpu or self.device.type == "cuda"
 
     def _make_replay(self) -> SequenceReplay:
         return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length, self.replay_folder)

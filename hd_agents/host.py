@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 MEMINFO = Path("/proc/meminfo")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def available_memory() -> int | None:
@@ -33,6 +34,16 @@ def available_memory() -> int | None:
     except OSError:
         pass  # no container, or an older kind: the estimate above is all there is
     return min(found, default=None)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 itself (AVX512-BF16 or AMX); False where nothing tells."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def keep_freed_memory() -> bool:

@@ -1,0 +1,65 @@
+"""What the program asks of the machine: the processor's instructions, and memory that stays with the process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hd_agents import agent as agent_module
+from hd_agents import host
+from tests.agents import tiny
+
+FLAGS = {"avx512_bf16": True, "amx_bf16": True, "avx512f": False}
+
+
+@pytest.mark.parametrize(("flag", "expected"), FLAGS.items())
+def test_bfloat16_is_read_from_the_flags(
+    flag: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nflags : fpu sse2 {flag}\n\nprocessor : 1\nflags : fpu\n")
+    monkeypatch.setattr(host, "CPUINFO", cpuinfo)
+    assert host.cpu_has_bfloat16() is expected
+    monkeypatch.setattr(host, "CPUINFO", tmp_path / "nothing")
+    assert not host.cpu_has_bfloat16()
+
+
+@pytest.mark.parametrize(("able", "pays", "expected"), [(True, 1, True), (False, 1, False), (True, 1 << 30, False)])
+def test_auto_takes_bfloat16_where_it_pays(
+    able: bool, pays: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "cpu_has_bfloat16", lambda: able)
+    monkeypatch.setattr(agent_module, "BFLOAT16_PAYS", pays)
+    assert tiny().learner.bfloat16 is expected
+    assert tiny(precision="bfloat16").learner.bfloat16
+    assert not tiny(precision="float32").learner.bfloat16
+
+
+SCRIPT = """
+import resource, sys
+from hd_agents.host import keep_freed_memory
+print(keep_freed_memory())
+def claim():
+    bytearray(b"x") * 40_000_000  # not NumPy, which asks for huge pages
+claim()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    claim()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks glibc")
+@pytest.mark.parametrize("own_setting", [False, True])
+def test_freed_memory_is_used_again(own_setting: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= {"MALLOC_TRIM_THRESHOLD_": "131072"} if own_setting else {}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    kept, faults = done.stdout.split()
+    assert kept == str(not own_setting), done.stderr
+    pages = 40_000_000 // os.sysconf("SC_PAGE_SIZE")
+    assert (int(faults) < pages // 10) is not own_setting
