@@ -59,9 +59,7 @@ def test_a_wrong_argument_is_named_with_what_is_allowed(change: dict[str, Any], 
 
 def test_the_official_accident_is_an_option() -> None:
     for quirks, bonus in ((False, 0.0), (True, 0.25)):
-        agent = tiny(
-            env="Pendulum-v1", backbone="dreamerv2", entropy_coefficient=0.25, official_quirks=quirks
-        )
+        agent = tiny(env="Pendulum-v1", backbone="dreamerv2", entropy_coefficient=0.25, official_quirks=quirks)
         assert agent.learner.objectives.entropy_in_targets == bonus
 
 

@@ -229,7 +229,6 @@ def test_accidents_are_off_by_default() -> None:
     assert objectives("dreamerv3", discrete=False, official_quirks=True, **settings).entropy_in_targets == 0.0
 
 
-
 class Still(gymnasium.Env[Any, Any]):
     """Spaces and nothing behind them."""
 
