@@ -1,7 +1,7 @@
 """Time the whole loop: env steps and gradient steps per second of learn(), and the share that is gradient steps.
 
 ``python benchmarks/train_loop.py --env hd_agents/Catch-v0 --steps 400 --set size=nano batch_size=4`` learns for that many
-env steps after the random ones, and prints what the wall time went into: updates, acting, the environment, the rest.
+env steps after the random ones, and prints what the wall time went into: updates, acting, environment, the rest.
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ class Collector:
         self.latent: Latent | None = None  # None while actions are random: filtering begins with the first chosen one
         self._actions = np.zeros((n_envs, policy.actions.size), dtype=np.float32)
 
-    def begin(
-        self, replay: SequenceReplay, originals: Observation, starts: NDArray[np.bool_], steps: int = 0
-    ) -> None:
+    def begin(self, replay: SequenceReplay, originals: Observation, starts: NDArray[np.bool_], steps: int = 0) -> None:
         """Write the first row of each environment's episode where ``starts`` (N,) is True.
 
         :param originals: observations before any normalisation. :param steps: env steps done before they arrived.

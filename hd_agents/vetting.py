@@ -64,11 +64,14 @@ def check_values(data: Mapping[str, Any]) -> None:
             raise ArchiveError(f"The archive's {name} is {_short(data[name])}: expected {what}.")
 
 
-def check_weights(make: Callable[[], nn.Module], state: Any, overrides: Mapping[str, Any]) -> None:
+def check_weights(
+    make: Callable[[], nn.Module], state: Any, overrides: Mapping[str, Any], only: str | tuple[str, ...] = ""
+) -> None:
     """Refuse a state dict whose names or shapes are not those of the networks that ``make`` builds.
 
     :param make: called with torch's default device set to "meta", so that what it builds takes no memory.
     :param overrides: the ``policy_kwargs`` it uses; stacks of layers are compared with the number of tensors first.
+    :param only: what the names begin with that are compared, where the state is to hold these alone.
     """
     if not isinstance(state, Mapping):
         raise ArchiveError("The archive lacks the weights of the policy.")
@@ -77,7 +80,7 @@ def check_weights(make: Callable[[], nn.Module], state: Any, overrides: Mapping[
         if type(depth) is int and depth > len(state):
             raise ArchiveError(f"The archive declares {name}={_short(depth)} but holds {len(state)} tensors.")
     with torch.device("meta"):
-        expected = make().state_dict()
+        expected = {name: tensor for name, tensor in make().state_dict().items() if name.startswith(only)}
     if missing := sorted(map(str, expected.keys() ^ state.keys())):
         raise ArchiveError(f"The archive's weights do not match its settings: {missing[0]} is in one of them only.")
     for name, tensor in expected.items():

@@ -3,9 +3,12 @@
 Used by tests/test_fuzz.py (a few) and benchmarks/fuzz.py (tens of thousands).
 """
 
+import contextlib
+import hashlib
 import io
 import json
 import random
+import shutil
 import struct
 import tempfile
 import traceback
@@ -24,9 +27,12 @@ from hypothesis import strategies as st
 
 import hd_agents
 from hd_agents import HarmonyDreamAgent
+from hd_agents.callbacks import RunCheckpoint
 from hd_agents.policies import MultiInputPolicy
 from hd_agents.recorder import read_record, write_record
 from hd_agents.saving import read_archive
+from hd_agents.zoo import packages
+from hd_agents.zoo.packages import AGENT, WEIGHTS
 from tests.agents import Clock, Scripted, tiny
 
 PACKAGE = str(Path(hd_agents.__file__).parent)
@@ -89,6 +95,10 @@ def corpus() -> dict[str, bytes]:
             save(Path(folder, f"{name}.file"))
             found[name] = Path(folder, f"{name}.file").read_bytes()
         found["record"] = write_record(clock, Path(folder)).read_bytes()
+        found["package"] = zipped(write_package(agent, Path(folder, "package")))
+        checkpoint = RunCheckpoint(Path(folder, "checkpoints"), 30)
+        tiny(env=Clock(5), seed=0, backbone="dreamerv2").learn(40, checkpoint)
+        found["checkpoint"] = zipped(Path(folder, "checkpoints"))
     file = io.BytesIO()
     np.savez(file, **Case(KEPT, OFFICIAL["npz"]).params)
     found["npz"] = file.getvalue()
@@ -96,6 +106,43 @@ def corpus() -> dict[str, bytes]:
     params = Case(KEPT, OFFICIAL["pt"]).params
     torch.save({key: torch.from_numpy(np.asarray(value)) for key, value in params.items()}, file)
     return found | {"pt": file.getvalue()}
+
+
+def write_package(agent: HarmonyDreamAgent, target: Path) -> Path:
+    """A package of a model as the zoo holds it, with no more on its card than reading needs."""
+    (target / packages.CARD).write_text(json.dumps(packages.write(agent, target)))
+    return target
+
+
+def zipped(folder: Path) -> bytes:
+    """The files of a folder, as one that can be mutated."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as target:
+        for path in sorted(folder.iterdir()):
+            target.writestr(path.name, path.read_bytes())
+    return file.getvalue()
+
+
+def unzipped(raw: bytes, folder: Path) -> None:
+    """Undo :func:`zipped`, as far as that goes. Checksums are made to fit: whoever forges a file forges them too."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with contextlib.suppress(Exception), zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        for name in archive.namelist():
+            (folder / Path(name).name).write_bytes(archive.read(name))
+    with contextlib.suppress(Exception):
+        sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (AGENT, WEIGHTS)}
+        card = json.loads((folder / packages.CARD).read_text())
+        (folder / packages.CARD).write_text(json.dumps({**card, "sha256": sums}))
+    for path in folder.glob("checkpoint-*.json"):
+        with contextlib.suppress(Exception):
+            document = json.loads(path.read_text())
+            for name in document["files"]:
+                content = (folder / name).read_bytes()
+                document["files"][name] = [len(content), hashlib.sha256(content).hexdigest()]
+            document.pop("sha256", None)
+            text = json.dumps(document, sort_keys=True).encode()
+            path.write_text(json.dumps({**document, "sha256": hashlib.sha256(text).hexdigest()}))
 
 
 class Readers:
@@ -112,6 +159,14 @@ class Readers:
             path = self.folder / f"model.{kind}"
             path.write_bytes(raw)
             HarmonyDreamAgent.from_official(path, self.envs[kind], classes=5, device="cpu")
+            return
+        if kind in ("package", "checkpoint"):
+            unzipped(raw, self.folder / kind)
+            if kind == "package":
+                agent = packages.read(self.folder / kind, "cpu")
+                agent.predict(agent.observation_space.sample(), deterministic=True)
+            else:
+                RunCheckpoint(self.folder / kind, 30).resume(Clock(5))
             return
         file = io.BytesIO(raw)
         if kind == "replay":
@@ -217,7 +272,17 @@ def mutate_zip(kind: str, raw: bytes, rng: random.Random, value: Any) -> bytes:
     parts = [name for name in members if name.endswith((".pth", ".npy"))]
     name = "data" if "data" in members and rng.random() < 0.6 else rng.choice(parts or list(members))
     choice = rng.random()
-    if choice < 0.05:
+    if kind in ("package", "checkpoint"):
+        name = rng.choice(list(members))
+        if choice < 0.1:
+            del members[name]
+        elif name.endswith(".json") and choice < 0.8:
+            members[name] = json.dumps(mutate_json(json.loads(members[name]), rng, value)).encode()
+        elif name.startswith(("agent-", "state-")):
+            members[name] = mutate_zip("agent", members[name], rng, value)
+        else:
+            members[name] = mutate_bytes(members[name], rng)
+    elif choice < 0.05:
         members[rng.choice(["../evil.pth", "/tmp/evil.pth", "a/b.pth", "evil.so", "x.npy", "x.pth"])] = members[name]
     elif choice < 0.1:
         del members[name]

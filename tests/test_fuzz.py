@@ -33,5 +33,5 @@ def test_changed_files_give_an_agent_or_our_error(
 
 def test_nothing_is_written_beside_the_files(readers: Readers) -> None:
     names = {path.name for path in readers.folder.iterdir()}
-    assert names <= {"model.npz", "model.pt", "policy.zip"}
+    assert names <= {"model.npz", "model.pt", "policy.zip", "package", "checkpoint"}
     assert not Path("/tmp/evil.pth").exists()

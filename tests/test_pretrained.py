@@ -175,7 +175,7 @@ def test_weights_of_another_agent_are_refused(shipped: Path, tmp_path: Path) -> 
     broken = copy(shipped, tmp_path / "a")
     weights = load_file(broken / "weights.safetensors")
     key = next(iter(weights))
-    for change, message in (({key: weights[key][:1]}, "shape"), ({"other": weights[key].clone()}, "not those")):
+    for change, message in (({key: weights[key][:1]}, "expected"), ({"other": weights[key].clone()}, "in one of them")):
         save_file({**weights, **change}, broken / "weights.safetensors")
         rewrite_card(broken)
         with pytest.raises(ArchiveError, match=message):

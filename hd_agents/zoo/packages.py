@@ -23,6 +23,7 @@ from torch import Tensor
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.restoring import archive_data, restore, stored_arguments
+from hd_agents.vetting import blamed_on, check_values, check_weights
 
 CARD, AGENT, WEIGHTS = "card.json", "agent.json", "weights.safetensors"
 FORMAT, FORMAT_VERSION = "hd_agents package", 1
@@ -87,14 +88,19 @@ def read(source: Path, device: torch.device | str = "auto") -> HarmonyDreamAgent
     try:
         stored = load((source / WEIGHTS).read_bytes())
         data = from_json(_read_json(source / AGENT))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ArchiveError(f"{source} holds damaged files: {error}") from error
-    kind: type[HarmonyDreamAgent] = HarmonyDreamAgent if card.get("holds") == "all networks" else ActingAgent
-    arguments = stored_arguments(kind, data, {})
-    agent = kind(**arguments, env=None, device=device, _init_setup_model=False)
-    restore(agent, data, {})
-    agent._setup_model()
-    agent.policy.load_state_dict(_complete(stored, agent.policy.state_dict(), kind is ActingAgent))
+    if not isinstance(data, dict):
+        raise ArchiveError(f"{source / AGENT} holds a {type(data).__name__} where an object is expected.")
+    check_values(data)
+    whole = card.get("holds") == "all networks"
+    kind: type[HarmonyDreamAgent] = HarmonyDreamAgent if whole else ActingAgent
+    agent = kind(**stored_arguments(kind, data, {}), env=None, device=device, _init_setup_model=False)
+    with blamed_on(f"The package {source}"):
+        restore(agent, data, {})
+        check_weights(agent._make_policy, stored, agent.policy_kwargs, "" if whole else ACTING)
+        agent._setup_model()
+        agent.policy.load_state_dict(_complete(stored, agent.policy.state_dict()))
     return agent
 
 
@@ -155,16 +161,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _complete(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], partly: bool) -> dict[str, Tensor]:
+def _complete(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The stored weights in the networks' own precision, and NaN for those that a package for acting leaves out."""
-    allowed = {key for key in wanted if key.startswith(ACTING)} if partly else set(wanted)
-    if stored.keys() != allowed:
-        raise ArchiveError(f"The weights are not those of this agent: {sorted(stored.keys() ^ allowed)[:4]} ...")
-    for key in allowed:
-        if stored[key].shape != wanted[key].shape:
-            raise ArchiveError(f"{key} has the shape {tuple(stored[key].shape)} instead of {tuple(wanted[key].shape)}.")
-    nothing = {key: torch.full_like(tensor, torch.nan) for key, tensor in wanted.items() if key not in allowed}
-    return nothing | {key: stored[key].to(wanted[key].dtype) for key in allowed}
+    return {
+        key: stored[key].to(tensor.dtype) if key in stored else torch.full_like(tensor, torch.nan)
+        for key, tensor in wanted.items()
+    }
 
 
 def _half(key: str, tensor: Tensor) -> Tensor:
