@@ -1,6 +1,6 @@
 """Time the whole loop: env steps and gradient steps per second of learn(), and the share that is gradient steps.
 
-``python benchmarks/train_loop.py --env hd_agents/Catch-v0 --steps 400 --set size=nano batch_size=4`` learns for that many
+``python benchmarks/train_loop.py --env hd_agents/Catch-v0 --steps 400 --set size=nano batch_size=4`` learns for as many
 env steps after the random ones, and prints what the wall time went into: updates, acting, environment, the rest.
 """
 
