@@ -277,3 +277,19 @@ def test_an_agent_without_facts_needs_a_task(saved: Path, tmp_path: Path, capsys
     assert "--task" in capsys.readouterr().err
     assert main(["enjoy", str(lonely), "--task", "classic/CartPole", "--episodes", "1"]) == 0
     assert "--video" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", zoo.pretrained())
+def test_shipped_models_load_and_act(name: str) -> None:
+    agent, env = zoo.load(name, device="cpu"), zoo.make_env(name)
+    obs, _ = env.reset(seed=0)
+    assert env.action_space.contains(
+        np.asarray(agent.predict(obs, None, np.ones(1, bool))[0]).reshape(env.action_space.shape)
+    )
+    assert {"command", "commit", "machine", "seed", "env_steps", "wall_seconds"} <= zoo.card(name).keys()
+    assert zoo.card(name)["evaluation"]["episodes"] == 100
+
+
+def test_a_shipped_model_still_scores_what_its_card_says() -> None:
+    found = zoo.verify("classic/CartPole", episodes=10)
+    assert found.passed, found
