@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
 from hd_agents.envs.restarting import RestartingEnv, RestartingSubprocVecEnv
+from hd_agents.envs.state import get_state, set_state
 from tests.agents import tiny
 from tests.test_collection import rows
 
@@ -204,3 +205,19 @@ def test_wrappers_see_through() -> None:
     assert env.spec.id == "CartPole-v1"
     assert env.render_mode == "rgb_array"
     env.close()
+
+
+def test_state_of_an_environment_goes_through() -> None:
+    """Else a run of `hd-agents train` would close its episodes when it resumes."""
+    one, other = (RestartingEnv(lambda: gym.make("hd_agents/Catch-v0")) for _ in range(2))
+    one.reset(seed=3)
+    for _ in range(5):
+        one.step(0)
+    state = get_state(one)
+    assert state is not None
+    other.reset(seed=4)
+    set_state(other, state)
+    for _ in range(40):
+        left, right = one.step(2), other.step(2)
+        assert np.array_equal(left[0], right[0])
+        assert left[1:4] == right[1:4]

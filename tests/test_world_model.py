@@ -144,3 +144,13 @@ def test_without_a_continue_head_dreams_go_on(backbone):
     assert "continue" not in model.losses(batch(), torch.rand(2, 11, 3)).losses
     assert model.continues(features).tolist() == [1.0] * 3
     assert model.discount(features, 0.97).tolist() == pytest.approx([0.97] * 3)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("hard", [True, False])
+def test_dreams_end_at_once_or_by_their_probability(backbone: str, hard: bool) -> None:
+    model = networks(backbone, overrides=TINY | {"hard_continue": hard}).world_model
+    features = torch.randn(50, model.rssm.features)
+    gamma = model.continue_head.target_scale
+    expected = gamma * (model.continue_head(features) > 0.0) if hard else model.continue_head(features).sigmoid()
+    torch.testing.assert_close(model.discount(features, gamma), expected.float())
