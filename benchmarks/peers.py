@@ -1,9 +1,9 @@
 """Time our update beside other implementations', interleaved in one run.
 
 ``python benchmarks/peers.py cpu-small --peers sheeprl r2dreamer --checkouts ~/peers --python ~/peers/bin/python`` runs
-the same shapes through each contender's own update function, one update of each in turn, and prints ratios. sheeprl has
-to be installed for the given interpreter, r2dreamer checked out in the given folder; none of it is part of this
-project. Ours takes its batch from replay, the peers get theirs ready-made.
+the same shapes through each contender's own update function, a few updates of each in turn, and prints ratios.
+sheeprl has to be installed for the given interpreter, r2dreamer checked out in the given folder; none of it is part of
+this project. Ours takes its batch from replay, the peers get theirs ready-made.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--checkouts", type=Path, default=Path("peers"), help="folder with one checkout per peer")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has what the peers import")
-    parser.add_argument("--updates", type=int, default=9)
-    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--updates", type=int, default=15)
+    parser.add_argument("--warmup", type=int, default=4)
+    parser.add_argument("--block", type=int, default=5, help="timed updates of each before it is the next one's turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
@@ -75,7 +76,7 @@ def main() -> None:
         for name in options.peers
         for kind in options.peer_precision
     ]
-    take_turns(workers, options.warmup, options.updates)
+    take_turns(workers, options.warmup, options.updates, options.block)
     rows = [{"name": one.label[0], "precision": one.label[1], **one.times, **one.ask("report")} for one in workers]
     fastest = min(one.median for one in workers if one.label[0] != "hd_agents")
     print(f"{options.case}, {threads} threads, {options.updates} updates each, median of wall seconds")

@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
-from cases import CASES, make_learner, make_replay
+from cases import CASES, Case, make_learner, make_replay
 
 import hd_agents.learner
 from hd_agents.host import keep_freed_memory
@@ -65,14 +65,14 @@ def label_parts(learner: Learner) -> None:
 class Updates:
     """One case, ready to be updated."""
 
-    def __init__(self, name: str, precision: str, device: str, options: dict[str, Any]) -> None:
+    def __init__(self, case: Case, precision: str, device: str, options: dict[str, Any], n_envs: int = 1) -> None:
         if device == "cpu":
             keep_freed_memory()  # as learn() does
         torch.manual_seed(0)
-        self.case = CASES[name]
+        self.case = case
         self.device = torch.device(device)
         self.learner = make_learner(self.case, device, bfloat16=precision == "bfloat16", **options)
-        self.replay = make_replay(self.case, rows=500)
+        self.replay = make_replay(self.case, 500, n_envs)
         self.rng = np.random.default_rng(0)
 
     def update(self) -> None:
@@ -108,7 +108,7 @@ def worker(options: argparse.Namespace) -> None:
     """Answer each line on stdin with one line of JSON: an update, or at the end the report."""
     torch.set_num_threads(options.threads)
     name, precision = options.worker
-    run = Updates(name, precision, options.device, {"compiled": options.compile})
+    run = Updates(CASES[name], precision, options.device, {"compiled": options.compile})
     for line in sys.stdin:
         if line.strip() == "update":
             print(json.dumps(run.times()), flush=True)
@@ -130,7 +130,6 @@ class Worker:
 
     def __init__(self, label: tuple[str, ...], words: Sequence[str], threads: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the processes take turns
         self.label = label
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment)
@@ -153,12 +152,20 @@ class Worker:
         return statistics.median(self.times["seconds"])
 
 
-def take_turns(workers: Sequence[Worker], warmup: int, updates: int) -> None:
-    """One update of each in turn, again and again: whatever disturbs the machine disturbs all of them."""
-    for turn in range(warmup + updates):
+def take_turns(workers: Sequence[Worker], warmup: int, updates: int, block: int) -> None:
+    """A few updates of each in turn, again and again: whatever disturbs the machine disturbs all of them.
+
+    :param warmup: updates of each before the first turn. :param block: timed updates per turn; one more goes before
+        them untimed, which finds the caches full of another process's data.
+    """
+    for one in workers:
+        for _ in range(warmup):
+            one.ask("update")
+    for done in range(0, updates, block):
         for one in workers:
-            for kind, seconds in one.ask("update").items():
-                if turn >= warmup:
+            one.ask("update")
+            for _ in range(min(block, updates - done)):
+                for kind, seconds in one.ask("update").items():
                     one.times[kind].append(seconds)
 
 
@@ -177,7 +184,8 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=["nano", "cpu-small"], metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--updates", type=int, default=15, help="timed updates per case")
-    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=4)
+    parser.add_argument("--block", type=int, default=5, help="timed updates of a case before it is the next one's turn")
     parser.add_argument("--profiled", type=int, default=2, help="further updates under the profiler, for the shares")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
@@ -193,7 +201,7 @@ def main() -> None:
     labels = [(name, precision) for name in options.cases for precision in options.precision]
     words = [sys.executable, __file__, *common, "--worker"]
     workers = [Worker(label, [*words, *label], options.threads) for label in labels]
-    take_turns(workers, options.warmup, options.updates)
+    take_turns(workers, options.warmup, options.updates, options.block)
     rows = []
     for one in workers:
         report = one.ask("report")
