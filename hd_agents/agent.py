@@ -18,6 +18,7 @@ from hd_agents.arrivals import watch
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.envs import register_suite
+from hd_agents.graphs import GraphedUpdates
 from hd_agents.host import cpu_has_bfloat16, keep_freed_memory
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner
@@ -88,8 +89,9 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param policy_kwargs: network widths over the size's preset, see :func:`hd_agents.backbones.build`.
     :param precision: of the networks in training: "float32", "bfloat16", or "auto" for bfloat16 where it is faster: on
         CUDA, and on CPUs with instructions for it if the networks have a million parameters or more.
-    :param compile: True runs the world model's losses through ``torch.compile``, which takes minutes at the first
-        gradient step; False and "auto" do not.
+    :param compile: "auto" makes every update one CUDA graph on CUDA and does nothing on a CPU; True runs the world
+        model's losses through ``torch.compile`` besides, which takes a minute or more at the first gradient step; False
+        does neither. What fails to compile runs as it is, with one warning.
     :param stats_window_size: episodes that the logged means are taken over.
     :param tensorboard_log: folder for TensorBoard logs; None for none.
     :param verbose: 0 silent, 1 what was set up and the log table, 2 debug messages.
@@ -228,6 +230,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
             **self._rates(),
         )
         self.learner.updates = self._n_updates
+        graphs = self.device.type == "cuda" and self.compile is not False
+        self._graphed = GraphedUpdates(self.learner) if graphs else None
         self._metrics = Metrics()
         self._collector = Collector(self.policy, self.n_envs)
         self.replay_buffer: SequenceReplay | None = self._make_replay()
@@ -375,7 +379,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             batch = self.replay_buffer.sample(self.batch_size, self.sequence_length, self._rng, self.device)
             if self._vec_normalize_env is not None:
                 batch = normalize_batch(batch, self._vec_normalize_env)
-            self._metrics.add(self.learner.train_step(batch))
+            self._metrics.add(self._graphed(batch) if self._graphed else self.learner.train_step(batch))
             self._n_updates += 1
             if self._n_updates % PATIENCE == 0:
                 recorder.check(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from hd_agents.backbones import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults, Networks,
 from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
+from hd_agents.compilation import compiled_or_plain
 from hd_agents.nonfinite import Guard
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
@@ -63,7 +64,7 @@ class Learner:
         self.device = next(networks.parameters()).device
         self._autocast_dtype = torch.bfloat16 if bfloat16 else None
         losses = networks.world_model.losses
-        self._losses = torch.compile(losses) if compiled else losses
+        self._losses = compiled_or_plain(losses) if compiled else losses
         weight_decay = defaults.weight_decay
         self.model_optimizer = self._adam(networks.world_model, defaults.model_eps, weight_decay)
         self.actor_optimizer = self._adam(networks.actor, BEHAVIOR_EPS, weight_decay)
@@ -72,6 +73,7 @@ class Learner:
             self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
         self.guard = Guard(self.device)
         self.newest: tuple[Batch, Draws] | None = None  # what the newest step saw, for the record of a failure
+        self._rates: dict[str, Tensor] = {}
         self.set_learning_rates(learning_rate, actor_learning_rate, critic_learning_rate)
 
     @property
@@ -85,18 +87,25 @@ class Learner:
 
     def _adam(self, module: nn.Module, eps: float, weight_decay: float) -> torch.optim.Adam:
         cuda = self.device.type == "cuda"
-        return torch.optim.Adam(
+        optimizer = torch.optim.Adam(
             module.parameters(), lr=0.0, eps=eps, weight_decay=weight_decay, fused=True, capturable=cuda
         )
+        optimizer.register_state_dict_post_hook(_as_plain_rates)
+        return optimizer
 
     def set_learning_rates(self, model: float, actor: float, critic: float) -> None:
         """Rates from the next step on."""
+        own = self.harmony_learning_rate
+        rates = {"model": model, "actor": actor, "critic": critic, "harmony": model if own is None else own}
         optimizers = (self.model_optimizer, self.actor_optimizer, self.critic_optimizer)
-        for optimizer, rate in zip(optimizers, (model, actor, critic), strict=True):
-            for group in optimizer.param_groups:
+        groups = [optimizer.param_groups[0] for optimizer in optimizers] + self.model_optimizer.param_groups[1:]
+        for group, (name, rate) in zip(groups, rates.items(), strict=False):
+            if self.device.type != "cuda":
                 group["lr"] = rate
-        if self.harmony_learning_rate is not None and len(self.model_optimizer.param_groups) > 1:
-            self.model_optimizer.param_groups[1]["lr"] = self.harmony_learning_rate
+                continue
+            if name not in self._rates:  # tensors, always the same ones: a CUDA graph reads them where they are
+                self._rates[name] = torch.zeros((), device=self.device)
+            group["lr"] = self._rates[name].fill_(rate)
 
     def draw(self, batch: Batch) -> Draws:
         """Fresh random numbers for a step on ``batch``, from torch's global generator."""
@@ -119,7 +128,21 @@ class Learner:
         """
         draws = self.draw(batch) if draws is None else draws
         self.newest = batch, draws
+        metrics = self.gradient_step(batch, draws, state)
+        self.finish_step()
+        return metrics
+
+    def finish_step(self) -> None:
+        """What comes after the gradients of an update and depends on how many there were."""
+        if self.updates % self.defaults.slow_every == 0:  # the first update copies, as in both official codes
+            fraction = self.defaults.slow_fraction if self.updates else 1.0
+            update_slow(self.networks.slow_critic, self.networks.critic, fraction)
+        self.updates += 1
+
+    def gradient_step(self, batch: Batch, draws: Draws, state: State | None = None) -> dict[str, Tensor]:
+        """The part of :meth:`train_step` that runs on the device alone: losses, gradients and optimisers."""
         networks = self.networks
+        self.guard.begin()
 
         # World model: harmonised losses on replayed sequences.
         with self._autocast():
@@ -150,8 +173,6 @@ class Learner:
             critic_targets = add_entropy(targets, self.objectives.entropy_in_targets * policy.entropy())
         critic_loss = self.objectives.critic_loss(networks.critic, critic_out, critic_targets, slow_value)
         metrics["grad_norm/critic"] = self._step(self.critic_optimizer, critic_loss, BEHAVIOR_CLIP)
-        self._update_slow_critic()
-        self.updates += 1
         with torch.no_grad():
             metrics |= {
                 "loss/actor": actor_loss.detach(),
@@ -189,12 +210,6 @@ class Learner:
         targets = credit(reward, discount, value, self.gamma)
         return targets, critic_out, slow_value
 
-    def _update_slow_critic(self) -> None:
-        """Follow the critic; the first update copies it, as in both official codes."""
-        if self.updates % self.defaults.slow_every == 0:
-            fraction = self.defaults.slow_fraction if self.updates else 1.0
-            update_slow(self.networks.slow_critic, self.networks.critic, fraction)
-
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
         """Backpropagate ``loss`` into the optimiser's parameters alone, clip, step if finite; the unclipped norm."""
         parameters = list(_parameters(optimizer))
@@ -208,6 +223,12 @@ class Learner:
     def _autocast(self) -> torch.autocast:
         enabled = self._autocast_dtype is not None
         return torch.autocast(self.device.type, dtype=self._autocast_dtype or torch.bfloat16, enabled=enabled)
+
+
+def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Files hold learning rates as numbers, wherever the optimiser keeps them."""
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:

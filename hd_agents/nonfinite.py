@@ -37,6 +37,10 @@ class Guard:
         self._counts = torch.zeros(0, dtype=torch.int64, device=device)  # one for each of the names
         self._rows = torch.zeros(2, dtype=torch.int64, device=device)  # in a row, total
 
+    def begin(self) -> None:
+        """Once an update, before its gates."""
+        self.bad = self._none
+
     def gate(self, optimizer: torch.optim.Optimizer, loss: Tensor, norm: Tensor) -> None:
         """Let the next ``optimizer.step()`` do nothing unless loss and gradient norm (0-d) were finite in this update.
 
@@ -54,7 +58,7 @@ class Guard:
             self._names = tuple(name for name in metrics if name.startswith(("loss/", "grad_norm/")))
             self._counts = self._counts.new_zeros(len(self._names))
         self._counts += ~torch.isfinite(torch.stack([metrics[name] for name in self._names]))
-        skipped, self.bad = self.bad, self._none
+        skipped = self.bad
         self._rows += 1
         self._rows[0] *= skipped.long()
         self._rows[1] -= 1 - skipped.long()

@@ -61,7 +61,10 @@ class ProgressBar(BaseCallback):
         updates = self.model._n_updates - self._updates_at_start
         if not updates:
             waiting = self.model.num_timesteps < self.model.learning_starts  # type: ignore[attr-defined]
-            return "random actions first" if waiting else "waiting for the first sequence"
+            if waiting:
+                return "random actions first"
+            compiling = self.model.compile is True and self.model._n_updates == 0  # type: ignore[attr-defined]
+            return "compiling, which takes a minute or more" if compiling else "waiting for the first sequence"
         return f"{self.model._n_updates} gradient steps, {updates / max(seconds, 1e-9):.1f}/s"
 
     def close(self) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
-    {"nn", "spaces", "host", "checks", "jsonable", "provenance", "replay_file", "randomness"},
+    {"nn", "spaces", "host", "checks", "compilation", "jsonable", "provenance", "replay_file", "randomness"},
     {"harmony", "replay_memory"},
     {"world_model"},
     {"behavior"},
     {"arrivals", "backbones", "checkpoint", "envs", "metrics", "nonfinite", "progress", "replay", "saving", "vetting"},
     {"learner", "policies", "official_files", "official_layout"},
-    {"collection", "footprint", "imagine", "official", "player", "restoring", "run_state"},
+    {"collection", "footprint", "graphs", "imagine", "official", "player", "restoring", "run_state"},
     {"recorder"},
     {"agent"},
     {"callbacks", "evaluation"},

@@ -82,8 +82,10 @@ class ReturnScale(nn.Module):
         self.decay = decay
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("levels", torch.tensor([0.05, 0.95]), persistent=False)
         self.low: Tensor
         self.high: Tensor
+        self.levels: Tensor
 
     @torch.no_grad()
     def update(self, returns: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -91,8 +93,7 @@ class ReturnScale(nn.Module):
 
         :param skip: (0-d) 1 to leave these returns out, as percentiles are that are not finite.
         """
-        levels = torch.tensor([0.05, 0.95], device=returns.device)
-        found = torch.quantile(returns.detach().float().flatten(), levels)
+        found = torch.quantile(returns.detach().float().flatten(), self.levels)
         sound = found.isfinite() if skip is None else found.isfinite() & (skip == 0)
         low, high = torch.where(sound, found, torch.stack([self.low, self.high])).unbind()
         self.low.lerp_(low, 1.0 - self.decay)
