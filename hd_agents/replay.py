@@ -7,9 +7,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hd_agents.host import atomic_write, format_bytes
+from hd_agents.replay_batches import DeviceRows, fits_on, gather_on_host
 from hd_agents.replay_file import read_array, read_header, stretch, write_array, write_header
 from hd_agents.replay_memory import allocate, free_bytes
 from hd_agents.world_model.batch import Batch
@@ -75,6 +75,8 @@ class SequenceReplay:
         self._heads = [0] * n_envs  # where each environment's next row goes
         self.added = [0] * n_envs  # rows that each environment was ever given, those since overwritten included
         self.history = object()  # another one once a file was read: `added` cannot be compared across that
+        self._device_rows: DeviceRows | None = None
+        self._device_rows_of: tuple[torch.device, object] | None = None
 
     def __len__(self) -> int:
         """Rows stored, of all environments."""
@@ -163,9 +165,9 @@ class SequenceReplay:
             )
         index = self._draw_windows(batch_size, length, rng)
         device = torch.device(device)
-        tensors = {name: self._gather(name, index, device.type == "cuda") for name in self._layout}
+        rows = self._rows_on(device)
+        tensors = gather_on_host(self._columns, index, device) if rows is None else rows.gather(index)
         tensors["is_first"][:, 0] = True
-        tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         observation = {key: tensors[OBSERVATION + key] for key in self._observation}
         return Batch(observation, tensors["action"], tensors["reward"], tensors["is_first"], tensors["terminated"])
 
@@ -223,14 +225,16 @@ class SequenceReplay:
         rows = ((oldest[env] + age)[:, None] + np.arange(length)) % self.rows_per_env
         return env[:, None] * self.rows_per_env + rows
 
-    def _gather(self, name: str, index: NDArray[np.int64], pinned: bool) -> Tensor:
-        """The rows at ``index`` as a new tensor. Pinned memory is kept from reuse by torch until its copy is done."""
-        column = self._columns[name]
-        rows = column.reshape(-1, *column.shape[2:])
-        dtype = torch.from_numpy(rows[:0]).dtype
-        tensor = torch.empty((*index.shape, *rows.shape[1:]), dtype=dtype, pin_memory=pinned)
-        np.take(rows, index, axis=0, out=tensor.numpy(), mode="clip")  # 'raise' would copy twice
-        return tensor
+    def _rows_on(self, device: torch.device) -> DeviceRows | None:
+        """The rows on the device, up to date; None where they stay on the host."""
+        if self._device_rows_of != (device, self.history):
+            self._device_rows = None  # its memory first
+            if fits_on(device, self.nbytes_estimate()):
+                self._device_rows = DeviceRows(self._columns, device)
+            self._device_rows_of = device, self.history
+        if self._device_rows is not None:
+            self._device_rows.follow(self.added, self._heads)
+        return self._device_rows
 
     def _write(self, file: BinaryIO, rows: list[int]) -> None:
         """The newest ``rows`` of each environment."""

@@ -9,7 +9,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +86,8 @@ def read_array(file: BinaryIO, name: str, array: NDArray) -> None:
         raise ValueError(f"{name} is damaged: a reward, action or observation is not finite.")
 
 
-def stretch(ring: NDArray, start: int, count: int) -> tuple[NDArray, NDArray]:
-    """``count`` rows of a ring from ``start`` on: those up to its end, and those from its beginning."""
+def stretch(ring: Any, start: int, count: int) -> tuple[Any, Any]:
+    """``count`` rows of a ring (array or tensor) from ``start`` on: those up to its end, and those from its beginning."""
     return ring[start : start + count], ring[: max(0, start + count - len(ring))]
 
 

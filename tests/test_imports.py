@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
     {"nn", "spaces", "host", "checks", "compilation", "jsonable", "provenance", "replay_file", "randomness"},
-    {"harmony", "replay_memory"},
+    {"harmony", "replay_memory", "replay_batches"},
     {"world_model"},
     {"behavior"},
     {"arrivals", "backbones", "checkpoint", "envs", "metrics", "nonfinite", "progress", "replay", "saving", "vetting"},

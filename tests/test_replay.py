@@ -1,5 +1,6 @@
 """Sequence replay: rows come back in order and evenly sampled, and wrong rows are refused by name."""
 
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_rows import ACTIONS, IMAGE, VECTOR, assert_rows_agree, fill, make, row
 
-from hd_agents import replay_memory
+from hd_agents import replay as replay_module
+from hd_agents import replay_batches, replay_memory
 from hd_agents.world_model.batch import Batch
 
 
@@ -175,9 +177,41 @@ def test_too_large_a_replay_is_refused_before_it_is_allocated(monkeypatch: pytes
     fill(make(1000), 1)
 
 
+def test_rows_kept_on_the_device_make_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device's part of it, on the CPU: rings that wrap, rows added in between, files read, another device."""
+    kept, host = make(60), make(60)
+    rngs = np.random.default_rng(0), np.random.default_rng(0)
+
+    def assert_same_batches() -> None:
+        monkeypatch.setattr(replay_module, "fits_on", lambda device, size: True)
+        found = kept.sample(31, 17, rngs[0])
+        monkeypatch.setattr(replay_module, "fits_on", lambda device, size: False)
+        expected = host.sample(31, 17, rngs[1])
+        for key, value in expected.observation.items():
+            assert torch.equal(found.observation[key], value)
+        assert all(map(torch.equal, found[1:], expected[1:]))
+        assert kept._device_rows is not None
+        assert host._device_rows is None
+
+    for rows in (30, 1, 7, 97, 400):
+        fill(kept, rows)
+        fill(host, rows)
+        assert_same_batches()
+    other = fill(make(60), 41)
+    file = BytesIO()
+    other.save(file)
+    for replay in (kept, host):
+        file.seek(0)
+        replay.load(file)
+    assert_same_batches()
+
+
 @pytest.mark.gpu
-def test_batches_reach_the_gpu_unchanged() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_batches_reach_the_gpu_unchanged(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_batches, "SHARE", share)
     replay = fill(make(60), 97)
+    assert (replay._rows_on(torch.device("cuda")) is None) == (share == 0.0)
     batches = [replay.sample(31, 17, np.random.default_rng(0), "cuda") for _ in range(20)]
     for batch in batches:
         assert batch.reward.is_cuda

@@ -1,0 +1,73 @@
+"""From the rows of a replay to the tensors of a batch: gathered in the host's memory, or on the device itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hd_agents.replay_file import stretch
+
+SHARE = 0.5  # of the device's free memory that the rows may take there
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether ``size`` bytes of rows are to be kept on ``device``: on CUDA, where half of the free memory holds them."""
+    return device.type == "cuda" and size <= SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def gather_on_host(columns: Mapping[str, NDArray], index: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
+    """The rows at ``index`` (B, T) of columns (n_envs, rows, ...) laid end to end, as new tensors (B, T, ...).
+
+    On their way to CUDA they pass through pinned memory, which torch keeps from reuse until the copy is done.
+    """
+    tensors = {}
+    for name, column in columns.items():
+        rows = column.reshape(-1, *column.shape[2:])
+        dtype = torch.from_numpy(rows[:0]).dtype
+        tensor = torch.empty((*index.shape, *rows.shape[1:]), dtype=dtype, pin_memory=device.type == "cuda")
+        np.take(rows, index, axis=0, out=tensor.numpy(), mode="clip")  # 'raise' would copy twice
+        tensors[name] = tensor.to(device, non_blocking=True)
+    return tensors
+
+
+class DeviceRows:
+    """A replay's rows a second time, on the device. The host's stay the ones that are saved.
+
+    :param columns: the host's, (n_envs, rows, ...).
+    """
+
+    def __init__(self, columns: Mapping[str, NDArray], device: torch.device) -> None:
+        self._columns, self.device = columns, device
+        self._tensors = {
+            name: torch.empty(column.shape, dtype=torch.from_numpy(column[:0]).dtype, device=device)
+            for name, column in columns.items()
+        }
+        self._added = [0] * len(next(iter(columns.values())))
+
+    def follow(self, added: Sequence[int], heads: Sequence[int]) -> None:
+        """Copy the rows that are new.
+
+        :param added: rows that each environment was ever given. :param heads: where its next row goes.
+        """
+        for name, column in self._columns.items():
+            for env, (count, head) in enumerate(zip(added, heads, strict=True)):
+                ring = column[env]
+                new = min(count - self._added[env], len(ring))
+                start = (head - new) % len(ring)
+                for source, target in zip(
+                    stretch(ring, start, new), stretch(self._tensors[name][env], start, new), strict=True
+                ):
+                    if len(source):
+                        target.copy_(torch.from_numpy(source))
+        self._added = list(added)
+
+    def gather(self, index: NDArray[np.int64]) -> dict[str, Tensor]:
+        """As :func:`gather_on_host`."""
+        where = torch.from_numpy(index)
+        if self.device.type == "cuda":
+            where = where.pin_memory().to(self.device, non_blocking=True)
+        return {name: tensor.flatten(0, 1)[where] for name, tensor in self._tensors.items()}
