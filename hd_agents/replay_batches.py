@@ -15,7 +15,7 @@ SHARE = 0.5  # of the device's free memory that the rows may take there
 
 
 def fits_on(device: torch.device, size: int) -> bool:
-    """Whether ``size`` bytes of rows are to be kept on ``device``: on CUDA, where half of the free memory holds them."""
+    """Whether ``size`` bytes of rows are to be kept on ``device``: on CUDA, if half of the free memory holds them."""
     return device.type == "cuda" and size <= SHARE * torch.cuda.mem_get_info(device)[0]
 
 

@@ -87,7 +87,7 @@ def read_array(file: BinaryIO, name: str, array: NDArray) -> None:
 
 
 def stretch(ring: Any, start: int, count: int) -> tuple[Any, Any]:
-    """``count`` rows of a ring (array or tensor) from ``start`` on: those up to its end, and those from its beginning."""
+    """``count`` rows of a ring (array or tensor) from ``start`` on: those to its end, and those from its beginning."""
     return ring[start : start + count], ring[: max(0, start + count - len(ring))]
 
 

@@ -1,0 +1,131 @@
+"""What each of the things that make an update fast is worth: the time with it, and with the plain way in its place.
+
+``python benchmarks/ablation.py cpu-small --precision bfloat16`` runs the contenders in turns, as ``update.py`` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
+
+import torch
+import torch.nn.functional as F
+from cases import CASES
+from torch import Tensor
+from update import Updates, Worker, describe_machine, take_turns
+
+import hd_agents.nn.functional
+import hd_agents.world_model.rssm
+from hd_agents.nn.distributions import TwoHot
+from hd_agents.nn.functional import symlog
+from hd_agents.nn.layers import Conv
+
+
+class PlainLinear:
+    """The layers of the recurrence with weight gradients as autograd sums them, step by step."""
+
+    def __init__(self, base: Tensor, weight: Tensor) -> None:
+        self.base, self.weight = base.unbind(1), weight.to(base.dtype).t()
+
+    def __call__(self, t: int, x: Tensor) -> Tensor:
+        """Step ``t``."""
+        return torch.addmm(self.base[t], x.to(self.weight.dtype), self.weight)
+
+
+def defer_nothing() -> None:
+    """Weight gradients of the recurrence step by step."""
+    hd_agents.world_model.rssm.StepLinear = PlainLinear  # type: ignore[misc, assignment]
+
+
+def channels_first() -> None:
+    """Images channel by channel in memory, as PyTorch has them by default."""
+    forward = Conv.forward
+
+    def contiguous(self: Conv, x: Tensor) -> Tensor:
+        self.conv.weight.data = self.conv.weight.data.contiguous()
+        return forward(self, x.contiguous())
+
+    Conv.forward = contiguous  # type: ignore[method-assign]
+
+
+def library_softmax() -> None:
+    """PyTorch's softmax also below its vector width."""
+    hd_agents.nn.functional.softmax = lambda logits: torch.softmax(logits.float(), -1)
+
+
+def dense_targets() -> None:
+    """Two-hot targets as vectors over all bins."""
+
+    def loss(self: TwoHot, out: Tensor, target: Tensor) -> Tensor:
+        place = ((symlog(target.float()) - self.low) / self.step).clamp(0.0, self.outputs - 1.0)
+        below = place.floor().long().clamp(max=self.outputs - 2)
+        above = (place - below).unsqueeze(-1)
+        hot = (F.one_hot(below, self.outputs) * (1.0 - above)) + F.one_hot(below + 1, self.outputs) * above
+        losses = -(hot * torch.log_softmax(out.float(), -1)).sum(-1)
+        return losses.sum(0) if target.dim() == out.dim() else losses
+
+    TwoHot.loss = loss  # type: ignore[method-assign]
+
+
+def give_memory_back() -> None:
+    """Freed memory goes back to the kernel, as glibc has it by default."""
+    os.environ["MALLOC_TRIM_THRESHOLD_"] = "131072"
+
+
+UNDONE: dict[str, Callable[[], None]] = {
+    "nothing undone": lambda: None,
+    "freed memory given back": give_memory_back,
+    "channels first": channels_first,
+    "weight gradients step by step": defer_nothing,
+    "dense two-hot targets": dense_targets,
+    "PyTorch's softmax": library_softmax,
+}
+
+
+def worker(options: argparse.Namespace) -> None:
+    """Answer each line on stdin with an update."""
+    torch.set_num_threads(options.threads)
+    name, case, precision = options.worker
+    UNDONE[name]()
+    run = Updates(CASES[case], precision, "cpu", {})
+    for _ in sys.stdin:
+        print(json.dumps(run.times()), flush=True)
+
+
+def main() -> None:
+    """Parse the command line, time, print."""
+    parser = argparse.ArgumentParser(description="Time an update without each of the things that make it fast.")
+    parser.add_argument("case", nargs="?", default="cpu-small", choices=list(CASES))
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=4)
+    parser.add_argument("--block", type=int, default=5, help="timed updates of each before it is the next one's turn")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options)
+        return
+    words = [sys.executable, __file__, "--threads", str(options.threads), "--worker"]
+    workers = [Worker((name,), [*words, name, options.case, options.precision], options.threads) for name in UNDONE]
+    take_turns(workers, options.warmup, options.updates, options.block)
+    rows: list[dict[str, Any]] = [{"undone": one.label[0], **one.times} for one in workers]
+    for one in workers:
+        cpu = statistics.median(one.times["cpu_seconds"])
+        print(f"{one.label[0]:30} {one.median:.4f} s  CPU {cpu:.4f} s  {one.median / workers[0].median:.2f} times")
+    if options.json is not None:
+        machine = describe_machine(options.threads) | {"case": options.case, "precision": options.precision}
+        options.json.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
