@@ -199,6 +199,9 @@ def _draw_curves(figure: Any, episode: Episode, dream: Imagined, start: int) -> 
         axes.plot(now, values, color="#d95f02", linewidth=1, label="dream")
         axes.fill_between(now, truth[start:], values, color="#d95f02", alpha=0.2, label="error")
         axes.axvline(start, color="grey", linestyle=":", linewidth=1)
+        low, high = axes.get_ylim()
+        half = max((high - low) / 2, abs(high + low) / 20)  # a gap of a thousandth shall not look like much
+        axes.set_ylim((high + low) / 2 - half, (high + low) / 2 + half)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
     for axes in grid[len(panels) :]:

@@ -45,7 +45,7 @@ def _score(card: Mapping[str, Any], played: Mapping[str, Any]) -> str:
         f"{card['confidence']:.0%} interval of the mean of another evaluation": f"{low:.2f} to {high:.2f}",
         "episodes": f"{played['episodes']}, seeds {played['seeds'][0]} to {played['seeds'][-1]}, "
         f"{played['n_envs']} environments side by side",
-        "rule": f"{played['rule']}: {played['acting']}",
+        "rule of acting": f"{played['rule']} ({played['acting']})",
     }
     if "success_rate" in played:
         rows["success rate"] = f"{played['success_rate']:.0%}"
@@ -68,7 +68,7 @@ def _training(card: Mapping[str, Any]) -> dict[str, Any]:
         "backbone": card["backbone"],
         "wall time": _duration(card["wall_seconds"]),
         "machine": card["machine"],
-        "commit": f"`{card['commit']}`",
+        "commit": f"`{card['commit']}`" if card["commit"] else "unknown",
     }
     if "trained" in card:
         rows["date"] = card["trained"]
