@@ -149,14 +149,14 @@ def blind(**_: Any) -> gym.Env[Any, Any]:
 
 def test_long_videos_are_cut_to_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    noise = [rng.integers(0, 256, (128, 128, 3), np.uint8) for _ in range(10)]
-    episode = Episode(5, [], [], [2.0] * 9, [], noise, True)
+    noise = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6)]
+    episode = Episode(5, [], [], [2.0] * 5, [], noise, True)
     whole = packing._write_video(tmp_path / "a.mp4", episode, "t", 30)
-    assert whole == {"seed": 5, "steps": 9, "return": 18.0, "whole": True}
+    assert whole == {"seed": 5, "steps": 5, "return": 10.0, "whole": True}
     monkeypatch.setattr(packing, "VIDEO_BYTES", (tmp_path / "a.mp4").stat().st_size * 3 // 4)
     card = packing._write_video(tmp_path / "a.mp4", episode, "t", 30)
     assert (tmp_path / "a.mp4").stat().st_size <= packing.VIDEO_BYTES
-    assert card["steps"] in (1, 2, 4)
+    assert card["steps"] in (1, 2)
     assert card == {"seed": 5, "steps": card["steps"], "return": 2.0 * card["steps"], "whole": False}
     film = cv2.VideoCapture(str(tmp_path / "a.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == card["steps"] + 1

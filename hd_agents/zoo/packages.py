@@ -27,7 +27,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.restoring import archive_data, restore, stored_arguments
 from hd_agents.vetting import blamed_on, check_values, check_weights
-from hd_agents.zoo.precision import reduced, restored
+from hd_agents.zoo.precision import BITS, reduced, restored
 
 CARD, AGENT, WEIGHTS = "card.json", "agent.json", "weights.safetensors"
 README, VIDEO, DREAM = "README.md", "video.mp4", "dream.png"
@@ -71,7 +71,7 @@ def write(agent: HarmonyDreamAgent, target: Path, full: bool = False, bits: int 
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "holds": "all networks" if full else "what acting needs",
-        "precision": "as trained" if full else {16: "float16", 8: "int8 matrices, float16 vectors"}[bits],
+        "precision": "as trained" if full else BITS[bits],
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "bytes": (target / WEIGHTS).stat().st_size,
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hd_agents.jsonable import ArchiveError
 
-BITS = (16, 8)
+BITS = {16: "float16", 8: "int8 matrices, float16 vectors"}  # that a weight may have, and their name on a card
 SCALE = ".scale"
 LARGEST = 127
 
