@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -33,6 +32,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.envs import register_suite
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
+from hd_agents.randomness import seeded
 from hd_agents.restoring import system_info
 from hd_agents.spaces import Observation
 
@@ -132,10 +132,8 @@ def evaluate(
     env = agent._wrap_env(seeded_envs(task, shares))  # as in training: images come channels first
     check_for_correct_spaces(env, agent.observation_space, agent.action_space)
     player = ActorsMode(agent.policy) if how == "mode" else agent
-    devices = [agent.device] if agent.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+        with seeded(seed, agent.device):
             returns, lengths = evaluate_policy(
                 player,
                 env,

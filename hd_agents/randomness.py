@@ -1,7 +1,8 @@
 """States of random generators as plain values: Python's, NumPy's, torch's and those of Gymnasium's spaces."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 BIT_GENERATORS = {"PCG64": np.random.PCG64, "MT19937": np.random.MT19937}
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let torch draw from ``seed`` on inside, on the CPU and on ``device``; afterwards it goes on as if nothing was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def new_generator(state: Mapping[str, Any]) -> np.random.Generator:

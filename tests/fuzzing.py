@@ -20,6 +20,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import safetensors.torch as safetensors
 import torch
 from golden_case import KEPT, Case
 from gymnasium import spaces
@@ -35,6 +36,7 @@ from hd_agents.zoo import packages
 from hd_agents.zoo.packages import AGENT, WEIGHTS
 from tests.agents import Clock, Scripted, tiny
 
+FOLDERS = ("package16", "package8", "checkpoint")  # kinds that are several files
 PACKAGE = str(Path(hd_agents.__file__).parent)
 SPACE = spaces.Dict({"eye": spaces.Box(0, 255, (16, 16, 3), np.uint8), "arm": spaces.Box(-1, 1, (5,))})
 OFFICIAL = {"npz": "b3_jax_image_cont_metaworld", "pt": "a2_v2_disc"}
@@ -95,7 +97,8 @@ def corpus() -> dict[str, bytes]:
             save(Path(folder, f"{name}.file"))
             found[name] = Path(folder, f"{name}.file").read_bytes()
         found["record"] = write_record(clock, Path(folder)).read_bytes()
-        found["package"] = zipped(write_package(agent, Path(folder, "package")))
+        for bits in (16, 8):
+            found[f"package{bits}"] = zipped(write_package(agent, Path(folder, f"package{bits}"), bits))
         checkpoint = RunCheckpoint(Path(folder, "checkpoints"), 30)
         tiny(env=Clock(5), seed=0, backbone="dreamerv2").learn(40, checkpoint)
         found["checkpoint"] = zipped(Path(folder, "checkpoints"))
@@ -108,9 +111,9 @@ def corpus() -> dict[str, bytes]:
     return found | {"pt": file.getvalue()}
 
 
-def write_package(agent: HarmonyDreamAgent, target: Path) -> Path:
+def write_package(agent: HarmonyDreamAgent, target: Path, bits: int) -> Path:
     """A package of a model as the zoo holds it, with no more on its card than reading needs."""
-    (target / packages.CARD).write_text(json.dumps(packages.write(agent, target)))
+    packages.seal(target, packages.write(agent, target, bits=bits))
     return target
 
 
@@ -160,9 +163,9 @@ class Readers:
             path.write_bytes(raw)
             HarmonyDreamAgent.from_official(path, self.envs[kind], classes=5, device="cpu")
             return
-        if kind in ("package", "checkpoint"):
+        if kind in FOLDERS:
             unzipped(raw, self.folder / kind)
-            if kind == "package":
+            if kind != "checkpoint":
                 agent = packages.read(self.folder / kind, "cpu")
                 agent.predict(agent.observation_space.sample(), deterministic=True)
             else:
@@ -272,9 +275,11 @@ def mutate_zip(kind: str, raw: bytes, rng: random.Random, value: Any) -> bytes:
     parts = [name for name in members if name.endswith((".pth", ".npy"))]
     name = "data" if "data" in members and rng.random() < 0.6 else rng.choice(parts or list(members))
     choice = rng.random()
-    if kind in ("package", "checkpoint"):
+    if kind in FOLDERS:
         name = rng.choice(list(members))
-        if choice < 0.1:
+        if name == WEIGHTS and choice < 0.5:
+            members[name] = mutate_weights(members[name], rng)
+        elif choice < 0.1:
             del members[name]
         elif name.endswith(".json") and choice < 0.8:
             members[name] = json.dumps(mutate_json(json.loads(members[name]), rng, value)).encode()
@@ -302,6 +307,13 @@ def mutate_zip(kind: str, raw: bytes, rng: random.Random, value: Any) -> bytes:
             info.external_attr = rng.choice([0] * 19 + [0o120777 << 16])  # a symbolic link
             target.writestr(info, content)
     return file.getvalue()
+
+
+def mutate_weights(raw: bytes, rng: random.Random) -> bytes:
+    """A package's weights with one of its tensors replaced, removed or added."""
+    state = mutate_tree(safetensors.load(raw), rng)
+    fit = {str(key): item for key, item in state.items() if torch.is_tensor(item) and item.is_contiguous()}
+    return safetensors.save(fit)
 
 
 def mutate_tensors(raw: bytes, rng: random.Random) -> bytes:

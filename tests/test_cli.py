@@ -9,7 +9,7 @@ import pytest
 import yaml
 from gymnasium import spaces
 
-from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.cli import main, pictures
 from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
 from hd_agents.envs.restarting import RestartingEnv
@@ -147,7 +147,7 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
-    monkeypatch.setattr(pictures, "MAX_STEPS", 5)
+    monkeypatch.setattr(filming, "MAX_STEPS", 5)
     assert main(["train", "Pendulum-v1", "--folder", str(tmp_path), *TINY]) == 130
     assert (tmp_path / "Pendulum-v1_1" / "agent.zip").stat().st_size > 0
 
@@ -159,19 +159,3 @@ def test_episodes_of_several_environments_are_put_in_order_of_time(tmp_path: Pat
     steps, totals = pictures.read_episodes(tmp_path)
     assert steps.tolist() == [10, 27, 47]
     assert totals.tolist() == [1.5, -3, 2.5]
-
-
-@pytest.mark.parametrize(("channels", "shown"), [(1, (9, 9, 9)), (2, (8, 8, 8)), (3, (9, 8, 7)), (4, (9, 8, 7))])
-def test_any_image_becomes_rgb(channels: int, shown: tuple[int, ...]) -> None:
-    image = np.broadcast_to(np.array([9, 8, 7, 6], np.uint8)[:channels], (2, 3, channels))
-    assert np.array_equal(pictures.to_rgb(image), np.broadcast_to(np.array(shown), (2, 3, 3)))
-
-
-def test_video_holds_every_frame_enlarged(tmp_path: Path) -> None:
-    frames = [np.full((5, 7, 3), shade, np.uint8) for shade in (0, 100, 200)]
-    pictures.write_video(tmp_path / "a.mp4", frames, fps=10)
-    video = cv2.VideoCapture(str(tmp_path / "a.mp4"))
-    read = [video.read()[1] for _ in frames]
-    assert not video.read()[0]
-    assert min(read[0].shape[:2]) >= pictures.MIN_SIDE
-    assert [round(frame.mean() / 100) for frame in read] == [0, 1, 2]

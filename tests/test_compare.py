@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hd_agents import HarmonyDreamAgent
-from hd_agents.cli import compare, main, pictures
+from hd_agents import HarmonyDreamAgent, filming
+from hd_agents.cli import compare, main
 from tests.test_cli import TINY
 
 ROWS = [
@@ -30,7 +30,7 @@ def test_the_table_pairs_the_seeds() -> None:
 def test_both_settings_are_trained_and_evaluated_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pictures, "MAX_STEPS", 5)
+    monkeypatch.setattr(filming, "MAX_STEPS", 5)
     flags = ["--seeds", "1", "--steps", "90", "--episodes", "4", "--folder", str(tmp_path), *TINY]
     assert main(["compare", "classic/CartPole", *flags]) == 0
     folder = tmp_path / "CartPole-v1_compare_1"
@@ -52,7 +52,7 @@ def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
-    monkeypatch.setattr(pictures, "MAX_STEPS", 5)
+    monkeypatch.setattr(filming, "MAX_STEPS", 5)
     assert main(["compare", "CartPole-v1", "--folder", str(tmp_path), *TINY]) == 130
     assert [path.name for path in (tmp_path / "CartPole-v1_compare_1").iterdir()] == ["on_0"]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fuzzing import Readers, corpus, mutants, outcome
+from fuzzing import FOLDERS, Readers, corpus, mutants, outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,5 +33,5 @@ def test_changed_files_give_an_agent_or_our_error(
 
 def test_nothing_is_written_beside_the_files(readers: Readers) -> None:
     names = {path.name for path in readers.folder.iterdir()}
-    assert names <= {"model.npz", "model.pt", "policy.zip", "package", "checkpoint"}
+    assert names <= {"model.npz", "model.pt", "policy.zip", *FOLDERS}
     assert not Path("/tmp/evil.pth").exists()

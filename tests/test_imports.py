@@ -17,7 +17,7 @@ RANKS = (
     {"collection", "footprint", "graphs", "imagine", "official", "player", "restoring", "run_state"},
     {"recorder"},
     {"agent"},
-    {"callbacks", "evaluation"},
+    {"callbacks", "evaluation", "filming"},
     {"zoo"},
     {"cli"},
 )

@@ -11,8 +11,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from suites import require
 
-from hd_agents import HarmonyDreamAgent
-from hd_agents.cli import pictures
+from hd_agents import HarmonyDreamAgent, filming
 
 # Shadows take most of the time without a GPU; Pong's episodes are cut so that evaluation and film stay short.
 TASKS: dict[str, dict[str, Any]] = {
@@ -26,7 +25,7 @@ TASKS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("task", TASKS)
 def test_a_nano_agent_learns_for_2000_steps(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require(task)
-    monkeypatch.setattr(pictures, "MAX_STEPS", 60)  # of the film
+    monkeypatch.setattr(filming, "MAX_STEPS", 60)  # of the film
     env = Monitor(gymnasium.make(task, render_mode="rgb_array", **TASKS[task]))
     small = {"size": "nano", "batch_size": 8, "sequence_length": 16, "train_ratio": 8, "device": "cpu"}
     agent = HarmonyDreamAgent("CnnPolicy", env, seed=0, learning_starts=500, buffer_size=5_000, **small)
@@ -36,8 +35,8 @@ def test_a_nano_agent_learns_for_2000_steps(task: str, tmp_path: Path, monkeypat
     assert np.isfinite(mean) and spread == 0.0
     agent.save(tmp_path / "agent.zip")
     loaded = HarmonyDreamAgent.load(tmp_path / "agent.zip", device="cpu")
-    episode = pictures.play(loaded, env, seed=1)
-    pictures.write_video(tmp_path / "play.mp4", episode.frames, fps=25)
+    episode = filming.play(loaded, env, seed=1)
+    filming.write_video(tmp_path / "play.mp4", episode.frames, fps=25)
     video = cv2.VideoCapture(str(tmp_path / "play.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == len(episode.actions) + 1
     video.release()

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from stable_baselines3.common.utils import check_for_correct_spaces
 
-from hd_agents import zoo
-from hd_agents.cli import pictures
+from hd_agents import filming, zoo
 from hd_agents.cli.models import checked, is_file, load_model
 from hd_agents.cli.tasks import UsageError, make_env
 
@@ -37,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     env = make_env(task, render=options.video is not None)
     try:
         checked(lambda: check_for_correct_spaces(agent._wrap_env(env), agent.observation_space, agent.action_space))
-        played = [pictures.play(agent, env, options.seed + number) for number in range(options.episodes)]
+        played = [filming.play(agent, env, options.seed + number) for number in range(options.episodes)]
         fps = float(env.metadata.get("render_fps") or 30)
     finally:
         env.close()
@@ -50,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if not frames:
         raise UsageError(f"{task} draws no pictures, so there is no video.")
     options.video.parent.mkdir(parents=True, exist_ok=True)
-    checked(lambda: pictures.write_video(options.video, frames, fps))
+    checked(lambda: filming.write_video(options.video, frames, fps))
     print(f"  {options.video}  {len(frames)} frames")
     return 0
 

@@ -12,6 +12,8 @@ from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli.tasks import UsageError
+from hd_agents.jsonable import ArchiveError
+from hd_agents.zoo.precision import BITS
 
 FAILED = 1  # exit status of a verification that fails
 
@@ -28,21 +30,29 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = actions.add_parser(
         "pack",
         help="make a package of a trained agent",
-        description="Make a package of a trained agent: JSON, and weights in half precision. It is evaluated as "
-        "packed, and its card says how it was trained (from the run.json beside the agent) and what it scores.",
+        description="Make a package of a trained agent: JSON, weights in half precision, a video of it playing and a "
+        "film strip of its dream. It is evaluated as packed, and its card says how it was trained (from the run.json "
+        "beside the agent) and what it scores.",
     )
     parser.add_argument("file", help="agent.zip of a training run")
     parser.add_argument("name", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--episodes", type=int, default=100, help="of the evaluation (default: %(default)s)")
     parser.add_argument("--full", action="store_true", help="keep everything, to learn on and to dream")
+    parser.add_argument(
+        "--bits",
+        type=int,
+        choices=BITS,
+        default=16,
+        help="of a weight; 8 is refused where it scores outside the interval of 16 (default: %(default)s)",
+    )
     parser.add_argument("--run", dest="facts", type=Path, metavar="JSON", help="default: run.json beside FILE")
     parser.add_argument("--folder", type=Path, help="the folder to make (default: zoo/pretrained/NAME)")
     parser.set_defaults(run=run_pack)
     parser = actions.add_parser(
         "verify",
         help="play a model's evaluation again; fail if the score has left the interval on its card",
-        description="Play the evaluation of a model's card again, from the same seed. Exit status 1 if its mean return "
-        "has left the stated interval.",
+        description="Compare a model's files with the checksums on its card, and play the card's evaluation again, "
+        "from the same seed. Exit status 1 if a file differs or the mean return has left the stated interval.",
     )
     parser.add_argument("name", help="a name of `hd-agents list --pretrained`, or a package's folder")
     parser.add_argument("--episodes", type=int, help="fewer are faster, with a wider interval (default: the card's)")
@@ -76,6 +86,7 @@ def run_pack(options: argparse.Namespace) -> int:
             facts,
             options.episodes,
             full=options.full,
+            bits=options.bits,
             target=options.folder,
             progress_bar=bar_is_seen(),
         )
@@ -83,14 +94,22 @@ def run_pack(options: argparse.Namespace) -> int:
     target = checked(pack)
     card = zoo.card(target)
     low, high = card["interval"]
-    print(f"{target}: {card['bytes'] / 1e6:.2f} MB, holds {card['holds']}")
+    print(f"{target}: {card['bytes'] / 1e6:.2f} MB, holds {card['holds']}, {card['precision']}")
     print(f"return {card['evaluation']['mean_return']:.2f}, interval [{low:.2f}, {high:.2f}]")
+    if card["video"] is None:
+        print(f"No video: {card['task']} draws no pictures.")
     return 0
 
 
 def run_verify(options: argparse.Namespace) -> int:
     """Verify a model and print the verdict; the exit status is FAILED if it does not hold."""
-    found = checked(lambda: zoo.verify(options.name, options.episodes, bar_is_seen()))
+    try:
+        found = zoo.verify(options.name, options.episodes, bar_is_seen())
+    except ArchiveError as error:
+        print(f"{options.name}: FAILED: {error}")
+        return FAILED
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
     verdict = "verified" if found.passed else "FAILED"
     played = f"return {found.mean:.2f} over {len(found.evaluation.returns)} episodes"
     print(f"{found.name}: {verdict}: {played}, stated {found.low:.2f} to {found.high:.2f}")

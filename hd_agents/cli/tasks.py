@@ -97,11 +97,7 @@ def task_id(task: str) -> str:
 def make_env(task: str, render: bool = False) -> gym.Env[Any, Any]:
     """The task's environment, with `render_mode="rgb_array"` where asked and possible. Raises UsageError if unknown."""
     try:
-        env = zoo.make_env(task_id(task))
-        if render and "rgb_array" in env.metadata.get("render_modes", ()):
-            env.close()
-            env = zoo.make_env(task, render_mode="rgb_array")
-        return env
+        return zoo.make_env(task_id(task), drawn=render)
     except (gym.error.Error, ImportError) as error:
         raise UsageError(
             f"cannot make {task!r}: {error}\nTASK is a name of `hd-agents list` or a Gymnasium id, such as "

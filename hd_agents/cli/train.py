@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
-from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures
@@ -186,18 +186,18 @@ def _write_facts(path: Path, task: str, agent: HarmonyDreamAgent, options: argpa
 
 def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path) -> None:
     """Play, and write the video, the curve and the dream; name each file with what it shows."""
-    print(f"Playing {EPISODES} episodes of at most {pictures.MAX_STEPS} steps ...", flush=True)
+    print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
     left = {"agent.zip": "the trained agent, for HarmonyDreamAgent.load"}
     env = make_env(task, render=True)
     try:
-        episodes = [pictures.play(agent, env, seed + number) for number in range(EPISODES)]
+        episodes = [filming.play(agent, env, seed + number) for number in range(EPISODES)]
         fps = float(env.metadata.get("render_fps") or 30)
     finally:
         env.close()
     returns = ", ".join(f"{sum(episode.rewards):g}" for episode in episodes)
     frames = [frame for episode in episodes for frame in episode.frames]
     if frames:
-        pictures.write_video(folder / "play.mp4", frames, fps)
+        filming.write_video(folder / "play.mp4", frames, fps)
         left["play.mp4"] = f"the agent playing {EPISODES} episodes; returns {returns}"
     else:
         print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
@@ -207,8 +207,8 @@ def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path
         left["curve.png"] = f"return of each of the {len(steps)} training episodes"
     else:
         print("No learning curve: no training episode came to its end.")
-    if pictures.draw_dream(folder / "dream.png", agent, episodes[0]):
-        left["dream.png"] = "what happened, and what the agent dreamt would happen after the first of these frames"
+    filming.draw_dream(folder / "dream.png", agent, episodes[0], task)
+    left["dream.png"] = "what happened, what the agent dreamt would happen, and the error"
     left["tensorboard"] = f"logs: tensorboard --logdir {folder}"
     for name, meaning in left.items():
         print(f"  {folder / name}  {meaning}")

@@ -5,7 +5,8 @@ The data stands in the repository's folder `zoo/`, which ships inside the packag
 
 from hd_agents.zoo.catalogue import PRESETS, env_id, folder, hyperparameters, make_env
 from hd_agents.zoo.catalogue import names as list
-from hd_agents.zoo.models import RUN, Verification, card, load, pack, pretrained, results, verify
+from hd_agents.zoo.models import RUN, Verification, card, load, pretrained, results, verify
+from hd_agents.zoo.packing import pack
 
 __all__ = [
     "PRESETS",

@@ -76,15 +76,20 @@ def hyperparameters(name: str, preset: str = "paper") -> dict[str, Any]:
     return {}
 
 
-def make_env(name: str, **arguments: Any) -> gym.Env[Any, Any]:
+def make_env(name: str, drawn: bool = False, **arguments: Any) -> gym.Env[Any, Any]:
     """The task's environment, made by ``gymnasium.make`` with ``arguments``.
 
+    :param drawn: with ``render_mode="rgb_array"``, if it has that.
     :raises ValueError: for a name that is neither of the zoo nor an id.
     :raises ImportError: where its suite is not installed, naming the extra.
     """
     found = env_id(name)
     register_suite(found)
-    return gym.make(found, **arguments)
+    env = gym.make(found, **arguments)
+    if drawn and "rgb_array" in env.metadata.get("render_modes", ()):
+        env.close()
+        env = gym.make(found, **{**arguments, "render_mode": "rgb_array"})
+    return env
 
 
 @cache

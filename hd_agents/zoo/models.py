@@ -1,7 +1,5 @@
-"""The models that ship with the zoo: pack one, load one by name, and check that it still scores what its card says."""
+"""The models that ship with the zoo: load one by name, and check that it still scores what its card says."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +9,10 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import Evaluation, evaluate, expected_range
 from hd_agents.zoo import packages
-from hd_agents.zoo.catalogue import env_id, folder, names
+from hd_agents.zoo.catalogue import env_id, folder
 
 RUN = "run.json"  # what `hd-agents train` leaves beside its agent.zip
 FACTS = ("command", "commit", "machine", "seed", "wall_seconds")  # of the run, which a card has to state
-EPISODES = 100
 CONFIDENCE = 0.99
 
 
@@ -34,8 +31,13 @@ class Verification(NamedTuple):
     @property
     def passed(self) -> bool:
         """Whether the mean is in the interval, up to rounding."""
-        slack = 1e-6 * max(1.0, abs(self.mean))
-        return self.low - slack <= self.mean <= self.high + slack
+        return within(self.mean, self.low, self.high)
+
+
+def within(mean: float, low: float, high: float) -> bool:
+    """Whether a mean return is in an interval, up to rounding."""
+    slack = 1e-6 * max(1.0, abs(mean))
+    return low - slack <= mean <= high + slack
 
 
 def pretrained(suite: str | None = None) -> list[str]:
@@ -77,7 +79,9 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
     """Play again what the card's evaluation played, from the same seed, and see whether the mean return is as stated.
 
     :param episodes: fewer than the card's are faster and find less: the interval is wider then; None for as many.
+    :raises ArchiveError: where a file, those for people included, is not the one that the card describes.
     """
+    packages.check(_find(name))
     stated = card(name)["evaluation"]
     episodes = checks.whole("episodes", episodes, 1, stated["episodes"])
     found = evaluate(
@@ -91,56 +95,6 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
     )
     mean = sum(found.returns) / episodes
     return Verification(str(name), found, mean, *expected_range(stated["returns"], episodes, CONFIDENCE))
-
-
-def pack(
-    file: str | Path,
-    name: str,
-    run: Mapping[str, Any] | None = None,
-    episodes: int = EPISODES,
-    seed: int = 10_000,
-    n_envs: int = 10,
-    full: bool = False,
-    target: Path | None = None,
-    device: torch.device | str = "auto",
-    progress_bar: bool = False,
-) -> Path:
-    """Make a package of a saved agent, evaluate what it holds by the paper's rule, and give the package's folder.
-
-    :param file: of ``HarmonyDreamAgent.save``. :param name: of the task.
-    :param run: how the agent was trained: ``command``, ``commit``, ``machine``, ``seed`` and ``wall_seconds``, and what
-        else the card should say; None for the ``run.json`` beside ``file``.
-    :param episodes: of the evaluation. :param seed: of its first one; far from those of training.
-    :param full: keep all networks in single precision: to learn on, and to dream.
-    :param target: the folder to make; None for the zoo's own.
-    :raises ValueError: for an unknown task, or one whose spaces differ; and where ``run`` lacks something.
-    :raises FileExistsError: where the folder exists.
-    """
-    task = env_id(name)
-    name = next((known for known in names() if env_id(known) == task), name)
-    facts = _facts(Path(file), run)
-    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
-
-    def judge(packed: HarmonyDreamAgent) -> dict[str, Any]:
-        found = evaluate(packed, task, episodes, "paper", seed, n_envs, progress_bar)
-        interval = expected_range(found.returns, episodes, CONFIDENCE)
-        return {"interval": list(interval), "confidence": CONFIDENCE, "evaluation": found.to_json()}
-
-    trained = {"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, "backbone": agent.backbone}
-    target = folder() / "pretrained" / name if target is None else Path(target)
-    packages.pack(agent, target, {"name": name, "task": task, **facts, **trained}, judge, full)
-    return target
-
-
-def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How an agent was trained, as the card has to state it."""
-    beside = file.with_name(RUN)
-    if run is None and beside.is_file():
-        run = json.loads(beside.read_text(encoding="utf-8"))
-    missing = [key for key in FACTS if key not in (run or {})]
-    if missing:
-        raise ValueError(f"The card has to state {missing}: pass run={{...}}, or keep the {RUN} of the training run.")
-    return dict(run or {})
 
 
 def _find(name: str | Path) -> Path:

@@ -1,11 +1,13 @@
-"""Trained models as packages: three files that a person can read or that hold nothing but numbers.
+"""Trained models as packages: files that a person can read or that hold nothing but numbers and pictures.
 
 A package is a folder ``<suite>/<task>``:
 
-- ``card.json``: what it is, how it was trained, how good it is, and the checksums of the other two;
+- ``card.json``: what it is, how it was trained, how good it is, and the checksums of the others;
 - ``agent.json``: the constructor's arguments, the spaces and the counters;
 - ``weights.safetensors``: the networks. By default in half precision, and only those that acting needs: the encoder,
-  the recurrent state-space model and the actor.
+  the recurrent state-space model and the actor;
+- ``README.md``, ``video.mp4`` and ``dream.png``, for people: the card in words, the model playing, its dream beside
+  the truth. A model loads without them.
 
 Reading one runs nothing that is in it.
 """
@@ -13,7 +15,8 @@ Reading one runs nothing that is in it.
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +27,13 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.restoring import archive_data, restore, stored_arguments
 from hd_agents.vetting import blamed_on, check_values, check_weights
+from hd_agents.zoo.precision import BITS, reduced, restored
 
 CARD, AGENT, WEIGHTS = "card.json", "agent.json", "weights.safetensors"
-FORMAT, FORMAT_VERSION = "hd_agents package", 1
+README, VIDEO, DREAM = "README.md", "video.mp4", "dream.png"
+FILES = (AGENT, WEIGHTS, README, VIDEO, DREAM)  # that the card has checksums of; the first two are always there
+FORMAT, FORMAT_VERSION = "hd_agents package", 2
+READABLE = (1, 2)  # versions; the first had neither pictures nor weights in 8 bits
 ACTING = tuple(f"networks.{part}." for part in ("world_model.encoder", "world_model.rssm", "actor"))
 # Where the agent ran, which is nobody else's business, and its seed, which would reseed whoever loads it.
 PRIVATE = ("ep_info_buffer", "ep_success_buffer", "system_info", "tensorboard_log", "verbose", "seed")
@@ -44,30 +51,37 @@ class ActingAgent(HarmonyDreamAgent):
         raise ValueError("This model was packed for acting only, and cannot dream. Pack it with full=True (--full).")
 
 
-def write(agent: HarmonyDreamAgent, target: Path, full: bool = False) -> dict[str, Any]:
+def write(agent: HarmonyDreamAgent, target: Path, full: bool = False, bits: int = 16) -> dict[str, Any]:
     """Write ``agent.json`` and ``weights.safetensors`` into the folder ``target`` and give what the card says of them.
 
     :param full: keep all networks, in single precision: to learn on, and to dream.
+    :param bits: 16, or 8 to store matrices in 8 bits (see :mod:`hd_agents.zoo.precision`); no matter with ``full``.
     :raises ValueError: for weights beyond the range of half precision.
     """
     from safetensors.torch import save
 
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in agent.policy.state_dict().items()}
     if not full:
-        state = {key: _half(key, tensor) for key, tensor in state.items() if key.startswith(ACTING)}
+        state = {key: tensor for key, tensor in state.items() if key.startswith(ACTING)}
     data = to_json(archive_data(agent, exclude=PRIVATE, include=()))
     target.mkdir(parents=True, exist_ok=True)
     (target / AGENT).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (target / WEIGHTS).write_bytes(save(state))
+    (target / WEIGHTS).write_bytes(save(state if full else reduced(state, bits)))
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "holds": "all networks" if full else "what acting needs",
-        "precision": "as trained" if full else "float16",
+        "precision": "as trained" if full else BITS[bits],
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "bytes": (target / WEIGHTS).stat().st_size,
-        "sha256": {name: _checksum(target / name) for name in (AGENT, WEIGHTS)},
     }
+
+
+def seal(target: Path, card: Mapping[str, Any]) -> None:
+    """Write the card of the files in the folder ``target``, with their checksums."""
+    sums = {name: _checksum(target / name) for name in FILES if (target / name).is_file()}
+    text = json.dumps({**card, "sha256": sums}, indent=1, allow_nan=False)
+    (target / CARD).write_text(text + "\n", encoding="utf-8")
 
 
 def read(source: Path, device: torch.device | str = "auto") -> HarmonyDreamAgent:
@@ -83,8 +97,7 @@ def read(source: Path, device: torch.device | str = "auto") -> HarmonyDreamAgent
         raise ImportError('Packages need safetensors: install it with `pip install "hd_agents[train]"`.') from error
     card = read_card(source)
     for name in (AGENT, WEIGHTS):
-        if not (source / name).is_file() or _checksum(source / name) != card.get("sha256", {}).get(name):
-            raise ArchiveError(f"{source / name} is not the file that the card describes: its checksum differs.")
+        _check_file(source, card, name)
     try:
         stored = load((source / WEIGHTS).read_bytes())
         data = from_json(_read_json(source / AGENT))
@@ -93,6 +106,7 @@ def read(source: Path, device: torch.device | str = "auto") -> HarmonyDreamAgent
     if not isinstance(data, dict):
         raise ArchiveError(f"{source / AGENT} holds a {type(data).__name__} where an object is expected.")
     check_values(data)
+    stored = restored(stored)
     whole = card.get("holds") == "all networks"
     kind: type[HarmonyDreamAgent] = HarmonyDreamAgent if whole else ActingAgent
     agent = kind(**stored_arguments(kind, data, {}), env=None, device=device, _init_setup_model=False)
@@ -113,25 +127,32 @@ def read_card(source: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArchiveError(f"{source} is no package: it has no {CARD}.")
     card = _read_json(path)
-    if (card.get("format"), card.get("format_version")) != (FORMAT, FORMAT_VERSION):
+    if card.get("format") != FORMAT or card.get("format_version") not in READABLE:
         raise ArchiveError(
             f"{path} has the format {card.get('format')!r} {card.get('format_version')!r}, and this release of "
-            f"hd_agents reads {FORMAT!r} {FORMAT_VERSION} only: install the release that wrote it or a newer one."
+            f"hd_agents reads {FORMAT!r} {' and '.join(map(str, READABLE))} only: install the release that wrote it or "
+            "a newer one."
         )
+    if not isinstance(card.get("sha256"), dict):
+        raise ArchiveError(f"{path} has no checksums.")
     return card
 
 
-def pack(
-    agent: HarmonyDreamAgent,
-    target: Path,
-    facts: Mapping[str, Any],
-    judge: Callable[[HarmonyDreamAgent], Mapping[str, Any]],
-    full: bool = False,
-) -> dict[str, Any]:
-    """Write a package, whole or not at all, and give its card.
+def check(source: Path) -> None:
+    """See whether all files of a package, those for people too, are the ones that its card describes.
 
-    :param facts: for the card. :param judge: given the agent as the package holds it, says what else is for the card.
-    :param full: as for :func:`write`.
+    :raises ArchiveError: naming the first that is not.
+    """
+    card = read_card(source)
+    for name in FILES:
+        if name in (AGENT, WEIGHTS) or name in card["sha256"] or (source / name).exists():
+            _check_file(source, card, name)
+
+
+@contextmanager
+def making(target: Path) -> Iterator[Path]:
+    """A folder to make a package in, which becomes ``target`` at the end, and is removed if something goes wrong.
+
     :raises FileExistsError: where there is something already.
     """
     if target.exists():
@@ -139,16 +160,14 @@ def pack(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
         made = Path(folder) / target.name
-        card = {**facts, **write(agent, made, full)}
-        _write_card(made, card)
-        card |= judge(read(made, agent.device))
-        _write_card(made, card)
+        made.mkdir()
+        yield made
         made.rename(target)
-    return card
 
 
-def _write_card(target: Path, card: Mapping[str, Any]) -> None:
-    (target / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+def _check_file(source: Path, card: Mapping[str, Any], name: str) -> None:
+    if not (source / name).is_file() or _checksum(source / name) != card["sha256"].get(name):
+        raise ArchiveError(f"{source / name} is not the file that the card describes: its checksum differs.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -167,13 +186,6 @@ def _complete(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dic
         key: stored[key].to(tensor.dtype) if key in stored else torch.full_like(tensor, torch.nan)
         for key, tensor in wanted.items()
     }
-
-
-def _half(key: str, tensor: Tensor) -> Tensor:
-    half = tensor.half()
-    if not half.isfinite().all():
-        raise ValueError(f"{key} holds numbers beyond half precision's range (or no numbers): pack it with full=True.")
-    return half
 
 
 def _checksum(path: Path) -> str:

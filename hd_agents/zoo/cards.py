@@ -1,0 +1,111 @@
+"""The card of a trained model for people: ``README.md``, written from ``card.json``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hd_agents.host import format_bytes
+
+
+def readme(card: Mapping[str, Any]) -> str:
+    """A complete model card in Markdown, with links to the pictures that lie beside it.
+
+    :param card: what ``card.json`` holds, but for the checksums.
+    """
+    name, played = card["name"], card["evaluation"]
+    parts = [
+        f"# {name}",
+        f"A HarmonyDream agent for the Gymnasium task `{card['task']}`, trained and packed by hd_agents.",
+        "```python\n"
+        f'from hd_agents import zoo\n\nagent, env = zoo.load("{name}"), zoo.make_env("{name}")\n'
+        "obs, _ = env.reset()\nplayer = agent.player()\naction = player.act(obs)\n```",
+        "## Score",
+        _score(card, played),
+        "## Training",
+        _table(_training(card)),
+        "## Weights",
+        _table(_weights(card)),
+        "## Pictures",
+        _video(card),
+        _dream(card["dream"]),
+        f"Everything here and the return of each episode is in `card.json`; `hd-agents zoo verify {name}` checks the "
+        "files and plays the evaluation again.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in rows.items()]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _score(card: Mapping[str, Any], played: Mapping[str, Any]) -> str:
+    low, high = card["interval"]
+    rows = {
+        "return, mean ± standard deviation": f"**{played['mean_return']:.2f}** ± {played['std_return']:.2f}",
+        f"{card['confidence']:.0%} interval of the mean of another evaluation": f"{low:.2f} to {high:.2f}",
+        "episodes": f"{played['episodes']}, seeds {played['seeds'][0]} to {played['seeds'][-1]}, "
+        f"{played['n_envs']} environments side by side",
+        "rule of acting": f"{played['rule']} ({played['acting']})",
+    }
+    if "success_rate" in played:
+        rows["success rate"] = f"{played['success_rate']:.0%}"
+    if "human_normalized_score" in played:
+        rows["human-normalised score"] = f"{played['human_normalized_score']:.3f}"
+    if "half_precision" in card:
+        half = card["half_precision"]
+        low, high = half["interval"]
+        text = f"{half['mean_return']:.2f}, interval {low:.2f} to {high:.2f}"
+        rows["the same episodes in half precision"] = text
+    return _table(rows)
+
+
+def _training(card: Mapping[str, Any]) -> dict[str, Any]:
+    rows = {
+        "command": f"`{card['command']}`",
+        "seed": card["seed"],
+        "environment steps": f"{card['env_steps']:,}",
+        "gradient steps": f"{card['gradient_steps']:,}",
+        "backbone": card["backbone"],
+        "wall time": _duration(card["wall_seconds"]),
+        "machine": card["machine"],
+        "commit": f"`{card['commit']}`" if card["commit"] else "unknown",
+    }
+    if "trained" in card:
+        rows["date"] = card["trained"]
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    """``_duration(3725) == "1 h 2 min 5 s"``"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours} h " if hours else "") + (f"{minutes} min " if hours or minutes else "") + f"{rest} s"
+
+
+def _weights(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "networks": card["holds"],
+        "numbers": f"{card['parameters']:,}",
+        "precision": card["precision"],
+        "size": format_bytes(card["bytes"]),
+    }
+
+
+def _video(card: Mapping[str, Any]) -> str:
+    video = card["video"]
+    if video is None:
+        return f"There is no video: `{card['task']}` draws no pictures."
+    length = f"a whole episode of {video['steps']}" if video["whole"] else f"the first {video['steps']} steps of one"
+    text = f"{length}{' steps' if video['whole'] else ''}, seed {video['seed']}, return {video['return']:.2f}"
+    return (
+        f"[video.mp4](video.mp4): the agent of this package playing with sampled actions, {text}.\n\n"
+        '<video src="video.mp4" controls muted></video>'
+    )
+
+
+def _dream(dream: Mapping[str, Any]) -> str:
+    return (
+        f"![Truth, dream and error](dream.png)\n\nThe world model's dream beside the truth, in an episode of seed "
+        f"{dream['seed']}: {dream['context']} observations are seen, then {dream['horizon']} steps are dreamt from the "
+        "actions alone. Drawn with all networks of the trained agent, before packing."
+    )

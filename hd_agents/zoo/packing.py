@@ -1,0 +1,146 @@
+"""Makes a package of a trained agent: its weights, what they score, pictures, and a card that says it all."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hd_agents import checks
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.evaluation import evaluate, expected_range
+from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, Episode, draw_dream, play, write_video
+from hd_agents.zoo import packages
+from hd_agents.zoo.cards import readme
+from hd_agents.zoo.catalogue import env_id, folder, make_env, names
+from hd_agents.zoo.models import CONFIDENCE, FACTS, RUN, within
+from hd_agents.zoo.precision import BITS
+
+EPISODES = 100
+VIDEO_STEPS = 500
+VIDEO_BYTES = 400_000
+
+
+def pack(
+    file: str | Path,
+    name: str,
+    run: Mapping[str, Any] | None = None,
+    episodes: int = EPISODES,
+    seed: int = 10_000,
+    n_envs: int = 10,
+    full: bool = False,
+    target: Path | None = None,
+    device: torch.device | str = "auto",
+    progress_bar: bool = False,
+    bits: int = 16,
+) -> Path:
+    """Make a package of a saved agent, evaluate what it holds by the paper's rule, and give the package's folder.
+
+    Beside the weights it gets a video of what it holds, a film strip of the saved agent's dreams, and a ``README.md``.
+
+    :param file: of ``HarmonyDreamAgent.save``. :param name: of the task.
+    :param run: how the agent was trained: ``command``, ``commit``, ``machine``, ``seed`` and ``wall_seconds``, and what
+        else the card should say; None for the ``run.json`` beside ``file``.
+    :param episodes: of the evaluation. :param seed: of its first one, and of the pictures; far from those of training.
+    :param full: keep all networks in single precision: to learn on, and to dream.
+    :param target: the folder to make; None for the zoo's own.
+    :param bits: 8 to store matrices in 8 bits. It is refused where the mean return leaves the interval of the same
+        weights in half precision, on the same episodes.
+    :raises ValueError: for an unknown task, or one whose spaces differ; where ``run`` lacks something; and for 8 bits
+        that cost too much, or that are asked for with ``full``.
+    :raises FileExistsError: where the folder exists.
+    :raises ImportError: where the libraries that draw are missing, naming the extra.
+    """
+    if checks.choice("bits", bits, BITS) == 8 and full:
+        raise ValueError("bits=8 cannot be combined with full=True (--full), which keeps all weights as trained.")
+    _check_installed()
+    task = env_id(name)
+    name = next((known for known in names() if env_id(known) == task), name)
+    facts = _facts(Path(file), run)
+    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
+    target = folder() / "pretrained" / name if target is None else Path(target)
+    trained = {"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, "backbone": agent.backbone}
+
+    def scored(made: Path, bits: int) -> tuple[HarmonyDreamAgent, dict[str, Any]]:
+        """The agent as a package holds it, and the card of what it holds and scores."""
+        card = {"name": name, "task": task, **facts, **trained, **packages.write(agent, made, full, bits)}
+        packages.seal(made, card)
+        packed = packages.read(made, agent.device)
+        found = evaluate(packed, task, episodes, "paper", seed, n_envs, progress_bar)
+        interval = expected_range(found.returns, episodes, CONFIDENCE)
+        return packed, {**card, "interval": list(interval), "confidence": CONFIDENCE, "evaluation": found.to_json()}
+
+    with packages.making(target) as made:
+        half = scored(made, 16)[1] if bits == 8 else None
+        packed, card = scored(made, bits)
+        if half is not None:
+            card["half_precision"] = {"mean_return": half["evaluation"]["mean_return"], "interval": half["interval"]}
+            _check_loss(card)
+        card |= _film(packed, agent, task, made, seed)
+        (made / packages.README).write_text(readme(card), encoding="utf-8")
+        packages.seal(made, card)
+    return target
+
+
+def _check_installed() -> None:
+    missing = [library for library in ("cv2", "matplotlib", "safetensors") if importlib.util.find_spec(library) is None]
+    if missing:
+        raise ImportError(f'Packing needs {", ".join(missing)}: install it with `pip install "hd_agents[train]"`.')
+
+
+def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How an agent was trained, as the card has to state it."""
+    beside = file.with_name(RUN)
+    if run is None and beside.is_file():
+        run = json.loads(beside.read_text(encoding="utf-8"))
+    missing = [key for key in FACTS if key not in (run or {})]
+    if missing:
+        raise ValueError(f"The card has to state {missing}: pass run={{...}}, or keep the {RUN} of the training run.")
+    return dict(run or {})
+
+
+def _check_loss(card: Mapping[str, Any]) -> None:
+    """Refuse 8 bits that score outside the interval of half precision."""
+    played, half = card["evaluation"], card["half_precision"]
+    low, high = half["interval"]
+    if not within(played["mean_return"], low, high):
+        raise ValueError(
+            f"In 8 bits the model's return is {played['mean_return']:.2f}, and in half precision "
+            f"{half['mean_return']:.2f} on the same {played['episodes']} episodes, interval [{low:.2f}, {high:.2f}]: "
+            "pack it with bits=16 (--bits 16)."
+        )
+
+
+def _film(
+    packed: HarmonyDreamAgent, trained: HarmonyDreamAgent, task: str, made: Path, seed: int
+) -> dict[str, dict[str, Any] | None]:
+    """Film the packed agent and draw the trained one's dream; what the card says of both.
+
+    ``video`` is None, and there is no file, where the task draws no pictures.
+    """
+    env = make_env(task, drawn=True)
+    try:
+        episode = play(packed, env, seed, VIDEO_STEPS)
+        dreamer = play(trained, env, seed, CONTEXT + max(HORIZON, CURVE_HORIZON))
+        fps = float(env.metadata.get("render_fps") or 30)
+    finally:
+        env.close()
+    video = _write_video(made / packages.VIDEO, episode, task, fps) if episode.frames else None
+    return {"video": video, "dream": {**draw_dream(made / packages.DREAM, trained, dreamer, task)}}
+
+
+def _write_video(path: Path, episode: Episode, task: str, fps: float) -> dict[str, Any]:
+    """Write as much of the episode as VIDEO_BYTES hold, halving it until it fits; what the card says of it."""
+    totals = np.cumsum([0.0, *episode.rewards])
+    captions = [f"{task}\nseed {episode.seed}, step {step}, return {total:.2f}" for step, total in enumerate(totals)]
+    shown = len(episode.frames)
+    write_video(path, episode.frames, fps, captions)
+    while path.stat().st_size > VIDEO_BYTES and shown > 2:
+        shown = (shown + 1) // 2
+        write_video(path, episode.frames[:shown], fps, captions)
+    steps = shown - 1
+    whole = episode.whole and steps == len(episode.rewards)
+    return {"seed": episode.seed, "steps": steps, "return": float(totals[steps]), "whole": whole}

@@ -1,0 +1,66 @@
+"""Weights in fewer bits than they were trained with: half precision, or 8 bits per number.
+
+In 8 bits a tensor of two or more dimensions is stored as int8 from -127 to 127, with ``<name>.scale`` beside it:
+float32, one factor for each output channel (dimension 0). Vectors are few, and stay in half precision.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hd_agents.jsonable import ArchiveError
+
+BITS = {16: "float16", 8: "int8 matrices, float16 vectors"}  # that a weight may have, and their name on a card
+SCALE = ".scale"
+LARGEST = 127
+
+
+def reduced(state: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
+    """The tensors as they are stored.
+
+    :param bits: one of :data:`BITS`.
+    :raises ValueError: for numbers beyond the range of half precision.
+    """
+    found: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        half = tensor.half()
+        if not half.isfinite().all():
+            raise ValueError(
+                f"{key} holds numbers beyond half precision's range (or no numbers): pack it with full=True."
+            )
+        if bits == 8 and tensor.ndim > 1:
+            scale = tensor.float().flatten(1).abs().amax(1) / LARGEST
+            steps = tensor.float() / _spread(scale.where(scale > 0, 1.0), tensor)
+            found |= {key: steps.round().to(torch.int8), key + SCALE: scale}
+        else:
+            found[key] = half
+    return found
+
+
+def restored(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo :func:`reduced`: what was stored in 8 bits as float32, the other tensors as they are.
+
+    :raises ArchiveError: for a tensor in 8 bits without a scale that fits it.
+    """
+    short = [key for key, tensor in stored.items() if tensor.dtype == torch.int8]
+    found = {key: tensor for key, tensor in stored.items() if key.removesuffix(SCALE) not in short}
+    for key in short:
+        tensor, scale = stored[key], stored.get(key + SCALE)
+        if tensor.ndim < 2:
+            raise ArchiveError(f"The package's {key} is in 8 bits and has the shape {tuple(tensor.shape)}: no matrix.")
+        if scale is None or scale.dtype != torch.float32 or scale.shape != tensor.shape[:1]:
+            given = "missing" if scale is None else f"{scale.dtype} of shape {tuple(scale.shape)}"
+            raise ArchiveError(
+                f"The package's {key} is in 8 bits, and its scale is {given}: expected torch.float32 of shape "
+                f"({len(tensor)},)."
+            )
+        if not (scale.isfinite() & (scale >= 0)).all():
+            raise ArchiveError(f"The package's {key}{SCALE} holds numbers that are not finite, or negative.")
+        found[key] = tensor.float() * _spread(scale, tensor)
+    return found
+
+
+def _spread(scale: Tensor, tensor: Tensor) -> Tensor:
+    """One factor per output channel, in a shape that multiplies ``tensor``."""
+    return scale.reshape(-1, *[1] * (tensor.ndim - 1))

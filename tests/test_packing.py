@@ -1,0 +1,219 @@
+"""What `zoo pack` adds to the weights: pictures, a card for people, 8 bits; and what verification says of it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from hd_agents import zoo
+from hd_agents.cli import main
+from hd_agents.evaluation import Evaluation
+from hd_agents.filming import Episode
+from hd_agents.jsonable import ArchiveError
+from hd_agents.zoo import cards, packages, packing
+from tests.agents import Scripted, tiny
+from tests.test_pretrained import RUN
+
+SHIPPED = zoo.folder() / "pretrained"
+
+
+def save(folder: Path, **changes: Any) -> Path:
+    """An untrained agent as a run leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny(seed=3, **changes).save(folder / "agent.zip")
+    (folder / "run.json").write_text(json.dumps(RUN))
+    return folder / "agent.zip"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def eight(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("zoo") / "CartPole"
+    return zoo.pack(saved, "CartPole-v1", episodes=5, target=target, device="cpu", bits=8)
+
+
+def test_video_and_strip_are_what_the_card_says(eight: Path) -> None:
+    card = zoo.card(eight)
+    assert set(card["sha256"]) == set(packages.FILES)
+    video = card["video"]
+    assert (video["seed"], video["whole"]) == (10_000, True)
+    assert video["return"] == video["steps"] > 5  # CartPole pays 1 a step
+    film = cv2.VideoCapture(str(eight / "video.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == video["steps"] + 1
+    assert card["dream"]["seed"] == 10_000
+    assert cv2.imread(str(eight / "dream.png")).shape[1] > 500
+
+
+def test_the_readme_states_the_card_in_words(eight: Path) -> None:
+    card, text = zoo.card(eight), (eight / "README.md").read_text(encoding="utf-8")
+    assert text == cards.readme(card)
+    low, high = card["interval"]
+    for part in (
+        "# classic/CartPole",
+        f"**{card['evaluation']['mean_return']:.2f}**",
+        f"{low:.2f} to {high:.2f}",
+        "5, seeds 10000 to 10004",
+        "`hd-agents train`",
+        "`abc`",
+        "a desk",
+        "| seed | 3 |",
+        "2 s",
+        "int8 matrices, float16 vectors",
+        f"{card['half_precision']['mean_return']:.2f}, interval",
+        "](video.mp4)",
+        "](dream.png)",
+        f"a whole episode of {card['video']['steps']} steps, seed 10000",
+    ):
+        assert part in text, part
+    assert "\n\n\n" not in text
+
+
+def test_the_readme_of_a_task_that_draws_nothing_and_of_a_suite() -> None:
+    card = json.loads((SHIPPED / "classic" / "CartPole" / packages.CARD).read_text())
+    found = {**card["evaluation"], "success_rate": 0.5, "human_normalized_score": 1.25}
+    changes = {"video": None, "dream": {"seed": 1, "context": 10, "horizon": 14}, "evaluation": found, "commit": None}
+    text = cards.readme({**card, **changes, "command": "a | b", "wall_seconds": 7325})
+    for part in ("no video: `CartPole-v1` draws no pictures", "| 50% |", "1.250", r"`a \| b`", "2 h 2 min 5 s"):
+        assert part in text
+    assert "video.mp4" not in text and "half" not in text
+    assert "| commit | unknown |" in text
+
+
+def test_eight_bits_are_smaller_and_judged_by_half_precision(saved: Path, eight: Path, tmp_path: Path) -> None:
+    half = zoo.card(zoo.pack(saved, "CartPole-v1", episodes=5, target=tmp_path / "half", device="cpu"))
+    card = zoo.card(eight)
+    assert card["half_precision"] == {
+        "mean_return": half["evaluation"]["mean_return"],
+        "interval": half["interval"],
+    }
+    assert card["parameters"] == half["parameters"]
+    assert card["bytes"] < 0.85 * half["bytes"]  # much of a tiny agent's file is names
+    assert zoo.verify(eight).passed
+
+
+def test_eight_bits_that_cost_too_much_are_refused(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = iter([[10.0, 11.0, 12.0], [1.0, 2.0, 3.0]])
+
+    def played(agent: Any, task: str, *_: Any) -> Evaluation:
+        return Evaluation(task, "paper", "sampled", 1, [0, 1, 2], next(scores), [1, 1, 1], None)
+
+    monkeypatch.setattr(packing, "evaluate", played)
+    arguments = ["zoo", "pack", str(saved), "CartPole-v1", "--bits", "8", "--folder", str(tmp_path / "a")]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "In 8 bits the model's return is 2.00, and in half precision 11.00 on the same 3 episodes" in message
+    assert "--bits 16" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_bits_that_cannot_be(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"bits=4: use one of \[16, 8\]"):
+        zoo.pack(saved, "CartPole-v1", bits=4, target=tmp_path / "a")
+    with pytest.raises(ValueError, match="cannot be combined with full=True"):
+        zoo.pack(saved, "CartPole-v1", bits=8, full=True, target=tmp_path / "a")
+
+
+def test_missing_libraries_are_named(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing.importlib.util, "find_spec", lambda name: None if name == "cv2" else name)
+    with pytest.raises(ImportError, match=r'needs cv2: install it with `pip install "hd_agents\[train\]"`'):
+        zoo.pack(saved, "CartPole-v1", target=tmp_path / "a")
+
+
+def test_a_task_that_draws_nothing_has_no_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(gym.registry, "Blind-v0", gym.envs.registration.EnvSpec("Blind-v0", entry_point=blind))
+    file = save(tmp_path / "run", env=blind())
+    assert main(["zoo", "pack", str(file), "Blind-v0", "--episodes", "2", "--folder", str(tmp_path / "a")]) == 0
+    assert "No video: Blind-v0 draws no pictures." in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {packages.CARD, *packages.FILES} - {packages.VIDEO}
+    assert zoo.card(tmp_path / "a")["video"] is None
+    assert zoo.verify(tmp_path / "a").passed
+
+
+def blind(**_: Any) -> gym.Env[Any, Any]:
+    return Scripted(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), length=6)
+
+
+def test_long_videos_are_cut_to_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6)]
+    episode = Episode(5, [], [], [2.0] * 5, [], noise, True)
+    whole = packing._write_video(tmp_path / "a.mp4", episode, "t", 30)
+    assert whole == {"seed": 5, "steps": 5, "return": 10.0, "whole": True}
+    monkeypatch.setattr(packing, "VIDEO_BYTES", (tmp_path / "a.mp4").stat().st_size * 3 // 4)
+    card = packing._write_video(tmp_path / "a.mp4", episode, "t", 30)
+    assert (tmp_path / "a.mp4").stat().st_size <= packing.VIDEO_BYTES
+    assert card["steps"] in (1, 2)
+    assert card == {"seed": 5, "steps": card["steps"], "return": 2.0 * card["steps"], "whole": False}
+    film = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == card["steps"] + 1
+
+
+@pytest.mark.parametrize("name", packages.FILES)
+def test_verification_finds_a_changed_file(
+    name: str, eight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "a"
+    shutil.copytree(eight, broken)
+    with (broken / name).open("ab") as file:
+        file.write(b"\n")
+    assert main(["zoo", "verify", str(broken)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{broken}: FAILED: ")
+    assert f"{name} is not the file that the card describes" in printed
+    (broken / name).unlink()
+    with pytest.raises(ArchiveError, match=name):
+        zoo.verify(broken)
+    if name not in (packages.AGENT, packages.WEIGHTS):
+        zoo.load(broken)  # acting needs no pictures
+
+
+def test_a_picture_that_the_card_does_not_know_is_refused(eight: Path, tmp_path: Path) -> None:
+    shutil.copytree(eight, tmp_path / "a")
+    card = zoo.card(eight)
+    del card["sha256"][packages.VIDEO]
+    (tmp_path / "a" / packages.CARD).write_text(json.dumps(card))
+    with pytest.raises(ArchiveError, match=packages.VIDEO):
+        packages.check(tmp_path / "a")
+
+
+def test_packages_of_the_first_format_are_read(saved: Path, tmp_path: Path) -> None:
+    packages.seal(tmp_path, {**packages.write(tiny(seed=3), tmp_path), "format_version": 1})
+    packages.check(tmp_path)
+    assert packages.read(tmp_path, "cpu").num_timesteps == 0
+
+
+@pytest.mark.parametrize("sums", [None, [], "x", {"agent.json": 3}])
+def test_cards_without_checksums_are_refused(sums: Any, eight: Path, tmp_path: Path) -> None:
+    shutil.copytree(eight, tmp_path / "a")
+    (tmp_path / "a" / packages.CARD).write_text(json.dumps({**zoo.card(eight), "sha256": sums}))
+    with pytest.raises(ArchiveError, match="checksum"):
+        zoo.load(tmp_path / "a")
+
+
+def test_what_ships_is_small_and_complete() -> None:
+    sizes = {path: path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) <= 40e6
+    for name in zoo.pretrained():
+        folder = SHIPPED / name
+        assert sum(size for path, size in sizes.items() if path.parent == folder) <= 16e6
+        card = zoo.card(name)
+        packages.check(folder)
+        assert (folder / packages.README).read_text(encoding="utf-8") == cards.readme(card)
+        assert (folder / packages.DREAM).is_file()
+        assert (folder / packages.VIDEO).is_file() == (card["video"] is not None)
+        if card["video"] is not None:
+            assert (folder / packages.VIDEO).stat().st_size <= packing.VIDEO_BYTES
