@@ -8,7 +8,18 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
-    {"nn", "spaces", "host", "checks", "compilation", "jsonable", "provenance", "replay_file", "randomness"},
+    {
+        "aggregates",
+        "checks",
+        "compilation",
+        "host",
+        "jsonable",
+        "nn",
+        "provenance",
+        "randomness",
+        "replay_file",
+        "spaces",
+    },
     {"harmony", "replay_memory", "replay_batches"},
     {"world_model"},
     {"behavior"},
@@ -24,7 +35,7 @@ RANKS = (
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What only extras bring; a plain install must do without.
 EXTRAS = ("ale_py", "cv2", "dm_control", "matplotlib", "metaworld", "mujoco", "pandas", "pygame", "rich")
-EXTRAS += ("safetensors", "shimmy", "tensorboard", "tqdm", "yaml")
+EXTRAS += ("rliable", "safetensors", "shimmy", "tensorboard", "tqdm", "wandb", "yaml")
 
 
 def imported_parts(source: str) -> set[str]:

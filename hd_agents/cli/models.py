@@ -11,6 +11,7 @@ from typing import Any
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents.cli import report
 from hd_agents.cli.tasks import UsageError
 from hd_agents.jsonable import ArchiveError
 from hd_agents.zoo.precision import BITS
@@ -57,11 +58,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("name", help="a name of `hd-agents list --pretrained`, or a package's folder")
     parser.add_argument("--episodes", type=int, help="fewer are faster, with a wider interval (default: the card's)")
     parser.set_defaults(run=run_verify)
+    report.add_parser(actions)
 
 
 def run_list(options: argparse.Namespace) -> int:
     """Print one task per line: its name, its Gymnasium id, and the score of the model that ships for it."""
-    scores = {row["name"]: f"model: {row['mean_return']:.1f}" for row in zoo.results()}
+    scores = {row["name"]: f"model: {row['mean_return']:.1f}" for row in zoo.results() if row["model"]}
     names = [name for name in zoo.list() if all(word.lower() in name.lower() for word in options.words)]
     if options.pretrained:
         names = [name for name in names if name in scores]

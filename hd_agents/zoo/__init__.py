@@ -5,12 +5,15 @@ The data stands in the repository's folder `zoo/`, which ships inside the packag
 
 from hd_agents.zoo.catalogue import PRESETS, env_id, folder, hyperparameters, make_env
 from hd_agents.zoo.catalogue import names as list
-from hd_agents.zoo.models import RUN, Verification, card, load, pretrained, results, verify
+from hd_agents.zoo.models import RUN, Verification, card, load, pretrained, verify
 from hd_agents.zoo.packing import pack
+from hd_agents.zoo.published import Published, published
+from hd_agents.zoo.results import results
 
 __all__ = [
     "PRESETS",
     "RUN",
+    "Published",
     "Verification",
     "card",
     "env_id",
@@ -21,6 +24,7 @@ __all__ = [
     "make_env",
     "pack",
     "pretrained",
+    "published",
     "results",
     "verify",
 ]

@@ -55,6 +55,16 @@ def env_id(name: str) -> str:
     raise ValueError(f"{name!r} is no task of the zoo and no Gymnasium id. Did you mean {hint}?")
 
 
+def name_of(task: str) -> str:
+    """The zoo's name of a Gymnasium id; the id itself where the zoo does not have it."""
+    return next((name for name, found in _ids().items() if found == task), task)
+
+
+def suites() -> list[str]:
+    """The names of all suites."""
+    return list(_suites())
+
+
 def hyperparameters(name: str, preset: str = "paper") -> dict[str, Any]:
     """What a task is trained with: ``n_timesteps`` (env steps), ``n_envs``, ``policy``, and arguments of
     :class:`HarmonyDreamAgent`, with rl-zoo3's keys. Needs PyYAML (the `train` extra).

@@ -63,18 +63,6 @@ def card(name: str | Path) -> dict[str, Any]:
     return packages.read_card(_find(name))
 
 
-def results(suite: str | None = None) -> list[dict[str, Any]]:
-    """One row per model that ships, of one suite or of all: its score and where it comes from."""
-    rows = []
-    for name in pretrained(suite):
-        found = card(name)
-        played = found["evaluation"]
-        row = {"name": name, **{key: found[key] for key in ("task", *FACTS, "env_steps", "gradient_steps", "interval")}}
-        row |= {key: played[key] for key in ("episodes", "mean_return", "std_return", "rule", "acting")}
-        rows.append({**row, **{key: played.get(key) for key in ("success_rate", "human_normalized_score")}})
-    return rows
-
-
 def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = False) -> Verification:
     """Play again what the card's evaluation played, from the same seed, and see whether the mean return is as stated.
 

@@ -1,0 +1,36 @@
+"""`hd-agents zoo report`: write the zoo's README and tables anew, from the cards and the results."""
+
+import argparse
+from typing import Any
+
+from hd_agents import zoo
+from hd_agents.cli.tasks import UsageError
+from hd_agents.host import atomic_write
+from hd_agents.zoo import report
+
+
+def add_parser(actions: Any) -> None:
+    """Add `report` to the actions of `hd-agents zoo`."""
+    parser = actions.add_parser(
+        "report",
+        help="write the zoo's README.md and the rows of its models in results/",
+        description="Write the zoo's README.md anew, our runs beside the paper's numbers, and bring the rows of the "
+        "models that ship in results/<suite>.csv up to date with their cards. For a checkout of the project.",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the files and name them; the exit status is 0."""
+    try:
+        texts = {f"results/{suite}.csv": text for suite, text in report.tables().items()} | {
+            "README.md": report.readme()
+        }
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    for name, text in texts.items():
+        path = zoo.folder() / name
+        with atomic_write(path) as file:
+            file.write(text.encode())
+        print(path)
+    return 0

@@ -1,0 +1,130 @@
+"""What was run, a row per training run: from the cards of the models that ship, and from the tables in `results/`.
+
+Such a table is a CSV file of COLUMNS, made and extended by ``hd-agents benchmark``. ``hd-agents zoo report`` writes the
+cards' rows into the zoo's own tables, for those who read the files; the cards remain what counts.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hd_agents.zoo import models
+from hd_agents.zoo.catalogue import names
+from hd_agents.zoo.packages import AGENT
+
+TEXT = ("name", "task", "rule", "acting", "machine", "commit", "backbone", "size", "preset", "command", "date", "model")
+COLUMNS = (
+    *("name", "task", "seed", "mean_return", "std_return", "low", "high", "episodes", "rule", "acting"),
+    *("success_rate", "human_normalized_score", "env_steps", "gradient_steps", "wall_seconds", "machine", "commit"),
+    *("backbone", "harmony", "size", "preset", "command", "date", "model"),
+)
+EVALUATED = ("episodes", "mean_return", "std_return", "rule", "acting", "success_rate", "human_normalized_score")
+TRAINED = ("task", "seed", "env_steps", "gradient_steps", "wall_seconds", "machine", "commit", "command")
+SAME_RUN = ("name", "seed", "commit", "wall_seconds")
+
+
+def results(suite: str | None = None) -> list[dict[str, Any]]:
+    """A row per run, of one suite or of all: first the models that ship, then what was run besides.
+
+    :return: dicts of ``name``, ``task`` (its Gymnasium id), ``seed``, ``mean_return`` and ``std_return`` over
+        ``episodes``, ``interval`` (99%, of the mean), ``rule`` and ``acting`` of the evaluation, ``success_rate`` and
+        ``human_normalized_score`` (None where the task has none), ``env_steps``, ``gradient_steps``, ``wall_seconds``,
+        ``machine``, ``commit``, ``backbone``, ``harmony``, ``size``, ``preset``, ``command``, ``date`` and ``model``:
+        the name to load it by, None for a run without a model in the zoo.
+    """
+    shipped = [_of_card(name) for name in models.pretrained(suite)]
+    known = [[row[key] for key in SAME_RUN] for row in shipped]
+    tables = sorted((models.folder() / "results").glob("*.csv"))
+    rows = [row for path in tables if suite in (None, path.stem) for row in read_rows(path) if not row["model"]]
+    return shipped + [row for row in rows if [row[key] for key in SAME_RUN] not in known]
+
+
+def normalized(row: Mapping[str, Any]) -> float | None:
+    """A score that can be averaged over a suite's tasks: Atari's human-normalised one, DeepMind Control's return over
+    its maximum of 1000, Meta-World's rate of success; None in other suites.
+    """
+    suite = row["name"].partition("/")[0]
+    if suite.startswith("dmc_"):
+        return float(row["mean_return"]) / 1000
+    return row["success_rate"] if suite == "metaworld" else row["human_normalized_score"]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, none if there is no such file.
+
+    :raises ValueError: for a file that is no such table, with the line.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = set(COLUMNS) - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} is no table of results: it lacks the columns {sorted(missing)}.")
+        rows = []
+        for cells in reader:
+            try:
+                rows.append(_row(cells))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    return rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a table on the disk, which is made if it does not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(table([row], header=file.tell() == 0).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def table(rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
+    """Rows as CSV. What is no text is written as JSON; empty cells are None."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    for row in rows:
+        low, high = row["interval"]
+        values = {**row, "low": low, "high": high}
+        cells = {key: values[key] if key in TEXT else json.dumps(values[key]) for key in COLUMNS}
+        writer.writerow({key: "" if values[key] is None else cell for key, cell in cells.items()})
+    return text.getvalue()
+
+
+def preset_of(command: str) -> str:
+    """The preset in a command of ``hd-agents train``."""
+    found = re.search(r"--preset[ =](\w+)", command)
+    return found[1] if found else "paper"
+
+
+def name_order(row: Mapping[str, Any]) -> tuple[int, int]:
+    """A key to sort rows by: the order of the zoo's tasks, then the seed."""
+    known = names()
+    return known.index(row["name"]) if row["name"] in known else len(known), row["seed"]
+
+
+def _of_card(name: str) -> dict[str, Any]:
+    found = models.card(name)
+    agent = json.loads((models.folder() / "pretrained" / name / AGENT).read_text(encoding="utf-8"))
+    row = {"name": name, **{key: found[key] for key in TRAINED}, "interval": found["interval"]}
+    row |= {key: found["evaluation"].get(key) for key in EVALUATED}
+    row |= {key: agent[key] for key in ("backbone", "harmony", "size")}
+    return {**row, "preset": preset_of(row["command"]), "date": found.get("trained"), "model": name}
+
+
+def _row(cells: Mapping[str, str]) -> dict[str, Any]:
+    """A row of text cells."""
+    values = {key: (cells[key] if key in TEXT else json.loads(cells[key])) if cells[key] else None for key in COLUMNS}
+    row: dict[str, Any] = {**values, "interval": [values["low"], values["high"]]}
+    for key in ("name", "task", "seed", "mean_return", "command"):
+        if row[key] is None:
+            raise ValueError(f"{key} is empty.")
+    del row["low"], row["high"]
+    return row

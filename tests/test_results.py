@@ -1,0 +1,124 @@
+"""The tables of results: rows of cards and files, the README made of them, and the published scores beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hd_agents import zoo
+from hd_agents.cli import main
+from hd_agents.zoo import report
+from hd_agents.zoo.results import COLUMNS, append_row, normalized, read_rows, table
+
+ROW: dict[str, Any] = {
+    **dict.fromkeys(COLUMNS),
+    **{"name": "atari100k/pong", "task": "atari100k/Pong-v0", "seed": 3, "mean_return": 7.5, "std_return": 1.25},
+    **{"interval": [6.5, 8.25], "harmony": {"reward": True}, "command": "hd-agents train 'a, b'", "env_steps": 101_000},
+    **{"backbone": "dreamerv3", "size": "small", "preset": "paper", "machine": 'a "desk"', "date": "2026-11-23"},
+}
+ROW = {key: value for key, value in ROW.items() if key not in ("low", "high")}
+
+
+@pytest.fixture
+def own_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of results and models that is empty, and stands in the place of the package's own."""
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr("hd_agents.zoo.models.folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_rows_come_back_from_a_file_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.csv"
+    assert read_rows(path) == []
+    for seed in (3, 4):
+        append_row(path, {**ROW, "seed": seed})
+    assert read_rows(path) == [ROW, {**ROW, "seed": 4}]
+    assert path.read_text() == table([ROW, {**ROW, "seed": 4}])
+    assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [(",seed,", ",saat,", "lacks the columns"), (",3,7.5", ",,7.5", "seed is empty"), ("7.5", "x", "line 2")],
+)
+def test_files_that_are_no_tables(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(table([ROW]).replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        read_rows(path)
+
+
+def test_a_suites_rows_are_those_of_its_file(own_zoo: Path) -> None:
+    append_row(own_zoo / "results" / "atari100k.csv", ROW)
+    append_row(own_zoo / "results" / "atari100k.csv", {**ROW, "model": "atari100k/pong"})  # the card would say more
+    assert zoo.results("atari100k") == zoo.results() == [ROW]
+    assert zoo.results("classic") == []
+
+
+def test_a_run_whose_model_ships_has_one_row(own_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = json.loads((zoo.folder() / "pretrained" / "classic" / "Catch" / "card.json").read_text())
+    monkeypatch.undo()
+    row = zoo.results("classic")[1]
+    assert (row["model"], row["mean_return"]) == ("classic/Catch", card["evaluation"]["mean_return"])
+    assert (row["size"], row["harmony"], row["preset"], row["date"]) == ("nano", True, "paper", card["trained"])
+    table_of_all = own_zoo / "results" / "classic.csv"
+    append_row(table_of_all, {**row, "model": None})
+    append_row(table_of_all, {**row, "model": None, "seed": 5})
+    (own_zoo / "pretrained").symlink_to(zoo.folder() / "pretrained")
+    monkeypatch.setattr("hd_agents.zoo.models.folder", lambda: own_zoo)
+    assert [(found["name"], found["seed"]) for found in zoo.results()][3:] == [("classic/Catch", 5)]
+
+
+def test_scores_that_can_be_averaged_over_tasks() -> None:
+    plain = {"mean_return": 500.0, "success_rate": None, "human_normalized_score": None}
+    assert normalized({**plain, "name": "dmc_natural/cheetah-run"}) == 0.5
+    assert normalized({**plain, "name": "metaworld/lever-pull", "success_rate": 0.3}) == 0.3
+    assert normalized({**plain, "name": "atari100k/pong", "human_normalized_score": 1.2}) == 1.2
+    assert normalized({**plain, "name": "classic/CartPole"}) is None
+
+
+def test_published_scores() -> None:
+    found = zoo.published("atari100k")
+    assert found is not None and zoo.published("metaworld") is None
+    assert found.env_steps.tolist() == list(range(5_000, 100_001, 5_000))
+    for curves in found.curves.values():
+        assert list(curves) == zoo.list("atari100k")
+        assert {curve.shape for curve in curves.values()} == {(5, 20)}
+    assert found.scores("HarmonyDream (official)", "atari100k/pong").tolist() == [19.15, 19.75, 19.57, 17.19, 17.49]
+    assert np.mean(found.scores("DreamerV3 (their rerun)", "atari100k/up_n_down")) == pytest.approx(5636.1, abs=0.05)
+
+
+def test_the_committed_files_are_what_the_report_writes() -> None:
+    """If this fails: `hd-agents zoo report`."""
+    assert (zoo.folder() / "README.md").read_text(encoding="utf-8") == report.readme()
+    tables = {path.stem: path.read_text(encoding="utf-8") for path in (zoo.folder() / "results").glob("*.csv")}
+    assert tables == report.tables()
+
+
+def test_the_readme_has_every_task_and_only_what_was_run(own_zoo: Path) -> None:
+    for seed, score in ((0, 3.0), (1, 5.0)):
+        append_row(own_zoo / "results" / "atari100k.csv", {**ROW, "seed": seed, "mean_return": score})
+    append_row(own_zoo / "results" / "atari100k.csv", {**ROW, "preset": "nano"})
+    sections = dict(part.split("\n", 1) for part in report.readme().split("\n### ")[1:])
+    assert list(sections) == sorted(sections) and "classic" in sections
+    for suite, text in sections.items():
+        assert all(name.partition("/")[2] in text for name in zoo.list(suite))
+    lines = [line for line in sections["atari100k"].splitlines() if line.startswith("| pong")]
+    assert len(lines) == 2
+    assert "| 18.6 ± 1.1 | 16.1 ± 3.3 | 4.0 ± 1.0 | 0, 1 |" in lines[0]
+    assert "| 7.5 ± 1.2 | 3 |" in lines[1] and "preset nano" in lines[1]
+    assert sections["atari100k"].count("not run") == 25
+    assert "Not run: Catch" not in sections["metaworld"] and sections["classic"].count("Not run: ") == 1
+
+
+def test_report_writes_both(own_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    append_row(own_zoo / "results" / "atari100k.csv", ROW)
+    monkeypatch.setattr("hd_agents.cli.report.zoo.folder", lambda: own_zoo)
+    assert main(["zoo", "report"]) == 0
+    assert (own_zoo / "README.md").read_text() == report.readme()
+    assert "README.md" in capsys.readouterr().out
+    (own_zoo / "results" / "atari100k.csv").write_text("a,b\n")
+    assert main(["zoo", "report"]) == 2
+    assert "no table of results" in capsys.readouterr().err
