@@ -43,12 +43,11 @@ def aggregates(scores: Mapping[str, Scores]) -> dict[str, dict[str, Estimate]]:
 
     with _own_random_numbers():
         values, bounds = library.get_interval_estimates(dict(scores), measure, reps=RESAMPLES)
-    return {
-        method: {
-            name: Estimate(*map(float, triple)) for name, *triple in zip(MEASURES, values[method], *bounds[method])
-        }
-        for method in scores
-    }
+    found = {}
+    for method in scores:
+        estimates = np.stack([values[method], *bounds[method]], axis=1)
+        found[method] = {name: Estimate(*map(float, row)) for name, row in zip(MEASURES, estimates, strict=True)}
+    return found
 
 
 def profiles(scores: Mapping[str, Scores], thresholds: NDArray[np.float64]) -> dict[str, Estimate]:

@@ -15,7 +15,7 @@ class Published(NamedTuple):
     :param source: of the numbers. :param unit: what each of them is.
     :param env_steps: P, at which the agents were evaluated.
     :param curves: method -> the zoo's name of a task -> (seeds, P) mean returns.
-    :param stated: what the paper says of them itself: ``method``, ``mean`` and ``median``, human-normalised, ``source``.
+    :param stated: what the paper says of them itself: ``method``, human-normalised ``mean`` and ``median``, ``source``.
     """
 
     source: str

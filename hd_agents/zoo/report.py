@@ -14,25 +14,27 @@ HEAD = """# The zoo
 
 Written by `hd-agents zoo report`: change `hd_agents/zoo/report.py` instead.
 
-Data only; it ships inside the wheel as `hd_agents/_zoo`, and `hd_agents.zoo` and `hd-agents` read it by a task's name.
+Data only; it ships inside the wheel as `hd_agents/_zoo`, and `hd_agents.zoo` and `hd-agents` read it by a task's
+name.
 
-- `hyperparams/<suite>.yml`: what each task is trained with. `atari100k`, `dmc_vision`, `dmc_natural` and `metaworld` hold the
-  paper's values, `dmc_proprio` carries those of `dmc_vision` over to vectors, `classic` is made for small machines. `nano` in a
-  suite's file is what two CPU cores can run; it is tuned for nothing.
-- `pretrained/<suite>/<task>/`: trained models, `card.json`, `agent.json` and `weights.safetensors`;
-  `hd-agents list --pretrained` shows their scores.
-- `results/<suite>.csv`: a row per training run: its score, command, commit, machine and time. Runs whose model ships have
-  it in the column `model`, and there the model's card is what counts.
+- `hyperparams/<suite>.yml`: what each task is trained with. `atari100k`, `dmc_vision`, `dmc_natural` and `metaworld`
+  hold the paper's values, `dmc_proprio` carries those of `dmc_vision` over to vectors, `classic` is made for small
+  machines. `nano` in a suite's file is what two CPU cores can run; it is tuned for nothing.
+- `pretrained/<suite>/<task>/`: trained models, `card.json`, `agent.json` and `weights.safetensors`; `hd-agents list
+  --pretrained` shows their scores.
+- `results/<suite>.csv`: a row per training run: its score, command, commit, machine and time. Runs whose model ships
+  have it in the column `model`, and there the model's card is what counts.
 - `results/official_<suite>.json`: what the paper's authors published, as data.
 
-The YAML files have the shape of rl-zoo3's: one entry per task id; `n_timesteps` (env steps), `n_envs` and `policy` are read by
-the command line, every other key is an argument of `HarmonyDreamAgent`. Write numbers as `0.0001` or `1.0e-4`: YAML reads a
-bare `1e-4` as text.
+The YAML files have the shape of rl-zoo3's: one entry per task id; `n_timesteps` (env steps), `n_envs` and `policy`
+are read by the command line, every other key is an argument of `HarmonyDreamAgent`. Write numbers as `0.0001` or
+`1.0e-4`: YAML reads a bare `1e-4` as text.
 
 ## Results
 
-Scores are mean returns of the last weights by the papers' rule of evaluation. Of one seed: ± is the deviation over its
-episodes; of several: over the seeds' means. Runs with the same settings share a row. "not run": by us, with any settings.
+Scores are mean returns of the last weights by the papers' rule of evaluation. Of one seed: ± is the deviation over
+its episodes; of several: over the seeds' means. Runs with the same settings share a row. "not run": by us, with any
+settings.
 """
 OURS = ("ours", "seeds", "settings", "env steps", "machine", "date")
 SETTINGS = ("backbone", "harmony", "size", "preset", "env_steps", "machine")
@@ -74,7 +76,8 @@ def _section(suite: str) -> Iterator[str]:
 def _aggregates(suite: str, official: Published) -> Iterator[str]:
     """Published aggregates, worked out from the raw scores, and what the paper states."""
     stated = official.stated
-    yield f"Official scores: {official.source}; {len(next(iter(official.curves[stated['method']].values())))} seeds, at "
+    seeds = len(next(iter(official.curves[stated["method"]].values())))
+    yield f"Official scores: {official.source}; {seeds} seeds, at"
     yield f"{official.env_steps[-1]:,} env steps. Human-normalised they add up to:"
     yield ""
     for method in official.curves:
