@@ -1,5 +1,6 @@
 """The command line: runs that are stored, stopped and gone on with."""
 
+import json
 import shlex
 import signal
 from pathlib import Path
@@ -38,6 +39,16 @@ def test_resume_begins_goes_on_and_has_an_end(tmp_path: Path, capsys: pytest.Cap
     assert (agent.num_timesteps, agent.gamma) == (100, 0.9)
     assert learn(folder, "--resume", "--steps", "100", "--set=gamma=0.9") == 0
     assert "resumed at step 100\n" in capsys.readouterr().out
+
+
+def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:
+    assert learn(tmp_path, "--resume", "--steps", "30") == 0
+    path = tmp_path / "run.json"
+    facts = json.loads(path.read_text())
+    assert 0 < facts["wall_seconds"] < 100
+    path.write_text(json.dumps({**facts, "wall_seconds": 1000.0}))
+    assert learn(tmp_path, "--resume", "--steps", "40") == 0
+    assert 1000 < json.loads(path.read_text())["wall_seconds"] < 1100
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

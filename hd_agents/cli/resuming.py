@@ -13,6 +13,11 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli.tasks import Plan, UsageError
+from hd_agents.cli.tracking import PROJECT
+
+# Of the flags of `train`; a run's seed is always told.
+DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "device": "auto", "checkpoint_every": None}
+DEFAULTS |= {"track_project": PROJECT}
 
 
 def own_run_folder(folder: Path) -> Path:
@@ -44,22 +49,27 @@ def resume(
         print(f"Warning: {warning.message}", file=sys.stderr)
     if agent is not None:
         _forget_episodes(folder, agent.num_timesteps // plan.n_envs)
-        changed = _changes(folder / "config.yml", plan, options.seed)
+        changed = changed_settings(folder / "config.yml", plan, options.seed)
         print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {changed}" if changed else ""), flush=True)
     return agent
 
 
 def resume_command(options: argparse.Namespace, folder: Path) -> str:
     """What to type to go on with this run."""
-    command = ["hd-agents", "train", options.task, "--folder", str(folder), "--resume"]
-    for flag in ("steps", "size", "seed", "device", "checkpoint_every"):
+    return shlex.join(["hd-agents", "train", options.task, "--folder", str(folder), "--resume", *typed(options)])
+
+
+def typed(options: argparse.Namespace) -> list[str]:
+    """The flags of `train`, other than folders, that give these options again; those at their defaults are left out."""
+    flags: list[str] = ["--track"] if options.track else []
+    for flag, default in DEFAULTS.items():
         value = getattr(options, flag)
-        if value is not None:
-            command += [f"--{flag.replace('_', '-')}", str(int(value)) if isinstance(value, float) else str(value)]
-    return shlex.join(command + [f"--set={setting}" for setting in options.settings])
+        if value != default:
+            flags += [f"--{flag.replace('_', '-')}", str(int(value)) if isinstance(value, float) else str(value)]
+    return [*flags, *(f"--set={setting}" for setting in options.settings)]
 
 
-def _changes(config: Path, plan: Plan, seed: int) -> str:
+def changed_settings(config: Path, plan: Plan, seed: int) -> str:
     """What was typed now that differs from the run's settings; nothing, if these were never written."""
     import yaml
 

@@ -18,10 +18,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import steps_in
-from hd_agents.cli import pictures
+from hd_agents.cli import pictures, tracking
 from hd_agents.cli.resuming import own_run_folder, resume, resume_command
 from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.host import atomic_write
 from hd_agents.provenance import commit, machine
 from hd_agents.restoring import system_info
 
@@ -55,6 +56,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a task is trained and where the run goes."""
+    add_setting_flags(parser)
+    folder_help = "where run folders go (default: %(default)s); with --resume, the folder of the run itself"
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help=folder_help)
+    parser.add_argument(
+        "--checkpoint-every", type=float, metavar="STEPS", help="store the whole run every so many env steps"
+    )
+    resume_help = "go on with the run in --folder where it was stored last; begin it, if there is none yet"
+    parser.add_argument("--resume", action="store_true", help=resume_help)
+    tracking.add_flags(parser)
+
+
+def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a task is trained."""
     presets = (
         "paper: the paper's settings, where it has the task; nano: what two CPU cores can run (default: %(default)s)"
     )
@@ -63,13 +77,6 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
-    folder_help = "where run folders go (default: %(default)s); with --resume, the folder of the run itself"
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help=folder_help)
-    parser.add_argument(
-        "--checkpoint-every", type=float, metavar="STEPS", help="store the whole run every so many env steps"
-    )
-    resume_help = "go on with the run in --folder where it was stored last; begin it, if there is none yet"
-    parser.add_argument("--resume", action="store_true", help=resume_help)
     set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
 
@@ -77,6 +84,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train as asked and return the exit status: 0, or 130 or 143 when Ctrl-C or SIGTERM ended the training early."""
     _check_installed()
+    if options.track:
+        tracking.check_installed()
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
     make_env(plan.task).close()  # a task that does not exist gets no folder
     checkpointing = options.resume or options.checkpoint_every is not None
@@ -94,11 +103,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options, folder)
-        agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
-        _write_config(folder / "config.yml", plan, options)
-        started = time.monotonic()
-        status = _learn(agent, plan.steps, checkpoint)
-        _write_facts(folder / zoo.RUN, plan.task, agent, options, time.monotonic() - started)
+        with tracking.tracked(options, folder, plan.settings(options.seed)):
+            agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+            _write_config(folder / "config.yml", plan, options)
+            facts = _Facts(folder / zoo.RUN, plan.task, agent, options.seed, resuming)
+            status = _learn(agent, plan.steps, checkpoint, facts)
+        facts.write()
         agent.save(folder / "agent.zip")
     finally:
         env.close()
@@ -127,13 +137,32 @@ def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Pa
         raise UsageError(str(error)) from error
 
 
-class _Report(BaseCallback):
-    """Prints the return of the latest episodes above the progress bar."""
+class _Facts:
+    """How the agent is trained, for the card of a packed model: a file that is kept up to date."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, path: Path, task: str, agent: HarmonyDreamAgent, seed: int, resuming: bool) -> None:
+        before = json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] if resuming and path.exists() else 0.0
+        self._path, self._started = path, time.monotonic() - before
+        command = shlex.join(["hd-agents", *sys.argv[1:]])
+        self._facts = {"task": task, "command": command, "commit": commit(), "machine": machine(agent.device)}
+        self._facts |= {"seed": seed, "trained": datetime.now(timezone.utc).date().isoformat()}
+        self._facts |= {"versions": system_info()}
+
+    def write(self) -> None:
+        """Write the file, with the seconds that were spent so far; those before the run was resumed count."""
+        facts = {**self._facts, "wall_seconds": round(time.monotonic() - self._started, 1)}
+        with atomic_write(self._path) as file:
+            file.write((json.dumps(facts, indent=1) + "\n").encode())
+
+
+class _Report(BaseCallback):
+    """Prints the return of the latest episodes above the progress bar, and keeps the run's facts."""
+
+    def __init__(self, every: int, facts: _Facts) -> None:
         super().__init__()
         self._every = every
         self._next = every
+        self._facts = facts
 
     def _on_training_start(self) -> None:
         self._next += self.model.num_timesteps // self._every * self._every
@@ -145,12 +174,13 @@ class _Report(BaseCallback):
         if self.num_timesteps >= self._next and episodes:
             self._next += self._every
             mean = sum(episodes) / len(episodes)
+            self._facts.write()
             tqdm.write(f"{self.num_timesteps:>9} env steps: return {mean:8.2f} (mean of last {len(episodes)})")
         return True
 
 
-def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None) -> int:
-    callbacks: list[BaseCallback] = [_Report(max(1, steps // REPORTS)), *([checkpoint] if checkpoint else [])]
+def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None, facts: _Facts) -> int:
+    callbacks: list[BaseCallback] = [_Report(max(1, steps // REPORTS), facts), *([checkpoint] if checkpoint else [])]
     left = max(0, steps - agent.num_timesteps)
     try:
         agent.learn(left, callback=callbacks, progress_bar=True, reset_num_timesteps=False)
@@ -167,21 +197,6 @@ def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
     command = shlex.join(["hd-agents", *sys.argv[1:]])
     text = yaml.safe_dump({plan.task: plan.settings(options.seed)}, sort_keys=False)
     path.write_text(f"# {command}\n{text}", encoding="utf-8")
-
-
-def _write_facts(path: Path, task: str, agent: HarmonyDreamAgent, options: argparse.Namespace, seconds: float) -> None:
-    """How the agent was trained, for the card of a packed model."""
-    facts = {
-        "task": task,
-        "command": shlex.join(["hd-agents", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": machine(agent.device),
-        "seed": options.seed,
-        "wall_seconds": round(seconds, 1),
-        "trained": datetime.now(timezone.utc).date().isoformat(),
-        "versions": system_info(),
-    }
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path) -> None:
