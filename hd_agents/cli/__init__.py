@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 import hd_agents
 from hd_agents.checkpoint import CheckpointError
-from hd_agents.cli import compare, enjoy, evaluate, models, replay_nan, train
+from hd_agents.cli import benchmark, compare, enjoy, evaluate, models, replay_nan, train
 from hd_agents.cli.tasks import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv` (default: the process's own) and return the exit status.
 
-    0: done; 1: a model that fails its verification, a checkpoint that cannot be written or read, or a `replay-nan` that
-    found nothing; 2: a mistake in what was typed, told in one line; 130, 143: stopped by Ctrl-C or SIGTERM (a training
-    saves what there is first).
+    0: done; 1: a model that fails its verification, a benchmark with runs that failed, a checkpoint that cannot be
+    written or read, or a `replay-nan` that found nothing; 2: a mistake in what was typed, told in one line; 130, 143:
+    stopped by Ctrl-C or SIGTERM (a training saves what there is first).
     """
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (models, train, enjoy, evaluate, compare, replay_nan):
+    for command in (models, train, enjoy, evaluate, compare, benchmark, replay_nan):
         command.add_parser(commands)
     options = parser.parse_args(argv)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen

@@ -9,6 +9,7 @@ import time
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -143,10 +144,15 @@ class _Facts:
     def __init__(self, path: Path, task: str, agent: HarmonyDreamAgent, seed: int, resuming: bool) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] if resuming and path.exists() else 0.0
         self._path, self._started = path, time.monotonic() - before
-        command = shlex.join(["hd-agents", *sys.argv[1:]])
-        self._facts = {"task": task, "command": command, "commit": commit(), "machine": machine(agent.device)}
-        self._facts |= {"seed": seed, "trained": datetime.now(timezone.utc).date().isoformat()}
-        self._facts |= {"versions": system_info()}
+        self._facts: dict[str, Any] = {
+            "task": task,
+            "command": shlex.join(["hd-agents", *sys.argv[1:]]),
+            "commit": commit(),
+            "machine": machine(agent.device),
+            "seed": seed,
+            "trained": datetime.now(timezone.utc).date().isoformat(),
+            "versions": system_info(),
+        }
 
     def write(self) -> None:
         """Write the file, with the seconds that were spent so far; those before the run was resumed count."""

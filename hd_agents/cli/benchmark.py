@@ -1,0 +1,210 @@
+"""`hd-agents benchmark`: every task of a suite from several seeds, one row of a table per run."""
+
+import argparse
+import inspect
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents.cli import pictures, tracking, train
+from hd_agents.cli.compare import EVALUATION_SEED
+from hd_agents.cli.models import bar_is_seen, checked
+from hd_agents.cli.resuming import changed_settings, typed
+from hd_agents.cli.running import Job, last_line, locked, run_jobs
+from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, task_id
+from hd_agents.evaluation import expected_range
+from hd_agents.zoo.results import EVALUATED, append_row, preset_of, read_rows
+
+FAILED = 1  # exit status where runs failed
+EVALUATION = "evaluation.json"  # in a run's folder once the run is done
+TABLE = "results.csv"
+WATCH_SECONDS = 5.0
+PROGRAM = (sys.executable, "-m", "hd_agents")
+
+
+class Run(NamedTuple):
+    """One training run: its task by the zoo's name, and the command that would repeat it."""
+
+    name: str
+    seed: int
+    plan: Plan
+    folder: Path
+    command: str
+    job: Job
+
+    def steps_done(self) -> int:
+        """Env steps up to the end of the last episode."""
+        steps, _ = pictures.read_episodes(self.folder)
+        return int(steps[-1]) if len(steps) else 0
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `benchmark` and its flags to the command line."""
+    parser = commands.add_parser(
+        "benchmark",
+        help="train every task of a suite from several seeds; one row of results.csv per run",
+        description="Train every task of a suite from every seed, in processes of their own, evaluate the last weights "
+        "by the papers' rule, and add a row per run to a table. The same command again goes on where it was stopped: "
+        "runs that have their row are skipped, unfinished ones go on from their last checkpoint. Exit status 1 if a "
+        "run failed.",
+    )
+    parser.add_argument("suite", help="the first part of the names that `hd-agents list` shows, such as classic")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of its tasks (default: all)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 up (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, help="of each evaluation (default: the papers' number)")
+    folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"
+    parser.add_argument("--folder", type=Path, help=folder_help)
+    parser.add_argument("--results", type=Path, metavar="CSV", help="the table (default: results.csv in the folder)")
+    parser.add_argument("--checkpoint-every", type=float, metavar="STEPS", help="default: a twentieth of the run")
+    train.add_setting_flags(parser)
+    tracking.add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run what has no row yet and return the exit status: 0, or FAILED where a run failed."""
+    for flag in ("seeds", "jobs", "episodes"):
+        if getattr(options, flag) is not None and getattr(options, flag) < 1:
+            raise UsageError(f"--{flag} {getattr(options, flag)}: use a whole number of at least 1.")
+    folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
+    results = options.results or folder / TABLE
+    runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in range(options.seeds)]
+    make_env(runs[0].plan.task).close()  # says which extra is missing
+    for one in runs:
+        if changed := changed_settings(one.folder / "config.yml", one.plan, one.seed):
+            raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
+    with locked(folder):
+        known = {(row["name"], row["seed"], row["command"]) for row in checked(lambda: read_rows(results))}
+        left = [one for one in runs if (one.name, one.seed, one.command) not in known]
+        for one in left:
+            if (one.folder / EVALUATION).exists():
+                append_row(results, row(one))
+        left = [one for one in left if not (one.folder / EVALUATION).exists()]
+        print(
+            f"{options.suite}: {len(runs)} runs, {len(runs) - len(left)} of them done; results in {results}", flush=True
+        )
+        board = _Board(left, results)
+        run_jobs([one.job for one in left], options.jobs, board.ended, board.watch)
+        board.close()
+    print(summary(runs, read_rows(results)))
+    if board.failed:
+        print(f"{len(board.failed)} of {len(runs)} runs FAILED: {', '.join(board.failed)}")
+    return FAILED if board.failed else 0
+
+
+def row(one: Run) -> dict[str, Any]:
+    """The row of a run that is done, from the files in its folder."""
+    played = json.loads((one.folder / EVALUATION).read_text(encoding="utf-8"))
+    facts = json.loads((one.folder / zoo.RUN).read_text(encoding="utf-8"))
+    usual = {key: value.default for key, value in inspect.signature(HarmonyDreamAgent).parameters.items()}
+    arguments = {**usual, **one.plan.arguments}
+    return {
+        **{"name": one.name, "task": one.plan.task, "seed": one.seed, "command": one.command, "model": None},
+        **{key: played.get(key) for key in (*EVALUATED, "env_steps", "gradient_steps")},
+        **{"interval": list(expected_range(played["returns"], played["episodes"]))},
+        **{key: facts[key] for key in ("wall_seconds", "machine", "commit")},
+        **{key: arguments[key] for key in ("backbone", "harmony", "size")},
+        **{"preset": preset_of(one.command), "date": facts["trained"]},
+    }
+
+
+def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
+    """A line per task: the mean of its seeds' scores, and their deviation."""
+    scores: dict[str, list[float]] = {one.name: [] for one in runs}
+    for one in runs:
+        scores[one.name] += [
+            found["mean_return"]
+            for found in rows
+            if (found["name"], found["seed"], found["command"]) == (one.name, one.seed, one.command)
+        ]
+    width = max(map(len, scores))
+    return "\n".join(
+        f"{name:<{width}}  " + (f"{np.mean(x):.2f} ± {np.std(x):.2f} ({len(x)} seeds)" if x else "not run")
+        for name, x in scores.items()
+    )
+
+
+def _tasks(options: argparse.Namespace) -> list[str]:
+    """The names of the tasks that are asked for."""
+    names = checked(lambda: zoo.list(options.suite))
+    if options.tasks is None:
+        return names
+    wanted = {task_id(f"{options.suite}/{task.rpartition('/')[2]}") for task in options.tasks}
+    return [name for name in names if zoo.env_id(name) in wanted]
+
+
+def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run:
+    plan = make_plan(name, options.steps, options.size, options.device, options.settings, options.preset)
+    own = folder / f"{name.partition('/')[2]}_{seed}"
+    chosen = argparse.Namespace(**{**vars(options), "seed": seed})
+    plain = argparse.Namespace(**{**vars(chosen), "track": False, "checkpoint_every": None})
+    training = [*PROGRAM, "train", name, "--folder", str(own), "--resume", *typed(chosen)]
+    evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / "agent.zip"), "--seed", str(EVALUATION_SEED)]
+    evaluation += ["--n-envs", "5", "--device", options.device, "--output", str(own / EVALUATION)]
+    evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
+    job = Job(f"{name} seed {seed}", (tuple(training), tuple(evaluation)), own.with_name(f"{own.name}.log"))
+    return Run(name, seed, plan, own, shlex.join(["hd-agents", "train", name, *typed(plain)]), job)
+
+
+class _Board:
+    """What a person sees of the runs, and their rows in the table as they end."""
+
+    def __init__(self, runs: Sequence[Run], results: Path) -> None:
+        from tqdm.auto import tqdm
+
+        self.failed: list[str] = []
+        self._runs = {one.job: one for one in runs}
+        self._results = results
+        self._done = {one.job: one.steps_done() for one in runs}
+        self._total = sum(one.plan.steps for one in runs)
+        self._before = sum(self._done.values())
+        self._ended, self._seen = 0, set[Job]()
+        self._started = self._watched = time.monotonic()
+        self._bar = tqdm(total=self._total, initial=self._before, unit=" steps", disable=not bar_is_seen())
+
+    def watch(self, running: Sequence[Job]) -> None:
+        """Tell of jobs that have begun, and move the bar now and then."""
+        begun = [job for job in running if job not in self._seen]
+        self._seen.update(begun)
+        for job in begun:
+            self._bar.write(f"begun  {job.name}, see {job.log}")
+        if begun or time.monotonic() - self._watched > WATCH_SECONDS:
+            self._watched = time.monotonic()
+            self._done.update({job: self._runs[job].steps_done() for job in running})
+            self._bar.set_postfix_str(", ".join(job.name for job in running), refresh=False)
+            self._bar.update(sum(self._done.values()) - self._bar.n)
+
+    def ended(self, job: Job, status: int) -> None:
+        """Put a job's row into the table, or report that it failed."""
+        self._ended += 1
+        one = self._runs[job]
+        self._done[job] = one.plan.steps
+        if status == 0:
+            found = row(one)
+            append_row(self._results, found)
+            score = f"return {found['mean_return']:.2f} ± {found['std_return']:.2f}"
+            text = f"done   {job.name}: {score}, {found['wall_seconds'] / 60:.1f} min of training"
+        else:
+            self.failed.append(job.name)
+            text = f"FAILED {job.name}: exit status {status}: {last_line(job.log)} (all of it in {job.log})"
+        self._bar.write(f"{text}; {self._ended} of {len(self._runs)} ended{self._time_left()}")
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+    def _time_left(self) -> str:
+        """How long the rest takes at the speed so far."""
+        now, seconds = sum(self._done.values()), time.monotonic() - self._started
+        if self._ended == len(self._runs) or now <= self._before:
+            return ""
+        left = seconds * (self._total - now) / (now - self._before)
+        return f", about {self._bar.format_interval(left)} left"

@@ -1,0 +1,132 @@
+"""Commands in processes of their own, several at a time, with what they print in files."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from hd_agents.cli.tasks import UsageError
+
+POLL_SECONDS = 0.2
+
+
+class Job(NamedTuple):
+    """Commands that run one after the other as long as they succeed.
+
+    :param commands: each a program and its arguments. :param log: the file that their output is appended to.
+    """
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    log: Path
+
+
+def run_jobs(
+    jobs: Sequence[Job], at_once: int, ended: Callable[[Job, int], None], watch: Callable[[list[Job]], None]
+) -> None:
+    """Run all jobs, ``at_once`` at a time. One that fails does not keep the others from running.
+
+    When this process is stopped (Ctrl-C, SIGTERM) the running ones get SIGTERM, on which a training stores itself, and
+    are waited for; a second signal kills them.
+
+    :param ended: called with each job when it has ended, and with the exit status of its last command.
+    :param watch: called several times a second with the jobs that run.
+    """
+    waiting, running = deque(jobs), dict[Job, tuple[subprocess.Popen[bytes], deque[tuple[str, ...]]]]()
+    with _sigterm_as_exit():
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    job = waiting.popleft()
+                    commands = deque(job.commands)
+                    running[job] = _start(commands.popleft(), job.log, at_once), commands
+                for job, (process, commands) in list(running.items()):
+                    status = process.poll()
+                    if status == 0 and commands:
+                        running[job] = _start(commands.popleft(), job.log, at_once), commands
+                    elif status is not None:
+                        del running[job]
+                        ended(job, status)
+                watch(list(running))
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            _stop([process for process, _ in running.values()])
+            raise
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says anything, without what was overwritten on it."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep the folder for this process and those that it starts, for as long as any of them lives.
+
+    :raises UsageError: if others have it.
+    """
+    import fcntl  # POSIX only, as the rest of this module
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"{folder} is in use by another benchmark: wait for it, or give another --folder."
+            ) from error
+        os.set_inheritable(file.fileno(), True)
+        yield
+
+
+def _start(command: Sequence[str], log: Path, at_once: int) -> subprocess.Popen[bytes]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # tqdm: a line per minute in the log is enough. Threads: processes that share the cores must not fight for them.
+    defaults = {"TQDM_MININTERVAL": "60", "OMP_NUM_THREADS": str(max(1, cores // at_once))}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**defaults, **os.environ},
+            start_new_session=True,  # Ctrl-C is for us to pass on
+            close_fds=False,  # they keep the folder's lock
+        )
+
+
+def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """SIGTERM ends this process by an exception, so that it can stop its children."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
