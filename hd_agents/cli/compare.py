@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import pictures, train
+from hd_agents.cli.curves import draw_mean, smoothed
 from hd_agents.cli.models import bar_is_seen
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.evaluation import evaluate
@@ -17,7 +17,6 @@ from hd_agents.evaluation import evaluate
 EVALUATION_SEED = 10_000  # of the first episode; the same episodes for every agent
 COLOURS = {"on": "#08519c", "off": "#d94801"}
 MEANING = {"on": "with harmony", "off": "without harmony"}
-POINTS = 100  # of a mean curve
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -96,13 +95,7 @@ def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
     settings = list(dict.fromkeys(row["harmony"] for row in rows))
     for setting in settings:
         runs = [smoothed(Path(row["folder"])) for row in rows if row["harmony"] == setting]
-        runs = [(steps, means) for steps, means in runs if len(steps)]
-        for steps, means in runs:
-            curves.plot(steps, means, color=COLOURS[setting], alpha=0.3, linewidth=1)
-        if runs:
-            grid = np.linspace(max(steps[0] for steps, _ in runs), min(steps[-1] for steps, _ in runs), POINTS)
-            mean = np.mean([np.interp(grid, *run) for run in runs], axis=0)
-            curves.plot(grid, mean, color=COLOURS[setting], linewidth=2.5, label=MEANING[setting])
+        draw_mean(curves, runs, COLOURS[setting], MEANING[setting])
     for seed in {row["seed"] for row in rows}:
         pairs.plot(settings, [scores(rows, setting)[seed] for setting in settings], "o-", color="#777777")
     curves.set(title=task, xlabel="env steps", ylabel=f"return, mean of the last {pictures.WINDOW} training episodes")
@@ -113,9 +106,3 @@ def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
     if curves.lines:
         curves.legend()
     figure.savefig(path, dpi=120)
-
-
-def smoothed(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Env steps at the ends of a run's training episodes, and the mean return of up to WINDOW episodes before each."""
-    steps, totals = pictures.read_episodes(folder)
-    return steps, pictures.moving_mean(totals)

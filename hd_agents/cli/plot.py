@@ -1,0 +1,208 @@
+"""`hd-agents plot`: learning curves, scores, and what a suite's scores add up to, beside the published ones."""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hd_agents import aggregates, zoo
+from hd_agents.cli import figures
+from hd_agents.cli.benchmark import EVALUATION
+from hd_agents.cli.curves import Curve, smoothed
+from hd_agents.cli.models import checked
+from hd_agents.cli.tasks import UsageError
+from hd_agents.evaluation import expected_range, human_normalized
+from hd_agents.zoo.catalogue import name_of, suites
+from hd_agents.zoo.results import normalized, read_rows
+
+OURS = "hd_agents"
+TOLD = ("backbone", "harmony", "size", "preset", "env_steps")  # of a row of results
+
+
+class Run(NamedTuple):
+    """A training run that something is known of.
+
+    :param name: of the task. :param settings: what tells it apart from runs by other settings.
+    :param row: its score, None where it was not evaluated. :param folder: of its logs, None where there is only a row.
+    """
+
+    name: str
+    seed: int
+    settings: Mapping[str, Any]
+    row: Mapping[str, Any] | None
+    folder: Path | None
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `plot` and its flags to the command line."""
+    parser = commands.add_parser(
+        "plot",
+        help="learning curves and aggregate scores of runs, beside the published ones",
+        description="Draw learning curves (a thin line per seed, a thick one for the mean), the scores of every task, "
+        "and per suite the interquartile mean, median, mean, optimality gap, performance profiles and probability of "
+        "improvement with 95%% intervals by rliable. Runs by different settings get lines of their own. Atari's games "
+        "have the official curves and scores beside them.",
+    )
+    what = "folders of runs, tables of results (.csv), or suites: their results in the zoo (default: runs)"
+    parser.add_argument("what", nargs="*", metavar="WHAT", default=["runs"], help=what)
+    parser.add_argument("--output", type=Path, default=Path("plots"), help="folder to draw into (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw what there is, print the aggregates and name the files; the exit status is 0."""
+    asked = [what for what in options.what if what in suites()]
+    runs = [one for what in options.what for one in _read(what)]
+    labels = label(runs)
+    shown = dict.fromkeys([*asked, *(one.name.partition("/")[0] for one in runs)])
+    measured = {suite: found for suite in shown if (found := scores(suite, runs, labels))}
+    estimates = checked(lambda: {suite: _aggregate(found) for suite, found in measured.items()})
+    options.output.mkdir(parents=True, exist_ok=True)
+    written = []
+    if curves := _curves(runs, labels, asked):
+        written.append(figures.curves(options.output / "curves.png", curves))
+    if points := _points(runs, labels):
+        written.append(figures.scores(options.output / "scores.png", points))
+    for suite, (values, thresholds, profiles, better) in estimates.items():
+        title = f"{suite}: {describe(measured[suite])}"
+        print(f"{title}\n{table(values, better)}")
+        path = options.output / f"aggregates_{suite}.png"
+        written.append(figures.aggregates(path, title, values, thresholds, profiles, better))
+    if not written:
+        raise UsageError(
+            f"nothing to draw in {', '.join(options.what)}: no episode has ended, and nothing was evaluated."
+        )
+    print("\n".join(f"  {path}" for path in written))
+    return 0
+
+
+def label(runs: Sequence[Run]) -> list[str]:
+    """What each run is called: the settings in which it differs from others of its task, or OURS if all are alike."""
+    varying: list[str] = []
+    for name in dict.fromkeys(one.name for one in runs):
+        known: dict[str, set[str]] = {}
+        for one in runs:
+            if one.name == name:
+                for key, value in one.settings.items():
+                    known.setdefault(key, set()).add(repr(value))
+        varying += [key for key, values in known.items() if len(values) > 1 and key not in varying]
+    return [", ".join(f"{key} {one.settings[key]}" for key in varying if key in one.settings) or OURS for one in runs]
+
+
+def scores(suite: str, runs: Sequence[Run], labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """Method -> normalised scores (R, K) of the K tasks that every method has, with as many runs as each task has.
+
+    The published methods come last. Empty where no score of the suite can be normalised.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for one, name in zip(runs, labels, strict=True):
+        value = normalized(one.row) if one.row is not None and one.name.startswith(f"{suite}/") else None
+        if value is not None:
+            found.setdefault(name, {}).setdefault(one.name, []).append(value)
+    published = zoo.published(suite)
+    for method, curves in (published.curves if published else {}).items():
+        values = {name: [human_normalized(zoo.env_id(name), score) for score in c[:, -1]] for name, c in curves.items()}
+        found[method] = {name: [value for value in seeds if value is not None] for name, seeds in values.items()}
+    common = set.intersection(*(set(tasks) for tasks in found.values())) if found else set()
+    if not common:
+        return {}
+    counts = {method: min(len(tasks[name]) for name in common) for method, tasks in found.items()}
+    return {
+        method: np.array([tasks[name][: counts[method]] for name in sorted(common)]).T
+        for method, tasks in found.items()
+    }
+
+
+def describe(found: Mapping[str, np.ndarray]) -> str:
+    """How many tasks and runs of each the scores are of."""
+    tasks = next(iter(found.values())).shape[1]
+    return f"{tasks} tasks; runs of each: " + ", ".join(f"{method} {len(runs)}" for method, runs in found.items())
+
+
+def table(
+    values: Mapping[str, Mapping[str, aggregates.Estimate]], better: Mapping[tuple[str, str], aggregates.Estimate]
+) -> str:
+    """The aggregates with their intervals, a line per method, and the probabilities of improvement."""
+
+    def text(found: aggregates.Estimate) -> str:
+        return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+    width = max(map(len, values))
+    lines = [" " * width + "".join(f"{name:>24}" for name in aggregates.MEASURES)]
+    lines += [
+        f"{method:<{width}}" + "".join(f"{text(x):>24}" for x in found.values()) for method, found in values.items()
+    ]
+    lines += [f"P({first} > {second}) = {text(found)}" for (first, second), found in better.items()]
+    return "\n".join(lines)
+
+
+def _aggregate(found: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
+    """Aggregates; thresholds and the profiles at them; and the probability that the first method improves on each of the others."""
+    first, *others = found
+    top = max(1.0, float(np.quantile(np.concatenate([runs.ravel() for runs in found.values()]), 0.95)))
+    thresholds = np.linspace(0, top, 61)
+    better = {(first, other): aggregates.improvement(found[first], found[other]) for other in others}
+    return aggregates.aggregates(found), thresholds, aggregates.profiles(found, thresholds), better
+
+
+def _curves(runs: Sequence[Run], labels: Sequence[str], asked: Sequence[str]) -> dict[str, dict[str, list[Curve]]]:
+    """Task -> method -> curves, the published ones last: of tasks that were run here, and of the suites asked for."""
+    found: dict[str, dict[str, list[Curve]]] = {}
+    for one, name in zip(runs, labels, strict=True):
+        if one.folder is not None and len((curve := smoothed(one.folder))[0]):
+            found.setdefault(one.name, {}).setdefault(name, []).append(curve)
+    for suite in dict.fromkeys([*asked, *(name.partition("/")[0] for name in found)]):
+        if published := zoo.published(suite):
+            for method, curves in published.curves.items():
+                for name in curves if suite in asked else [name for name in curves if name in found]:
+                    pairs = [(published.env_steps, values) for values in curves[name]]
+                    found.setdefault(name, {})[method] = pairs
+    return found
+
+
+def _points(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
+    """Task -> method -> the rows of its runs; the published scores of these tasks last, as rows too."""
+    found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for one, name in zip(runs, labels, strict=True):
+        if one.row is not None:
+            found.setdefault(one.name, {}).setdefault(name, []).append(one.row)
+    for name, methods in found.items():
+        if published := zoo.published(name.partition("/")[0]):
+            for method in published.curves:
+                methods[method] = [{"mean_return": score} for score in published.scores(method, name)]
+    return found
+
+
+def _read(what: str) -> Iterable[Run]:
+    """The runs of a suite's results, of a table, or of a folder."""
+    if what in suites():
+        return map(_of_row, checked(lambda: zoo.results(what)))
+    path = Path(what)
+    if path.suffix == ".csv" and path.is_file():
+        return map(_of_row, checked(lambda: read_rows(path)))
+    if not path.is_dir():
+        raise UsageError(f"{what} is no folder, no table of results (.csv) and no suite ({', '.join(suites())}).")
+    logs = sorted(path.rglob("0.monitor.csv"))
+    runs = [_of_folder(log.parent) for log in logs if (log.parent / "config.yml").is_file()]
+    if not runs:
+        raise UsageError(f"{what} holds no run of `hd-agents train`, `compare` or `benchmark`.")
+    return runs
+
+
+def _of_row(row: Mapping[str, Any]) -> Run:
+    return Run(row["name"], row["seed"], {key: row[key] for key in TOLD}, row, None)
+
+
+def _of_folder(folder: Path) -> Run:
+    import yaml
+
+    ((task, settings),) = yaml.safe_load((folder / "config.yml").read_text(encoding="utf-8")).items()
+    name, row = name_of(task), None
+    if (folder / EVALUATION).is_file():
+        played = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+        row = {"success_rate": None, "human_normalized_score": None, **played, "name": name}
+        row["interval"] = expected_range(played["returns"], played["episodes"])
+    return Run(name, settings.pop("seed"), settings, row, folder)
