@@ -127,7 +127,7 @@ def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
         ]
     width = max(map(len, scores))
     return "\n".join(
-        f"{name:<{width}}  " + (f"{np.mean(x):.2f} ± {np.std(x):.2f} ({len(x)} seeds)" if x else "not run")
+        f"{name:<{width}}  " + (f"{np.mean(x):.2f} ± {np.std(x):.2f} (seeds: {len(x)})" if x else "not run")
         for name, x in scores.items()
     )
 

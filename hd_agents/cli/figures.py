@@ -28,9 +28,7 @@ def curves(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Pa
         axes.set_title(name, fontsize=10)
         axes.grid(alpha=0.3)
     figure.supxlabel("env steps")
-    figure.supylabel(
-        f"return: mean of the last {WINDOW} training episodes; published (dashed): evaluations", fontsize=9
-    )
+    figure.supylabel(f"training return, mean of {WINDOW} episodes\n(dashed: published evaluations)", fontsize=9)
     return _save(figure, path)
 
 

@@ -57,24 +57,20 @@ def run(options: argparse.Namespace) -> int:
     asked = [what for what in options.what if what in suites()]
     runs = [one for what in options.what for one in _read(what)]
     labels = label(runs)
-    shown = dict.fromkeys([*asked, *(one.name.partition("/")[0] for one in runs)])
-    measured = {suite: found for suite in shown if (found := scores(suite, runs, labels))}
-    estimates = checked(lambda: {suite: _aggregate(found) for suite, found in measured.items()})
+    evaluated = [one.name.partition("/")[0] for one in runs if one.row is not None]
+    found = {suite: scores(suite, runs, labels) for suite in dict.fromkeys([*asked, *evaluated])}
+    estimates = checked(lambda: {suite: _aggregate(methods) for suite, methods in found.items() if methods})
+    curves, points = _curves(runs, labels, asked), _points(runs, labels)
+    if not (curves or points or estimates):
+        raise UsageError(f"nothing to draw in {', '.join(options.what)}: no episode has ended, nothing was evaluated.")
     options.output.mkdir(parents=True, exist_ok=True)
-    written = []
-    if curves := _curves(runs, labels, asked):
-        written.append(figures.curves(options.output / "curves.png", curves))
-    if points := _points(runs, labels):
-        written.append(figures.scores(options.output / "scores.png", points))
+    written = [figures.curves(options.output / "curves.png", curves)] if curves else []
+    written += [figures.scores(options.output / "scores.png", points)] if points else []
     for suite, (values, thresholds, profiles, better) in estimates.items():
-        title = f"{suite}: {describe(measured[suite])}"
+        title = f"{suite}: {describe(found[suite])}"
         print(f"{title}\n{table(values, better)}")
         path = options.output / f"aggregates_{suite}.png"
         written.append(figures.aggregates(path, title, values, thresholds, profiles, better))
-    if not written:
-        raise UsageError(
-            f"nothing to draw in {', '.join(options.what)}: no episode has ended, and nothing was evaluated."
-        )
     print("\n".join(f"  {path}" for path in written))
     return 0
 
@@ -140,7 +136,7 @@ def table(
 
 
 def _aggregate(found: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
-    """Aggregates; thresholds and the profiles at them; and the probability that the first method improves on each of the others."""
+    """Aggregates, thresholds and profiles, and the probability that the first method improves on each other one."""
     first, *others = found
     top = max(1.0, float(np.quantile(np.concatenate([runs.ravel() for runs in found.values()]), 0.95)))
     thresholds = np.linspace(0, top, 61)

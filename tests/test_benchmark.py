@@ -1,0 +1,153 @@
+"""`hd-agents benchmark`: which runs there are, what is skipped and gone on with, and the rows that they leave."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hd_agents.cli import benchmark, main
+from hd_agents.cli.running import locked
+from hd_agents.zoo.results import read_rows
+from tests.test_cli import TINY
+
+# Takes the place of `python -m hd_agents`: writes what train and evaluate would, without torch.
+STAND_IN = """
+import json, pathlib, sys
+command, task, *flags = sys.argv[1:]
+value = dict(zip(flags, flags[1:]))
+seed = int(value["--seed"])
+if command == "train":
+    folder = pathlib.Path(value["--folder"])
+    folder.mkdir(exist_ok=True)
+    with (folder / "sittings.txt").open("a") as file:
+        file.write(" ".join(flags) + "\\n")
+    if (folder.parent / f"fail-{folder.name}").exists():
+        sys.exit("no more luck")
+    facts = {"wall_seconds": 90.0, "machine": "a desk", "commit": "abc", "trained": "2026-11-24"}
+    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / "0.monitor.csv").write_text("#{}\\nr,l,t\\n1.0,30,1.0\\n")
+else:
+    folder = pathlib.Path(value["--model"]).parent
+    returns = [10.0 + int(folder.name[-1]), 20.0]
+    mean = sum(returns) / 2
+    played = {"returns": returns, "episodes": 2, "mean_return": mean, "std_return": 5.0, "rule": "paper"}
+    played |= {"acting": "sampled", "env_steps": 60, "gradient_steps": 7}
+    pathlib.Path(value["--output"]).write_text(json.dumps(played))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for runs that are made by the stand-in."""
+    path = tmp_path / "stand_in.py"
+    path.write_text(STAND_IN)
+    monkeypatch.setattr(benchmark, "PROGRAM", (sys.executable, str(path)))
+    return tmp_path / "runs"
+
+
+def run(folder: Path, *flags: str) -> int:
+    return main(["benchmark", "classic", "--seeds", "2", "--jobs", "2", "--folder", str(folder), *flags])
+
+
+def sittings(folder: Path) -> dict[str, int]:
+    return {path.parent.name: len(path.read_text().splitlines()) for path in folder.glob("*/sittings.txt")}
+
+
+def test_every_task_and_seed_leaves_a_row_once(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(stand_in) == 0
+    rows = read_rows(stand_in / "results.csv")
+    assert sorted((row["name"], row["seed"], row["mean_return"]) for row in rows) == [
+        (f"classic/{task}", seed, 15 + seed / 2) for task in ("CartPole", "Catch", "Pendulum") for seed in (0, 1)
+    ]
+    row = next(row for row in rows if row["name"] == "classic/Catch" and row["seed"] == 1)
+    expected: dict[str, Any] = {"task": "hd_agents/Catch-v0", "command": "hd-agents train classic/Catch --seed 1"}
+    expected |= {"wall_seconds": 90.0, "machine": "a desk", "commit": "abc", "date": "2026-11-24", "episodes": 2}
+    expected |= {"env_steps": 60, "gradient_steps": 7, "rule": "paper", "std_return": 5.0, "model": None}
+    expected |= {"backbone": "dreamerv3", "harmony": True, "size": "nano", "preset": "paper", "success_rate": None}
+    assert row.items() >= expected.items()
+    assert row["interval"][0] <= 15.5 <= row["interval"][1]
+    printed = capsys.readouterr().out
+    assert "6 runs, 0 of them done" in printed and "classic/Catch     15.25 ± 0.25 (seeds: 2)" in printed
+    assert run(stand_in) == 0
+    assert "6 runs, 6 of them done" in capsys.readouterr().out
+    assert set(sittings(stand_in).values()) == {1}
+    assert read_rows(stand_in / "results.csv") == rows
+
+
+def test_a_failing_run_is_reported_and_tried_again(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stand_in.mkdir()
+    (stand_in / "fail-CartPole_1").touch()
+    assert run(stand_in, "--tasks", "cartpole", "catch") == 1
+    printed = capsys.readouterr().out
+    assert "FAILED classic/CartPole seed 1: exit status 1: no more luck" in printed
+    assert printed.endswith("1 of 4 runs FAILED: classic/CartPole seed 1\n")
+    assert len(read_rows(stand_in / "results.csv")) == 3
+    (stand_in / "fail-CartPole_1").unlink()
+    assert run(stand_in, "--tasks", "cartpole", "catch") == 0
+    assert sittings(stand_in) == {"CartPole_0": 1, "CartPole_1": 2, "Catch_0": 1, "Catch_1": 1}
+    assert len(read_rows(stand_in / "results.csv")) == 4
+
+
+def test_a_finished_run_without_a_row_gets_one(stand_in: Path, tmp_path: Path) -> None:
+    assert run(stand_in, "--tasks", "CartPole", "--results", str(tmp_path / "a.csv")) == 0
+    rows = read_rows(tmp_path / "a.csv")
+    (tmp_path / "a.csv").unlink()
+    assert run(stand_in, "--tasks", "CartPole", "--results", str(tmp_path / "a.csv")) == 0
+    assert sorted(map(repr, read_rows(tmp_path / "a.csv"))) == sorted(map(repr, rows))
+    assert sittings(stand_in) == {"CartPole_0": 1, "CartPole_1": 1}
+
+
+def test_flags_reach_the_runs(stand_in: Path) -> None:
+    flags = ["--steps", "6e1", "--size", "xsmall", "--set=gamma=0.9", "--device", "cpu", "--checkpoint-every", "20"]
+    assert run(stand_in, "--tasks", "CartPole", *flags, "--track") == 0
+    given = (stand_in / "CartPole_1" / "sittings.txt").read_text().split()
+    assert given[:3] == ["--folder", str(stand_in / "CartPole_1"), "--resume"]
+    rest = "--track --seed 1 --steps 60 --size xsmall --device cpu --checkpoint-every 20 --set=gamma=0.9"
+    assert " ".join(given[3:]) == rest
+    row = read_rows(stand_in / "results.csv")[0]
+    assert row["size"] == "xsmall"
+    assert row["command"].endswith("--steps 60 --size xsmall --device cpu --set=gamma=0.9")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["nothing"], "suite='nothing'"),
+        (["classic", "--tasks", "Cartpoel"], "classic/CartPole"),
+        (["classic", "--seeds", "0"], "--seeds 0"),
+        (["classic", "--jobs", "-1"], "--jobs -1"),
+        (["classic", "--set", "nothing=1"], "no such setting"),
+    ],
+)
+def test_mistakes_leave_nothing(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmark", *flags, "--folder", str(tmp_path / "runs")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_settings_and_other_benchmarks_are_refused(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder = stand_in / "CartPole_1"
+    run_folder.mkdir(parents=True)
+    (run_folder / "config.yml").write_text("CartPole-v1:\n  n_timesteps: 9\n")
+    assert run(stand_in, "--tasks", "CartPole") == 2
+    assert "n_timesteps 9 -> 10000" in capsys.readouterr().err
+    (run_folder / "config.yml").unlink()
+    with locked(stand_in):
+        assert run(stand_in, "--tasks", "CartPole") == 2
+    assert "in use by another benchmark" in capsys.readouterr().err
+    assert not sittings(stand_in)
+
+
+def test_with_the_real_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--tasks", "CartPole", "--seeds", "1", "--steps", "60", "--episodes", "2", "--device", "cpu", *TINY]
+    assert main(["benchmark", "classic", "--folder", str(tmp_path), *flags]) == 0, capsys.readouterr().out
+    (row,) = read_rows(tmp_path / "results.csv")
+    assert (row["env_steps"], row["episodes"], row["acting"], row["size"]) == (60, 2, "sampled", "nano")
+    played = json.loads((tmp_path / "CartPole_0" / "evaluation.json").read_text())
+    assert played["seeds"] == [10_000, 10_001]
+    assert row["mean_return"] == played["mean_return"]
+    assert (tmp_path / "CartPole_0" / "agent.zip").exists() and row["wall_seconds"] > 0

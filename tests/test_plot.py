@@ -1,0 +1,120 @@
+"""`hd-agents plot`: what it reads, what runs are called, which scores are compared, and the files it leaves."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from hd_agents import zoo
+from hd_agents.cli import main, plot
+from hd_agents.cli.plot import OURS, Run
+from hd_agents.zoo.results import append_row
+from tests.test_results import ROW
+
+OFFICIAL = ["HarmonyDream (official)", "DreamerV3 (their rerun)"]
+
+
+def scored(name: str, seed: int, score: float, **settings: Any) -> Run:
+    row = {"name": name, "mean_return": 500.0, "success_rate": None, "human_normalized_score": score}
+    return Run(name, seed, settings, row, None)
+
+
+def make_run(folder: Path, seed: int, evaluated: bool = True, **settings: Any) -> None:
+    """A run's folder of Pong, as `benchmark` leaves it."""
+    folder.mkdir(parents=True)
+    (folder / "config.yml").write_text(yaml.safe_dump({"atari100k/Pong-v0": {"seed": seed, **settings}}))
+    (folder / "0.monitor.csv").write_text("#{}\nr,l,t\n" + "".join(f"{n - 20 + seed},1000,{n}\n" for n in range(30)))
+    played = {"returns": [3.0 + seed, 5.0], "episodes": 2, "mean_return": 4.0 + seed / 2, "human_normalized_score": 0.7}
+    if evaluated:
+        (folder / "evaluation.json").write_text(json.dumps(played))
+
+
+def test_runs_are_called_by_what_tells_them_apart() -> None:
+    runs = [scored("a", 0, 1.0, size="nano", harmony=True), scored("a", 1, 1.0, size="nano", harmony=False)]
+    assert plot.label(runs) == ["harmony True", "harmony False"]
+    other_task = scored("b", 0, 1.0, size="small", harmony=True)  # not compared with those of "a"
+    assert plot.label([*runs[:1], other_task]) == [OURS, OURS]
+    assert plot.label([*runs, scored("a", 0, 1.0, size="small", harmony=True)])[2] == "size small, harmony True"
+
+
+def test_scores_are_of_the_tasks_that_all_have() -> None:
+    runs = [scored("atari100k/pong", seed, 0.1 * seed) for seed in range(4)]
+    runs += [scored("atari100k/alien", seed, 1.0) for seed in range(3)] + [scored("classic/Catch", 0, 9.0)]
+    found = plot.scores("atari100k", runs, plot.label(runs))
+    assert list(found) == [OURS, *OFFICIAL]
+    assert found[OURS] == pytest.approx(np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2]]))
+    assert found[OFFICIAL[0]].shape == (5, 2)
+    assert found[OFFICIAL[0]][0, 1] == pytest.approx((19.15 + 20.7) / (14.6 + 20.7))
+    assert plot.scores("metaworld", runs, plot.label(runs)) == {}
+    control = [scored("dmc_vision/walker-walk", 0, 0.0)]
+    assert plot.scores("dmc_vision", control, [OURS])[OURS].tolist() == [[0.5]]
+
+
+def test_the_official_scores_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rliable")
+    assert main(["plot", "atari100k", "--output", str(tmp_path / "new")]) == 0
+    printed = capsys.readouterr().out
+    assert "26 tasks; runs of each: HarmonyDream (official) 5, DreamerV3 (their rerun) 5" in printed
+    assert "0.607 [0.5" in printed and "1.364 [1.1" in printed
+    assert "P(HarmonyDream (official) > DreamerV3 (their rerun)) = 0.639" in printed
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["aggregates_atari100k.png", "curves.png"]
+    for path in (tmp_path / "new").iterdir():
+        assert cv2.imread(str(path)).std() > 10
+
+
+def test_a_folder_of_runs_beside_the_official_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rliable")
+    for seed in range(3):
+        make_run(tmp_path / "runs" / f"with_{seed}", seed, harmony=True)
+        make_run(tmp_path / "runs" / f"without_{seed}", seed, evaluated=seed < 2, harmony=False)
+    runs = list(plot._read(str(tmp_path / "runs")))
+    curves = plot._curves(runs, plot.label(runs), [])
+    assert {name: list(methods) for name, methods in curves.items()} == {
+        "atari100k/pong": ["harmony True", "harmony False", *OFFICIAL]
+    }
+    steps, means = curves["atari100k/pong"]["harmony True"][1]
+    assert steps.tolist() == list(range(1000, 30_001, 1000))
+    assert means[-1] == pytest.approx(np.mean(np.arange(10, 30)) - 20 + 1)
+    steps, values = curves["atari100k/pong"][OFFICIAL[0]][0]
+    assert (steps[-1], values[-1]) == (100_000, 19.15)
+    points = plot._points(runs, plot.label(runs))["atari100k/pong"]
+    assert [row["mean_return"] for row in points["harmony False"]] == [4.0, 4.5]
+    assert [len(rows) for rows in points.values()] == [3, 2, 5, 5]
+    assert main(["plot", str(tmp_path / "runs"), "--output", str(tmp_path / "plots")]) == 0
+    assert "1 tasks; runs of each: harmony True 3, harmony False 2" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["aggregates_atari100k.png", "curves.png", "scores.png"]
+
+
+def test_tables_and_suites_without_normalised_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {**ROW, "name": "classic/Catch", "task": "hd_agents/Catch-v0"}
+    append_row(tmp_path / "rows.csv", row)
+    output = ["--output", str(tmp_path / "plots")]
+    assert main(["plot", str(tmp_path / "rows.csv"), "classic", *output]) == 0
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["scores.png"]
+    assert "scores.png" in capsys.readouterr().out
+    runs = [*plot._read(str(tmp_path / "rows.csv")), *plot._read("classic")]
+    assert [one.name for one in runs] == ["classic/Catch", *zoo.pretrained("classic")]
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    output = ["--output", str(tmp_path / "plots")]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    for what, message in (
+        ("nowhere", "is no folder, no table of results (.csv) and no suite (atari100k, classic"),
+        (str(tmp_path / "empty"), "holds no run"),
+        (str(tmp_path / "rows.csv"), "no table of results"),
+        ("metaworld", "nothing to draw in metaworld"),
+    ):
+        assert main(["plot", what, *output]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    assert main(["plot", "atari100k", *output]) == 2
+    assert "hd_agents[plot]" in capsys.readouterr().err
+    assert not (tmp_path / "plots").exists()

@@ -1,0 +1,90 @@
+"""Jobs in processes of their own: their order, those that fail, and how they are stopped."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hd_agents.cli.running import Job, last_line, locked, run_jobs
+from hd_agents.cli.tasks import UsageError
+
+
+def shell(name: str, folder: Path, *scripts: str) -> Job:
+    return Job(name, tuple(("sh", "-c", script) for script in scripts), folder / f"{name}.log")
+
+
+def ignore(*arguments: object) -> None:
+    pass
+
+
+def test_commands_follow_each_other_until_one_fails(tmp_path: Path) -> None:
+    jobs = [
+        shell("good", tmp_path, "echo one", "echo two; echo three >&2"),
+        shell("bad", tmp_path, "echo one", "echo broken; exit 7", "echo never"),
+        shell("after", tmp_path, "echo $OMP_NUM_THREADS"),
+    ]
+    ended: dict[str, int] = {}
+    run_jobs(jobs, 1, lambda job, status: ended.update({job.name: status}), ignore)
+    assert ended == {"good": 0, "bad": 7, "after": 0}
+    assert jobs[0].log.read_text() == "one\ntwo\nthree\n"
+    assert last_line(jobs[1].log) == "broken"
+    assert int(last_line(jobs[2].log)) >= 1
+    assert last_line(tmp_path / "nothing.log") == ""
+
+
+def test_so_many_run_at_once(tmp_path: Path) -> None:
+    jobs = [shell(f"job{number}", tmp_path, "sleep 0.5") for number in range(5)]
+    seen: list[int] = []
+    run_jobs(jobs, 2, ignore, lambda running: seen.append(len(running)))
+    assert max(seen) == 2
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_stopping_lets_the_jobs_store_themselves(
+    number: signal.Signals, expected: type[BaseException], tmp_path: Path
+) -> None:
+    waits = "trap 'echo stored; exit 1' TERM; echo ready; while true; do sleep 0.05; done"
+    jobs = [shell(f"job{index}", tmp_path, waits, "echo never") for index in range(3)]
+
+    def stop(running: list[Job]) -> None:
+        if all(last_line(job.log) == "ready" for job in running):
+            signal.raise_signal(number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(expected):
+        run_jobs(jobs, 2, ignore, stop)
+    assert [last_line(job.log) for job in jobs] == ["stored", "stored", ""]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_jobs_run_in_other_threads_too(tmp_path: Path) -> None:
+    job = shell("job", tmp_path, "echo done")
+    thread = threading.Thread(target=run_jobs, args=([job], 1, ignore, ignore))
+    thread.start()
+    thread.join()
+    assert last_line(job.log) == "done"
+
+
+def test_a_folder_is_locked_while_those_who_were_started_live(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    with locked(folder):
+        with pytest.raises(UsageError, match="in use by another benchmark"), locked(folder):
+            pass
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+    try:
+        with pytest.raises(UsageError), locked(folder):
+            pass
+    finally:
+        child.communicate(b"\n")
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            with locked(folder):
+                return
+        except UsageError:
+            time.sleep(0.05)
+    pytest.fail("the lock outlived the process")
