@@ -85,7 +85,7 @@ def test_a_failing_run_is_reported_and_tried_again(stand_in: Path, capsys: pytes
     assert printed.endswith("1 of 4 runs FAILED: classic/CartPole seed 1\n")
     assert len(read_rows(stand_in / "results.csv")) == 3
     (stand_in / "fail-CartPole_1").unlink()
-    assert run(stand_in, "--tasks", "cartpole", "catch") == 0
+    assert run(stand_in, "--tasks", "CartPole-v1", "classic/catch") == 0
     assert sittings(stand_in) == {"CartPole_0": 1, "CartPole_1": 2, "Catch_0": 1, "Catch_1": 1}
     assert len(read_rows(stand_in / "results.csv")) == 4
 
@@ -108,7 +108,7 @@ def test_flags_reach_the_runs(stand_in: Path) -> None:
     assert " ".join(given[3:]) == rest
     row = read_rows(stand_in / "results.csv")[0]
     assert row["size"] == "xsmall"
-    assert row["command"].endswith("--steps 60 --size xsmall --device cpu --set=gamma=0.9")
+    assert row["command"].endswith("--steps 60 --size xsmall --set=gamma=0.9")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,7 @@ def test_flags_reach_the_runs(stand_in: Path) -> None:
     [
         (["nothing"], "suite='nothing'"),
         (["classic", "--tasks", "Cartpoel"], "classic/CartPole"),
+        (["classic", "--tasks", "CartPole-v1", "Acrobot-v1"], "--tasks Acrobot-v1: not in classic"),
         (["classic", "--seeds", "0"], "--seeds 0"),
         (["classic", "--jobs", "-1"], "--jobs -1"),
         (["classic", "--set", "nothing=1"], "no such setting"),

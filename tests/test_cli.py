@@ -159,3 +159,11 @@ def test_episodes_of_several_environments_are_put_in_order_of_time(tmp_path: Pat
     steps, totals = pictures.read_episodes(tmp_path)
     assert steps.tolist() == [10, 27, 47]
     assert totals.tolist() == [1.5, -3, 2.5]
+
+
+def test_logs_of_a_run_that_goes_on_can_be_read(tmp_path: Path) -> None:
+    for text in ("", "#{}\n", "#{}\nr,l,t\n"):
+        (tmp_path / "0.monitor.csv").write_text(text)
+        assert len(pictures.read_episodes(tmp_path)[0]) == 0
+    (tmp_path / "0.monitor.csv").write_text("#{}\nr,l,t\n1.5,10,1.0\n2.5,2")
+    assert pictures.read_episodes(tmp_path)[0].tolist() == [10]

@@ -69,7 +69,8 @@ def test_a_run_is_tracked_and_goes_on_when_it_is_resumed(tmp_path: Path, wandb: 
     assert main([*FLAGS, "--folder", str(folder), "--steps", "60", "--track-project", "tests"]) == 0
     assert main([*FLAGS, "--folder", str(folder), "--steps", "90", "--track-project", "tests"]) == 0
     first, second = wandb.runs
-    assert first.items() >= {"project": "tests", "name": "mine", "sync_tensorboard": True, "resume": None}.items()
+    expected = {"project": "tests", "name": f"{tmp_path.name}/mine", "sync_tensorboard": True, "resume": None}
+    assert first.items() >= expected.items()
     assert first["config"].items() >= {"seed": 0, "n_timesteps": 60, "n_envs": 2, "batch_size": 2}.items()
     assert first["dir"] == str(folder)
     assert (second["id"], second["resume"], second["config"]["n_timesteps"]) == ("abc", "allow", 90)

@@ -137,15 +137,20 @@ def _tasks(options: argparse.Namespace) -> list[str]:
     names = checked(lambda: zoo.list(options.suite))
     if options.tasks is None:
         return names
-    wanted = {task_id(f"{options.suite}/{task.rpartition('/')[2]}") for task in options.tasks}
-    return [name for name in names if zoo.env_id(name) in wanted]
+    ids = {zoo.env_id(name): name for name in names}
+    wanted = [task if task in ids else task_id(f"{options.suite}/{task.rpartition('/')[2]}") for task in options.tasks]
+    if foreign := [task for task, found in zip(options.tasks, wanted, strict=True) if found not in ids]:
+        raise UsageError(
+            f"--tasks {' '.join(foreign)}: not in {options.suite}; `hd-agents list {options.suite}` shows it."
+        )
+    return [name for found, name in ids.items() if found in wanted]
 
 
 def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run:
     plan = make_plan(name, options.steps, options.size, options.device, options.settings, options.preset)
     own = folder / f"{name.partition('/')[2]}_{seed}"
     chosen = argparse.Namespace(**{**vars(options), "seed": seed})
-    plain = argparse.Namespace(**{**vars(chosen), "track": False, "checkpoint_every": None})
+    plain = argparse.Namespace(**{**vars(chosen), "track": False, "checkpoint_every": None, "device": "auto"})
     training = [*PROGRAM, "train", name, "--folder", str(own), "--resume", *typed(chosen)]
     evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / "agent.zip"), "--seed", str(EVALUATION_SEED)]
     evaluation += ["--n-envs", "5", "--device", options.device, "--output", str(own / EVALUATION)]
@@ -175,7 +180,7 @@ class _Board:
         begun = [job for job in running if job not in self._seen]
         self._seen.update(begun)
         for job in begun:
-            self._bar.write(f"begun  {job.name}, see {job.log}")
+            self._tell(f"begun  {job.name}, see {job.log}")
         if begun or time.monotonic() - self._watched > WATCH_SECONDS:
             self._watched = time.monotonic()
             self._done.update({job: self._runs[job].steps_done() for job in running})
@@ -195,11 +200,15 @@ class _Board:
         else:
             self.failed.append(job.name)
             text = f"FAILED {job.name}: exit status {status}: {last_line(job.log)} (all of it in {job.log})"
-        self._bar.write(f"{text}; {self._ended} of {len(self._runs)} ended{self._time_left()}")
+        self._tell(f"{text}; {self._ended} of {len(self._runs)} ended{self._time_left()}")
 
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+    def _tell(self, text: str) -> None:
+        self._bar.write(text)
+        sys.stdout.flush()
 
     def _time_left(self) -> str:
         """How long the rest takes at the speed so far."""

@@ -14,9 +14,11 @@ def read_episodes(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]
     rows: list[tuple[int, int, float]] = []
     for path in sorted(folder.glob("*.monitor.csv")):
         with path.open(newline="", encoding="utf-8") as file:
-            next(file)  # a comment line with the file's metadata
+            next(file, None)  # a comment line with the file's metadata
             end = 0  # steps of this environment, which are the clock of all: they step together
             for row in csv.DictReader(file):
+                if row["t"] is None:  # the run goes on, and this line is being written
+                    break
                 end += int(row["l"])
                 rows.append((end, int(row["l"]), float(row["r"])))
     rows.sort()

@@ -54,7 +54,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Draw what there is, print the aggregates and name the files; the exit status is 0."""
-    asked = [what for what in options.what if what in suites()]
+    known = checked(suites)
+    asked = [what for what in options.what if what in known]
     runs = [one for what in options.what for one in _read(what)]
     labels = label(runs)
     evaluated = [one.name.partition("/")[0] for one in runs if one.row is not None]

@@ -45,7 +45,7 @@ def tracked(options: argparse.Namespace, folder: Path, settings: dict[str, Any])
     try:
         run = wandb.init(
             project=options.track_project,
-            name=folder.name,
+            name="/".join(folder.resolve().parts[-2:]),
             config=settings,
             dir=str(folder),
             id=known,
