@@ -102,6 +102,11 @@ def test_tables_and_suites_without_normalised_scores(tmp_path: Path, capsys: pyt
     assert [one.name for one in runs] == ["classic/Catch", *zoo.pretrained("classic")]
 
 
+def test_games_without_published_scores_stand_alone() -> None:
+    runs = [scored("atari100k/Skiing-v0", 0, 0.5)]
+    assert list(plot._points(runs, [OURS])["atari100k/Skiing-v0"]) == [OURS]
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     output = ["--output", str(tmp_path / "plots")]
     (tmp_path / "empty").mkdir()

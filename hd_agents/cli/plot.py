@@ -168,7 +168,7 @@ def _points(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, dict[str, l
             found.setdefault(one.name, {}).setdefault(name, []).append(one.row)
     for name, methods in found.items():
         if published := zoo.published(name.partition("/")[0]):
-            for method in published.curves:
+            for method in [method for method, curves in published.curves.items() if name in curves]:
                 methods[method] = [{"mean_return": score} for score in published.scores(method, name)]
     return found
 

@@ -20,7 +20,7 @@ name.
 - `hyperparams/<suite>.yml`: what each task is trained with. `atari100k`, `dmc_vision`, `dmc_natural` and `metaworld`
   hold the paper's values, `dmc_proprio` carries those of `dmc_vision` over to vectors, `classic` is made for small
   machines. `nano` in a suite's file is what two CPU cores can run; it is tuned for nothing.
-- `pretrained/<suite>/<task>/`: trained models, each with a README, a card, weights, a video and a film strip of a dream;
+- `pretrained/<suite>/<task>/`: trained models, each with README, card, weights, video and film strip of a dream;
   `hd-agents list --pretrained` shows their scores.
 - `results/<suite>.csv`: a row per training run: its score, command, commit, machine and time. Runs whose model ships
   have it in the column `model`, and there the model's card is what counts.
