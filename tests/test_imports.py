@@ -24,7 +24,7 @@ RANKS = (
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What only extras bring; a plain install must do without.
 EXTRAS = ("ale_py", "cv2", "dm_control", "matplotlib", "metaworld", "mujoco", "pandas", "pygame", "rich")
-EXTRAS += ("safetensors", "shimmy", "tensorboard", "tqdm", "yaml")
+EXTRAS += ("huggingface_hub", "optuna", "rl_zoo3", "safetensors", "shimmy", "shtab", "tensorboard", "tqdm", "yaml")
 
 
 def imported_parts(source: str) -> set[str]:

@@ -6,6 +6,7 @@ The data stands in the repository's folder `zoo/`, which ships inside the packag
 from hd_agents.zoo.catalogue import PRESETS, env_id, folder, hyperparameters, make_env
 from hd_agents.zoo.catalogue import names as list
 from hd_agents.zoo.models import RUN, Verification, card, load, pack, pretrained, results, verify
+from hd_agents.zoo.publishing import pull, push
 
 __all__ = [
     "PRESETS",
@@ -20,6 +21,8 @@ __all__ = [
     "make_env",
     "pack",
     "pretrained",
+    "pull",
+    "push",
     "results",
     "verify",
 ]
