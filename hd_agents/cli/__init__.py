@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import hd_agents
 from hd_agents.checkpoint import CheckpointError
-from hd_agents.cli import compare, enjoy, evaluate, hub, models, replay_nan, train
+from hd_agents.cli import compare, enjoy, evaluate, hub, models, replay_nan, train, tune
 from hd_agents.cli.tasks import UsageError
 
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (models, train, enjoy, evaluate, compare, hub, replay_nan):
+    for command in (models, train, enjoy, evaluate, compare, tune, hub, replay_nan):
         command.add_parser(commands)
     options = parser.parse_args(argv)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen

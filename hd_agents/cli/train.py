@@ -55,6 +55,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a task is trained and where the run goes."""
+    add_setting_flags(parser)
+    folder_help = "where run folders go (default: %(default)s); with --resume, the folder of the run itself"
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help=folder_help)
+    parser.add_argument(
+        "--checkpoint-every", type=float, metavar="STEPS", help="store the whole run every so many env steps"
+    )
+    resume_help = "go on with the run in --folder where it was stored last; begin it, if there is none yet"
+    parser.add_argument("--resume", action="store_true", help=resume_help)
+
+
+def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a task is trained."""
     presets = (
         "paper: the paper's settings, where it has the task; nano: what two CPU cores can run (default: %(default)s)"
     )
@@ -63,13 +75,6 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
-    folder_help = "where run folders go (default: %(default)s); with --resume, the folder of the run itself"
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help=folder_help)
-    parser.add_argument(
-        "--checkpoint-every", type=float, metavar="STEPS", help="store the whole run every so many env steps"
-    )
-    resume_help = "go on with the run in --folder where it was stored last; begin it, if there is none yet"
-    parser.add_argument("--resume", action="store_true", help=resume_help)
     set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
 

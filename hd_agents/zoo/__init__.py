@@ -7,6 +7,7 @@ from hd_agents.zoo.catalogue import PRESETS, env_id, folder, hyperparameters, ma
 from hd_agents.zoo.catalogue import names as list
 from hd_agents.zoo.models import RUN, Verification, card, load, pack, pretrained, results, verify
 from hd_agents.zoo.publishing import pull, push
+from hd_agents.zoo.rl_zoo3 import register_rl_zoo3
 
 __all__ = [
     "PRESETS",
@@ -23,6 +24,7 @@ __all__ = [
     "pretrained",
     "pull",
     "push",
+    "register_rl_zoo3",
     "results",
     "verify",
 ]
