@@ -47,8 +47,11 @@ for command in sys.argv[1:]:
 
 
 @needs_it
-def test_train_enjoy_and_go_on(tmp_path: Path) -> None:
-    conf = "-conf hd_agents.zoo.rl_zoo3"
+def test_train_enjoy_go_on_and_search(tmp_path: Path) -> None:
+    conf, file = "-conf hd_agents.zoo.rl_zoo3", f"-conf {zoo.folder() / 'hyperparams' / 'classic.yml'}"
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/study.db"
+    search = f"-optimize --n-trials 1 --no-optim-plots --n-evaluations 1 --study-name one --storage {storage}"
     more = f"--eval-freq 50 --eval-episodes 1 --save-freq 50 --save-replay-buffer --seed 1 {TINY}"
     printed = run(
         tmp_path,
@@ -59,10 +62,16 @@ def test_train_enjoy_and_go_on(tmp_path: Path) -> None:
         f"train --env CartPole-v1 {conf} -n 50 -i logs/harmony/CartPole-v1_1/CartPole-v1.zip {TINY}",
         f"train --env hd_agents/Catch-v0 {conf} -n 60 --eval-freq -1 {TINY}",
         "enjoy --env hd_agents/Catch-v0 -f logs -n 200 --no-render",
+        f"train --env CartPole-v1 {file} -n 45 {search} --eval-episodes 1 -params learning_starts:42",
     )
     assert len(re.findall(r"^\d+ Episodes\nMean reward: ", printed, re.MULTILINE)) == 4
     left = tmp_path / "logs" / "harmony"
-    assert {path.name for path in left.iterdir()} == {"CartPole-v1_1", "CartPole-v1_2", "hd_agents-Catch-v0_1"}
+    assert {path.name for path in left.iterdir()} == {
+        "CartPole-v1_1",
+        "CartPole-v1_2",
+        "CartPole-v1_3",
+        "hd_agents-Catch-v0_1",
+    }
     files = {path.name for path in (left / "CartPole-v1_1").iterdir() if path.is_file()}
     assert files >= {"CartPole-v1.zip", "best_model.zip", "rl_model_50_steps.zip", "evaluations.npz", "0.monitor.csv"}
     saved = yaml.unsafe_load((left / "CartPole-v1_1" / "CartPole-v1" / "config.yml").read_text())
@@ -72,25 +81,11 @@ def test_train_enjoy_and_go_on(tmp_path: Path) -> None:
     }
     agent = HarmonyDreamAgent.load(left / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu")
     assert agent.num_timesteps == 100
-    assert agent._n_updates == 4  # from step 40 on, one for every 16 steps
-    assert agent.harmony_learning_rate == zoo.hyperparameters("CartPole-v1")["harmony_learning_rate"]
-
-
-@needs_it
-def test_a_file_of_the_zoo_is_one_of_rl_zoo3_and_so_is_a_search(tmp_path: Path) -> None:
-    conf = f"-conf {zoo.folder() / 'hyperparams' / 'classic.yml'}"
-    search = "-optimize --n-trials 1 --no-optim-plots --n-evaluations 1 --eval-episodes 1 --study-name one"
-    storage = f"sqlite:///{tmp_path}/study.db"
-    run(
-        tmp_path,
-        f"train --env Pendulum-v1 {conf} -n 30 --eval-freq -1 -params learning_starts:25",
-        f"train --env Pendulum-v1 {conf} -n 45 {search} --storage {storage} -params learning_starts:40",
-    )
-    assert (tmp_path / "logs" / "harmony" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
-    optuna = pytest.importorskip("optuna")
+    assert agent._n_updates == 3  # 61 steps from step 40 on, one for every 16 of them
     (trial,) = optuna.load_study(study_name="one", storage=storage).trials
     assert trial.state.name == "COMPLETE"
     assert {"learning_rate", "train_ratio", "harmony"} <= trial.params.keys()
+    assert agent.harmony_learning_rate == zoo.hyperparameters("CartPole-v1")["harmony_learning_rate"]
 
 
 def test_hyperparameters_of_all_tasks_by_id_and_anew_each_time() -> None:
