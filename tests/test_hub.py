@@ -1,5 +1,6 @@
 """Packages on the Hugging Face Hub, the library's calls replaced by folders that hold calls to its signatures."""
 
+import hashlib
 import inspect
 import json
 import os
@@ -195,23 +196,38 @@ def test_no_network_is_told_in_one_line(
 
 
 def test_push_then_pull(fake: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["push", "classic/CartPole", NAME]) == 0
+    shutil.copytree(shipped(), "mine")
+    for name in ("video.mp4", "notes.txt", "agent.zip"):
+        Path("mine", name).write_bytes(name.encode())
+    assert main(["push", "mine", NAME]) == 0
     assert capsys.readouterr().out == f"https://the.hub/{NAME}\n"
-    assert {path.name for path in (fake.root / NAME / "main").iterdir()} == {*PACKAGE, "README.md"}
-    (fake.root / NAME / "main" / "play.mp4").write_bytes(b"film")
-    (fake.root / NAME / "main" / "run.py").write_text("print('never')")
+    there = fake.root / NAME / "main"
+    whole = {*PACKAGE, "README.md", "video.mp4"}
+    assert {path.name for path in there.iterdir()} >= whole
+    assert not {"notes.txt", "agent.zip"} & {path.name for path in there.iterdir()}
+    assert "](video.mp4)" in (there / "README.md").read_text()
+    (there / "run.py").write_text("print('never')")
     assert main(["pull", NAME, "--folder", "models/pole"]) == 0
     assert capsys.readouterr().out.startswith("models/pole: CartPole-v1, return 4")
     pulled = Path("models/pole")
-    assert {path.name for path in pulled.iterdir()} == {*PACKAGE, "play.mp4"}
+    assert whole <= {path.name for path in pulled.iterdir()} <= {*whole, "dream.png"}
     assert not any(path.is_symlink() for path in pulled.iterdir())
-    assert all((pulled / name).read_bytes() == (shipped() / name).read_bytes() for name in PACKAGE)
+    assert all((pulled / name).read_bytes() == Path("mine", name).read_bytes() for name in PACKAGE - {"card.json"})
     assert [path.name for path in pulled.parent.iterdir()] == ["pole"]
     assert main(["pull", NAME, "--folder", "models/pole"]) == 2
     assert "models/pole exists already" in capsys.readouterr().err
     assert main(["pull", f"hf://{NAME}", "--version", "main"]) == 0
     assert capsys.readouterr().out.startswith(str(fake.root / "cache"))
     assert main(["enjoy", NAME, "--episodes", "1"]) == 0
+
+
+def test_the_card_of_what_was_pushed_describes_its_page(fake: FakeHub) -> None:
+    zoo.push("classic/CartPole", NAME)
+    there, before = fake.root / NAME / "main", zoo.card("classic/CartPole")
+    now = json.loads((there / "card.json").read_text())
+    assert now["sha256"].pop("README.md") == hashlib.sha256((there / "README.md").read_bytes()).hexdigest()
+    before["sha256"].pop("README.md", None)
+    assert now == before
 
 
 def test_private_repositories_stay_private(fake: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:

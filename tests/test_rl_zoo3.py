@@ -66,7 +66,7 @@ def test_train_enjoy_go_on_and_search(tmp_path: Path) -> None:
     )
     assert len(re.findall(r"^\d+ Episodes\nMean reward: ", printed, re.MULTILINE)) == 4
     left = tmp_path / "logs" / "harmony"
-    assert {path.name for path in left.iterdir()} == {
+    assert {path.name for path in left.iterdir() if path.is_dir()} == {
         "CartPole-v1_1",
         "CartPole-v1_2",
         "CartPole-v1_3",

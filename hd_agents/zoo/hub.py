@@ -1,6 +1,6 @@
 """Packages in repositories of the Hugging Face Hub: which names mean one, and fetching them into the library's cache.
 
-Only a package's own files and its pictures and films are asked for. What arrives is read by
+Only the files that a package consists of are asked for, by name. What arrives is read by
 :mod:`hd_agents.zoo.packages`, which executes nothing.
 """
 
@@ -18,7 +18,8 @@ from hd_agents.zoo.packages import AGENT, CARD, WEIGHTS, read_card
 
 PREFIX = "hf://"
 FILES = (CARD, AGENT, WEIGHTS)
-MEDIA = ("*.mp4", "*.png")
+README, VIDEO, DREAM = "README.md", "video.mp4", "dream.png"
+MEDIA = (README, VIDEO, DREAM)  # for people; a model loads without them
 STATED = ("name", "task", "interval", "evaluation")  # what we read from every card
 
 
@@ -57,12 +58,12 @@ def download(source: Repository, version: str | None = None, media: bool = False
     """The folder of a package in the Hub library's cache, fetched where it is not there yet. Needs the `hub` extra.
 
     :param version: a branch, a tag or a commit of the repository; None for its main branch.
-    :param media: also fetch the package's pictures and films.
+    :param media: also fetch what is for people: the page, the video, the dream.
     :raises ValueError: where there is no such repository, version or package.
     :raises ConnectionError: where the Hub cannot be reached and the cache does not have it.
     """
     prefix = f"{source.folder}/" if source.folder else ""
-    wanted = [prefix + pattern for pattern in (*FILES, *(MEDIA if media else ()))]
+    wanted = [prefix + name for name in (*FILES, *(MEDIA if media else ()))]
     hub = library()
     with plain_errors(source.id, version):
         root = hub.snapshot_download(

@@ -158,7 +158,7 @@ def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
 def locate(name: str | Path, version: str | None = None, media: bool = False) -> Path:
     """The folder of a model's package, fetched from the Hub where that is meant; arguments and errors of :func:`load`.
 
-    :param media: fetch the package's pictures and films as well.
+    :param media: fetch also what is for people, such as the video.
     """
     local = (Path(name) / packages.CARD).is_file()
     if not local and (source := hub.repository(str(name))) is not None:

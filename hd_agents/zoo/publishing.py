@@ -1,5 +1,7 @@
 """Packages to and from the Hugging Face Hub: a repository per package, with a README that the Hub shows and indexes."""
 
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -8,8 +10,6 @@ from typing import Any
 
 from hd_agents.zoo import hub, packages
 from hd_agents.zoo.models import locate
-
-README = "README.md"
 
 
 def push(name: str | Path, repository: str, private: bool = False) -> str:
@@ -32,7 +32,7 @@ def push(name: str | Path, repository: str, private: bool = False) -> str:
     card = packages.read_card(source)
     with tempfile.TemporaryDirectory() as folder, hub.plain_errors(target.id):
         _copy(source, Path(folder))
-        (Path(folder) / README).write_text(readme(card, target.id), encoding="utf-8")
+        _write_page(Path(folder), card, target.id)
         address = api.create_repo(target.id, private=private, exist_ok=True)
         if private and not api.repo_info(target.id).private:
             raise ValueError(f"{target.id} exists and is public: leave --private out, or give another repository.")
@@ -41,7 +41,7 @@ def push(name: str | Path, repository: str, private: bool = False) -> str:
 
 
 def pull(repository: str, folder: str | Path | None = None, version: str | None = None) -> Path:
-    """Fetch a package from the Hub, with its pictures and films, and give the folder where it is.
+    """Fetch a package from the Hub, with its page and pictures, and give the folder where it is.
 
     Needs the `hub` extra.
 
@@ -66,7 +66,7 @@ def pull(repository: str, folder: str | Path | None = None, version: str | None 
     return folder
 
 
-def readme(card: Mapping[str, Any], repository: str) -> str:
+def page(card: Mapping[str, Any], repository: str) -> str:
     """The Hub's page of a package: a header in the Hub's own format, and the card in words."""
     hub.library()
     from huggingface_hub import EvalResult, ModelCardData
@@ -123,8 +123,19 @@ zoo.verify("hf://{repository}").passed  # plays the evaluation again
 """
 
 
+def _write_page(folder: Path, card: Mapping[str, Any], repository: str) -> None:
+    """Put the Hub's page into a package, in the place of a README that it had, and its checksum on the card."""
+    text = page(card, repository)
+    text += f"\n![The model's dream beside the truth]({hub.DREAM})\n" if (folder / hub.DREAM).is_file() else ""
+    text += f"\n[The agent playing]({hub.VIDEO})\n" if (folder / hub.VIDEO).is_file() else ""
+    (folder / hub.README).write_text(text, encoding="utf-8")
+    sums = {**card["sha256"], hub.README: hashlib.sha256(text.encode()).hexdigest()}
+    stated = json.dumps({**card, "sha256": sums}, indent=1, allow_nan=False)
+    (folder / packages.CARD).write_text(stated + "\n", encoding="utf-8")
+
+
 def _copy(source: Path, target: Path) -> None:
-    """A package's own files, its pictures and its films; the cache's are links, and become files."""
-    for pattern in (*hub.FILES, *hub.MEDIA):
-        for path in source.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+    """The files of a package. The cache's are links, and become files."""
+    for name in (*hub.FILES, *hub.MEDIA):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
