@@ -158,6 +158,8 @@ def test_another_search_needs_another_folder(run: Run, scores: list[float], caps
         ("horizon: {low: 5, high: 9, step: 2}", "a list of choices"),
         ("horizn: [5, 9]", "horizn: no argument"),
         ("n_envs: [1, 2]", "n_envs: no argument"),
+        ("1: [1, 2]", "1: no argument"),
+        ("gamma: {low: 0.9, high: .inf}", "inf is no number"),
         ("horizon: [1]", "horizon=1"),
         ("- horizon", "holds no search space"),
         ("", "holds no search space"),
@@ -170,6 +172,24 @@ def test_spaces_that_are_none(space: str, message: str, run: Run, capsys: pytest
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_arguments_that_make_no_agent_leave_no_folder(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--set", "backbone=dreamer") == 2
+    assert "backbone='dreamer'" in capsys.readouterr().err
+    assert not run.folder.exists()
+
+
+def test_the_tasks_own_values_are_tried_again_if_their_trial_was_interrupted(
+    run: Run, scores: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "_play", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run("--trials", "1") == 130
+    scores += [1, 2]
+    assert run("--trials", "1") == 0
+    assert run.states() == ["FAIL", "COMPLETE"]
+    assert run.trials()[1].params["learning_rate"] == 0.001
 
 
 @pytest.mark.parametrize("flag", ["--trials", "--evaluations", "--episodes"])

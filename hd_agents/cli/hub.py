@@ -41,5 +41,5 @@ def run_pull(options: argparse.Namespace) -> int:
     found = checked(lambda: zoo.pull(options.repository, options.folder, options.version))
     card = zoo.card(found)
     low, high = card["interval"]
-    print(f"{found}: {card['task']}, return {card['evaluation']['mean_return']:.2f}, [{low:.2f}, {high:.2f}]")
+    print(f"{found}: {card['task']}, return {card['evaluation']['mean_return']:.2f} (interval {low:.2f} to {high:.2f})")
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.backbones import DEFAULTS
 from hd_agents.cli.models import bar_is_seen, checked
 from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, settable
 from hd_agents.cli.train import add_setting_flags
@@ -63,13 +63,26 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} must be 1 or more, not {getattr(options, name)}.")
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
-    make_env(plan.task).close()
     space = checked(lambda: search_space.read(options.space))
-    if unknown := [key for key in space if key not in settable() or key == "n_envs"]:
+    if unknown := [str(key) for key in space if key not in settable() or key == "n_envs"]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
+    usual = _usual(plan, space, options.device)
     folder = options.folder or Path("runs") / f"{plan.task.replace('/', '-')}_tune"
     with _storage(folder) as storage:
-        return _search(_open_study(storage, folder, plan, space, options), plan, space, folder, options)
+        study = _open_study(storage, folder, plan, space, options)
+        if not any(trial.state.name in ("COMPLETE", "PRUNED", "WAITING") for trial in study.trials):
+            study.enqueue_trial(usual)
+        return _search(study, plan, space, folder, options)
+
+
+def _usual(plan: Plan, space: Space, device: str) -> dict[str, Any]:
+    """The task's own values, as far as the space has them. Raises UsageError where these make no agent."""
+    env = make_env(plan.task)
+    try:
+        agent = checked(partial(HarmonyDreamAgent, env=env, device=device, **plan.arguments))
+    finally:
+        env.close()
+    return search_space.within({**{key: getattr(agent, key, None) for key in space}, **plan.arguments}, space)
 
 
 def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argparse.Namespace) -> int:
@@ -109,7 +122,7 @@ def _storage(folder: Path) -> Iterator[Any]:
 
 
 def _open_study(storage: Any, folder: Path, plan: Plan, space: Space, options: argparse.Namespace) -> Any:
-    """The folder's study, or a new one that begins with the task's own values. Raises UsageError if it is another's."""
+    """The folder's study, or a new one. Raises UsageError if it is another's."""
     import optuna
 
     study = optuna.create_study(
@@ -122,12 +135,10 @@ def _open_study(storage: Any, folder: Path, plan: Plan, space: Space, options: a
     # Seeded anew each time: with one seed every continuation would begin with the same values.
     study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
     asked = {**plan.settings(options.seed), "evaluations": options.evaluations, "episodes": options.episodes}
-    asked["space"] = space
+    asked = json.loads(json.dumps({**asked, "space": space}, default=str))  # as it is stored
     then = study.user_attrs.get("asked")
     if then is None:
         study.set_user_attr("asked", asked)
-        usual = DEFAULTS[plan.arguments.get("backbone", "dreamerv3")]._asdict()
-        study.enqueue_trial(search_space.within({"harmony": True, **usual, **plan.arguments}, space))
     elif changed := [key for key in {**then, **asked} if then.get(key) != asked.get(key)]:
         raise UsageError(
             f"{folder} holds a study with other values of {', '.join(changed)}: repeat its command to go on with it, "

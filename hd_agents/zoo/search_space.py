@@ -1,5 +1,6 @@
 """What may be tuned and how far: a YAML file of ranges and choices, and values out of it by Optuna."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def _check(name: str, values: Any) -> None:
         raise ValueError(f"{name}={values!r}: {FORMS}.")
     low, high, log = values["low"], values["high"], values.get("log", False)
     for end in (low, high):
-        if isinstance(end, bool) or not isinstance(end, int | float):
+        if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
             raise ValueError(f"{name}: {end!r} is no number; YAML wants 1.0e-4, with a point, or 0.0001.")
     if not isinstance(log, bool) or not low <= high or (log and low <= 0):
         raise ValueError(
