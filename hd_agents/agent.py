@@ -538,9 +538,11 @@ class HarmonyDreamAgent(BaseAlgorithm):
             raise ValueError("There is no replay to save: replay_buffer is None.")
         self.replay_buffer.save(as_file(path, ".replay"))
 
-    def load_replay_buffer(self, path: Archive) -> None:
+    def load_replay_buffer(self, path: Archive, truncate_last_traj: bool = True) -> None:
         """Replace the replay by a file of ``save_replay_buffer``. The environments are reset before learning goes on.
 
+        :param truncate_last_traj: changes nothing, as the last episode always ends where the file does; rl-zoo3 passes
+            it to all algorithms.
         :raises ValueError: for another kind of file, or one of other spaces or another number of environments.
         """
         if self.replay_buffer is None:

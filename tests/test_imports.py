@@ -35,7 +35,8 @@ RANKS = (
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What only extras bring; a plain install must do without.
 EXTRAS = ("ale_py", "cv2", "dm_control", "matplotlib", "metaworld", "mujoco", "pandas", "pygame", "rich")
-EXTRAS += ("rliable", "safetensors", "shimmy", "tensorboard", "tqdm", "wandb", "yaml")
+EXTRAS += ("huggingface_hub", "optuna", "rl_zoo3", "rliable", "safetensors", "shimmy", "shtab", "tensorboard", "tqdm")
+EXTRAS += ("wandb", "yaml")
 
 
 def imported_parts(source: str) -> set[str]:

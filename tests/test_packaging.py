@@ -43,7 +43,8 @@ def test_plain_install_brings_four_packages(setup_cfg: configparser.ConfigParser
 
 def test_extras(setup_cfg: configparser.ConfigParser) -> None:
     extras = set(setup_cfg["options.extras_require"])
-    assert extras == {"atari", "dmc", "metaworld", "logging", "train", "plot", "track", "docs", "dev", "all"}
+    tools = {"completion", "hub", "plot", "rl_zoo3", "track", "tune"}
+    assert extras == {"atari", "dmc", "metaworld", "logging", "train", "docs", "dev", "all"} | tools
 
 
 def test_constraints_satisfy_setup_cfg(setup_cfg: configparser.ConfigParser) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import hd_agents
 from hd_agents.checkpoint import CheckpointError
-from hd_agents.cli import benchmark, compare, enjoy, evaluate, models, plot, replay_nan, train
+from hd_agents.cli import benchmark, compare, completion, enjoy, evaluate, hub, models, plot, replay_nan, train, tune
 from hd_agents.cli.tasks import UsageError
 
 
@@ -18,12 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     written or read, or a `replay-nan` that found nothing; 2: a mistake in what was typed, told in one line; 130, 143:
     stopped by Ctrl-C or SIGTERM (a training saves what there is first).
     """
-    parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
-    parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (models, train, enjoy, evaluate, compare, benchmark, plot, replay_nan):
-        command.add_parser(commands)
-    options = parser.parse_args(argv)
+    options = build_parser().parse_args(argv)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
     try:
         return options.run(options)
@@ -39,3 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
+    parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (models, train, enjoy, evaluate, compare, benchmark, plot, tune, hub, replay_nan, completion):
+        command.add_parser(commands)
+    return parser

@@ -126,7 +126,7 @@ def load_model(name: str, device: str) -> HarmonyDreamAgent:
         raise UsageError(f"--device {device}: {error}") from error
     if is_file(name):
         return checked(lambda: HarmonyDreamAgent.load(name, device=device, verbose=0))
-    return checked(lambda: zoo.load(name, device))
+    return checked(lambda: zoo.load(name, device=device))
 
 
 def bar_is_seen() -> bool:

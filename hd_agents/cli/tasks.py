@@ -53,7 +53,7 @@ def make_plan(
     values = {"n_envs": 1, **(zoo.hyperparameters(task, preset) or _fallback(task, device))}
     if size is not None:
         values["size"] = size
-    allowed = _settable()
+    allowed = settable()
     for setting in settings:
         key, value = parse_setting(setting)
         if key not in allowed:
@@ -84,6 +84,11 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return key.strip(), value
+
+
+def settable() -> list[str]:
+    """What --set accepts: the constructor's arguments, and the number of environments."""
+    return ["n_envs", *(name for name in inspect.signature(HarmonyDreamAgent).parameters if name not in RESERVED)]
 
 
 def task_id(task: str) -> str:
@@ -118,11 +123,6 @@ def new_run_folder(parent: Path, task: str) -> Path:
         except FileExistsError:  # another run took it between the look and the making
             continue
         return parent / f"{name}_{number}"
-
-
-def _settable() -> list[str]:
-    """What --set accepts: the constructor's arguments, and the number of environments."""
-    return ["n_envs", *(name for name in inspect.signature(HarmonyDreamAgent).parameters if name not in RESERVED)]
 
 
 def _fallback(task: str, device: str) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from hd_agents.zoo.catalogue import names as list
 from hd_agents.zoo.models import RUN, Verification, card, load, pretrained, verify
 from hd_agents.zoo.packing import pack
 from hd_agents.zoo.published import Published, published
+from hd_agents.zoo.publishing import pull, push
 from hd_agents.zoo.results import results
+from hd_agents.zoo.rl_zoo3 import register_rl_zoo3
 
 __all__ = [
     "PRESETS",
@@ -25,6 +27,9 @@ __all__ = [
     "pack",
     "pretrained",
     "published",
+    "pull",
+    "push",
+    "register_rl_zoo3",
     "results",
     "verify",
 ]

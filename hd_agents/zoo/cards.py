@@ -6,17 +6,19 @@ from typing import Any
 from hd_agents.host import format_bytes
 
 
-def readme(card: Mapping[str, Any]) -> str:
+def readme(card: Mapping[str, Any], place: str | None = None) -> str:
     """A complete model card in Markdown, with links to the pictures that lie beside it.
 
     :param card: what ``card.json`` holds, but for the checksums.
+    :param place: what :func:`hd_agents.zoo.load` finds the package by; None for the task's name.
     """
     name, played = card["name"], card["evaluation"]
+    place = place or name
     parts = [
         f"# {name}",
         f"A HarmonyDream agent for the Gymnasium task `{card['task']}`, trained and packed by hd_agents.",
         "```python\n"
-        f'from hd_agents import zoo\n\nagent, env = zoo.load("{name}"), zoo.make_env("{name}")\n'
+        f'from hd_agents import zoo\n\nagent, env = zoo.load("{place}"), zoo.make_env("{name}")\n'
         "obs, _ = env.reset()\nplayer = agent.player()\naction = player.act(obs)\n```",
         "## Score",
         _score(card, played),
@@ -24,10 +26,8 @@ def readme(card: Mapping[str, Any]) -> str:
         _table(_training(card)),
         "## Weights",
         _table(_weights(card)),
-        "## Pictures",
-        _video(card),
-        _dream(card["dream"]),
-        f"Everything here and the return of each episode is in `card.json`; `hd-agents zoo verify {name}` checks the "
+        *(("## Pictures", _video(card), _dream(card["dream"])) if "dream" in card else ()),  # format 1 has none
+        f"Everything here and the return of each episode is in `card.json`; `hd-agents zoo verify {place}` checks the "
         "files and plays the evaluation again.",
     ]
     return "\n\n".join(parts) + "\n"

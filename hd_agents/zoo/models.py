@@ -8,7 +8,7 @@ import torch
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import Evaluation, evaluate, expected_range
-from hd_agents.zoo import packages
+from hd_agents.zoo import hub, packages
 from hd_agents.zoo.catalogue import env_id, folder
 
 RUN = "run.json"  # what `hd-agents train` leaves beside its agent.zip
@@ -47,20 +47,31 @@ def pretrained(suite: str | None = None) -> list[str]:
     return [name for name in found if suite in (None, name.partition("/")[0])]
 
 
-def load(name: str | Path, device: torch.device | str = "auto") -> HarmonyDreamAgent:
-    """The trained model of a task, or of a package's folder. Its checksums are verified, and nothing in it is executed.
+def load(name: str | Path, version: str | None = None, device: torch.device | str = "auto") -> HarmonyDreamAgent:
+    """The trained model of a task, of a package's folder, or of a repository on the Hugging Face Hub.
 
-    Most packages hold what acting needs and no more: such an agent predicts, but it does not learn or dream.
+    Its checksums are verified, and nothing in it is executed. Most packages hold what acting needs and no more: such an
+    agent predicts, but it does not learn or dream.
 
-    :param name: such as ``classic/CartPole``, or a path. :param device: as for the agent's constructor.
-    :raises ValueError: for a name without a model, saying which there are, and for a damaged package.
+    :param name: such as ``classic/CartPole``; a path; or ``org/repo``, ``hf://org/repo``, ``hf://org/repo/suite/task``,
+        which need the `hub` extra and are kept in that library's cache.
+    :param version: on the Hub a branch, tag or commit of the repository, None for its main branch. Elsewhere there is
+        one version of a model, and this is the commit that its card says it was trained with, of at least 7 digits:
+        any other is refused, None is not compared.
+    :param device: as for the agent's constructor.
+    :raises ValueError: for a name without a model, saying which there are, for another version and for a damaged
+        package.
+    :raises ConnectionError: where the Hub cannot be reached.
     """
-    return packages.read(_find(name), device)
+    return packages.read(locate(name, version), device)
 
 
-def card(name: str | Path) -> dict[str, Any]:
-    """The card of a model: task, command, commit, seed, steps, wall time, machine, evaluation and its interval."""
-    return packages.read_card(_find(name))
+def card(name: str | Path, version: str | None = None) -> dict[str, Any]:
+    """The card of a model: task, command, commit, seed, steps, wall time, machine, evaluation and its interval.
+
+    :param name: and ``version``: as for :func:`load`.
+    """
+    return packages.read_card(locate(name, version))
 
 
 def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = False) -> Verification:
@@ -69,11 +80,12 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
     :param episodes: fewer than the card's are faster and find less: the interval is wider then; None for as many.
     :raises ArchiveError: where a file, those for people included, is not the one that the card describes.
     """
-    packages.check(_find(name))
-    stated = card(name)["evaluation"]
+    source = locate(name, media=True)
+    packages.check(source)
+    stated = card(source)["evaluation"]
     episodes = checks.whole("episodes", episodes, 1, stated["episodes"])
     found = evaluate(
-        load(name),
+        load(source),
         stated["task"],
         episodes,
         stated["rule"],
@@ -85,14 +97,27 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
     return Verification(str(name), found, mean, *expected_range(stated["returns"], episodes, CONFIDENCE))
 
 
-def _find(name: str | Path) -> Path:
-    """The folder of a package."""
-    if (Path(name) / packages.CARD).is_file():
-        return Path(name)
-    task = env_id(str(name))
+def locate(name: str | Path, version: str | None = None, media: bool = False) -> Path:
+    """The folder of a model's package, fetched from the Hub where that is meant; arguments and errors of :func:`load`.
+
+    :param media: fetch also what is for people, such as the video.
+    """
+    local = (Path(name) / packages.CARD).is_file()
+    if not local and (source := hub.repository(str(name))) is not None:
+        return hub.download(source, version, media)
+    found = Path(name) if local else _shipped(str(name))
+    commit = str(packages.read_card(found).get("commit"))
+    if version is not None and not (len(version) >= 7 and commit.startswith(version)):
+        raise ValueError(f"version={version!r}: {name} is there once, trained with commit {commit}; leave version out.")
+    return found
+
+
+def _shipped(name: str) -> Path:
+    """The folder of the package that ships for a task."""
+    task = env_id(name)
     for known in pretrained():
         if env_id(known) == task:
             return folder() / "pretrained" / known
     raise ValueError(
-        f"No trained model ships for {str(name)!r}; there is one for: {', '.join(pretrained()) or 'no task yet'}."
+        f"No trained model ships for {name!r}; there is one for: {', '.join(pretrained()) or 'no task yet'}."
     )

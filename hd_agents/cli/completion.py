@@ -1,0 +1,62 @@
+"""`hd-agents completion`: a script for the shell, so that Tab completes commands, flags, tasks and models."""
+
+import argparse
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from hd_agents import zoo
+from hd_agents.cli.models import checked
+from hd_agents.cli.tasks import UsageError
+
+SHELLS = ("bash", "zsh")
+TASKS = ("task", "name")  # arguments that name a task
+MODELS = ("agent", "model")  # arguments that name a model, or its file or folder
+FILES = ("file",)
+PREAMBLE = {
+    "bash": '_hd_agents_models() {{ compgen -W "{models}" -- "$1"; compgen -f -- "$1"; }}',
+    "zsh": '_hd_agents_models() {{ _alternative "models:model:({models})" "files:file:_files" }}',
+}
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `completion` to the command line."""
+    parser = commands.add_parser(
+        "completion",
+        help="print a script that makes Tab complete commands, flags and names of tasks",
+        description='Print a script for Tab. For bash: eval "$(hd-agents completion bash)" in ~/.bashrc; '
+        "for zsh: hd-agents completion zsh > _hd-agents in a folder of $fpath. Print it again after an update.",
+    )
+    parser.add_argument("shell", choices=SHELLS)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the script and return the exit status, 0."""
+    if importlib.util.find_spec("shtab") is None:
+        raise UsageError("not installed: shtab. Install it with: pip install 'hd_agents[completion]'")
+    import shtab
+
+    from hd_agents.cli import build_parser
+
+    parser, tasks = build_parser(), checked(zoo.list)
+    for action in _actions(parser):
+        if action.dest in TASKS:
+            action.choices = tasks
+        elif action.dest in MODELS:
+            action.complete = dict.fromkeys(SHELLS, "_hd_agents_models")  # type: ignore[attr-defined]
+        elif action.dest in FILES or action.type is Path:
+            action.complete = shtab.DIRECTORY if action.dest == "folder" else shtab.FILE  # type: ignore[attr-defined]
+    preamble = PREAMBLE[options.shell].format(models=" ".join(zoo.pretrained()))
+    print(shtab.complete(parser, options.shell, preamble=preamble))
+    return 0
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a parser and of all commands in it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _actions(command)
+        else:
+            yield action

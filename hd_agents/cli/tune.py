@@ -1,0 +1,230 @@
+"""`hd-agents tune`: search for hyper-parameters with Optuna, in a study that can be interrupted and gone on with."""
+
+import argparse
+import importlib.util
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import get_device
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.cli.models import bar_is_seen, checked
+from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, settable
+from hd_agents.cli.train import add_setting_flags
+from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.evaluation import evaluate
+from hd_agents.host import atomic_write
+from hd_agents.provenance import commit, machine
+from hd_agents.recorder import NonFiniteError
+from hd_agents.zoo import search_space
+from hd_agents.zoo.search_space import Space
+
+NEEDED = ("optuna", "tqdm", "yaml")
+EVALUATION_SEED = 20_000  # of the first episode; not those that `zoo pack` judges the chosen agent by
+STUDY, BEST = "study.db", "best.yml"
+INTERRUPTED = 130
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `tune` and its flags to the command line."""
+    parser = commands.add_parser(
+        "tune",
+        help="search for hyper-parameters; leaves the best as a row of the zoo",
+        description="Train a task again and again with values that Optuna chooses (TPE), stop trials that fall behind "
+        "the median, and leave the best as a row of the zoo in best.yml, beside study.db with all trials. Ctrl-C keeps "
+        "the study, and the same command goes on with it.",
+    )
+    parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
+    parser.add_argument("--trials", type=int, default=20, help="in all, earlier ones included (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first trial; the others follow (default: 0)")
+    parser.add_argument("--space", type=Path, metavar="YML", help="what to search (default: the zoo's tuning.yml)")
+    parser.add_argument("--evaluations", type=int, default=5, help="of each trial, evenly spread (default: 5)")
+    parser.add_argument("--episodes", type=int, default=10, help="of each evaluation (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="of the study (default: runs/<task>_tune)")
+    add_setting_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Search as asked and return the exit status: 0, or 130 when Ctrl-C ended it early."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"not installed: {', '.join(missing)}. Install them with: pip install 'hd_agents[tune]'")
+    for name in ("trials", "evaluations", "episodes"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} must be 1 or more, not {getattr(options, name)}.")
+    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+    space = checked(lambda: search_space.read(options.space))
+    if unknown := [str(key) for key in space if key not in settable() or key == "n_envs"]:
+        raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
+    usual = _usual(plan, space, options.device)
+    folder = options.folder or Path("runs") / f"{plan.task.replace('/', '-')}_tune"
+    with _storage(folder) as storage:
+        study = _open_study(storage, folder, plan, space, options)
+        if not any(trial.state.name in ("COMPLETE", "PRUNED", "WAITING") for trial in study.trials):
+            study.enqueue_trial(usual)
+        return _search(study, plan, space, folder, options)
+
+
+def _usual(plan: Plan, space: Space, device: str) -> dict[str, Any]:
+    """The task's own values, as far as the space has them. Raises UsageError where these make no agent."""
+    env = make_env(plan.task)
+    try:
+        agent = checked(partial(HarmonyDreamAgent, env=env, device=device, **plan.arguments))
+    finally:
+        env.close()
+    return search_space.within({**{key: getattr(agent, key, None) for key in space}, **plan.arguments}, space)
+
+
+def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argparse.Namespace) -> int:
+    """Play the trials that are left, and print the best."""
+    status = 0
+    try:
+        study.optimize(
+            lambda trial: _play(trial, plan, space, options),
+            n_trials=max(0, options.trials - _finished(study)),
+            catch=(NonFiniteError,),
+            callbacks=[lambda study, trial: _tell(study, trial, plan, folder / BEST, options)],
+        )
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on with the study.", flush=True)
+        status = INTERRUPTED
+    print(f"{_finished(study)} of {options.trials} trials in {folder / STUDY}")
+    if (folder / BEST).is_file():
+        print(f"The best of them, in {folder / BEST}:\n\n{(folder / BEST).read_text(encoding='utf-8')}", end="")
+    return status
+
+
+@contextmanager
+def _storage(folder: Path) -> Iterator[Any]:
+    """The study's file, closed at the end."""
+    import optuna
+    from sqlalchemy.engine import URL
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell ourselves
+    checked(lambda: folder.mkdir(parents=True, exist_ok=True))
+    # Written by URL: names of folders may hold any character.
+    storage = optuna.storages.RDBStorage(URL.create("sqlite", database=str(folder / STUDY)).render_as_string())
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _open_study(storage: Any, folder: Path, plan: Plan, space: Space, options: argparse.Namespace) -> Any:
+    """The folder's study, or a new one. Raises UsageError if it is another's."""
+    import optuna
+
+    study = optuna.create_study(
+        storage=storage,
+        study_name=plan.task,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(),
+    )
+    # Seeded anew each time: with one seed every continuation would begin with the same values.
+    study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
+    asked = {**plan.settings(options.seed), "evaluations": options.evaluations, "episodes": options.episodes}
+    asked = json.loads(json.dumps({**asked, "space": space}, default=str))  # as it is stored
+    then = study.user_attrs.get("asked")
+    if then is None:
+        study.set_user_attr("asked", asked)
+    elif changed := [key for key in {**then, **asked} if then.get(key) != asked.get(key)]:
+        raise UsageError(
+            f"{folder} holds a study with other values of {', '.join(changed)}: repeat its command to go on with it, "
+            "or give another --folder."
+        )
+    return study
+
+
+def _finished(study: Any) -> int:
+    """Trials that came to their end or were stopped early; those that were interrupted or failed do not count."""
+    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
+
+
+class _Watch(BaseCallback):
+    """Evaluates now and then, reports to the trial, and ends the training of one that falls behind."""
+
+    def __init__(self, trial: Any, every: int, judge: partial[float]) -> None:
+        super().__init__()
+        self._trial, self._every, self._judge = trial, every, judge
+        self._next = every
+        self.pruned = False
+
+    def _on_step(self) -> bool:
+        # The last evaluation is made after the training.
+        if self.num_timesteps >= self._next and self.num_timesteps + self._every <= self.locals["total_timesteps"]:
+            self._next += self._every
+            self._trial.report(self._judge(self.model), self.num_timesteps)
+            self.pruned = self._trial.should_prune()
+        return not self.pruned
+
+
+def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> float:
+    """One trial: train with suggested values, and give the mean return at the end."""
+    import optuna
+
+    found = search_space.suggest(trial, space)
+    arguments = search_space.applied(plan.arguments, found)
+    trial.set_user_attr("row", {"n_timesteps": plan.steps, "n_envs": plan.n_envs, **arguments})
+    print(f"trial {trial.number}: " + ", ".join(f"{key}={arguments[key]}" for key in found), flush=True)
+    seed = options.seed + trial.number
+    env = make_vec_env(partial(RestartingEnv, partial(make_env, plan.task)), plan.n_envs, seed=seed)
+    judge = partial(_score, task=plan.task, episodes=options.episodes)
+    watch = _Watch(trial, max(1, plan.steps // options.evaluations), judge)
+    try:
+        agent = checked(partial(HarmonyDreamAgent, env=env, seed=seed, device=options.device, **arguments))
+        agent.learn(plan.steps, callback=watch, log_interval=None, progress_bar=bar_is_seen())
+    finally:
+        env.close()
+    if watch.pruned:
+        raise optuna.TrialPruned
+    score = judge(agent)
+    trial.report(score, agent.num_timesteps)
+    return score
+
+
+def _score(agent: HarmonyDreamAgent, task: str, episodes: int) -> float:
+    found = evaluate(agent, task, episodes, seed=EVALUATION_SEED, n_envs=5)
+    return sum(found.returns) / episodes
+
+
+def _tell(study: Any, trial: Any, plan: Plan, path: Path, options: argparse.Namespace) -> None:
+    """One line about a trial that has ended; and the best one so far as a row of the zoo."""
+    ended = {
+        "COMPLETE": "return {:.2f}",
+        "PRUNED": "behind the median with return {:.2f}: stopped early",
+        "FAIL": "failed: its numbers became infinite or NaN",
+    }
+    last = trial.intermediate_values.get(trial.last_step, float("nan"))
+    print(f"trial {trial.number}: {ended[trial.state.name].format(last)}", flush=True)
+    if any(other.state.name == "COMPLETE" for other in study.trials):
+        with atomic_write(path) as file:
+            file.write(_row(study, plan, options).encode())
+
+
+def _row(study: Any, plan: Plan, options: argparse.Namespace) -> str:
+    """The best trial as a row of the zoo, with what there is to know about it in comments."""
+    import yaml
+
+    best = study.best_trial
+    pruned = sum(trial.state.name == "PRUNED" for trial in study.trials)
+    lines = [
+        shlex.join(["hd-agents", *sys.argv[1:]]),
+        f"Best of {_finished(study)} trials, {pruned} of them stopped early: trial {best.number}, seed "
+        f"{options.seed + best.number}, mean return {best.value:.2f} over {options.episodes} episodes at the end.",
+        "Each trial is one run, and the luckiest was chosen: expect less, and train with other seeds to know.",
+        f"{datetime.now(timezone.utc).date().isoformat()}, commit {commit()}, {machine(get_device(options.device))}",
+    ]
+    row = yaml.safe_dump({plan.task: best.user_attrs["row"]}, sort_keys=False)
+    return "".join(f"# {line}\n" for line in lines) + row

@@ -1,0 +1,118 @@
+"""Packages in repositories of the Hugging Face Hub: which names mean one, and fetching them into the library's cache.
+
+Only the files that a package consists of are asked for, by name. What arrives is read by
+:mod:`hd_agents.zoo.packages`, which executes nothing.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import hd_agents
+from hd_agents.evaluation import PROTOCOLS
+from hd_agents.zoo.catalogue import names
+from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card
+
+PREFIX = "hf://"
+STATED = ("name", "task", "interval", "evaluation")  # what we read from every card
+
+
+class Repository(NamedTuple):
+    """A place on the Hub.
+
+    :param id: ``organisation/repository``. :param folder: of the package in it; empty for the repository's own root.
+    """
+
+    id: str
+    folder: str = ""
+
+
+def repository(name: str) -> Repository | None:
+    """What a name means on the Hub; None if it means something else.
+
+    ``hf://org/repo`` and ``hf://org/repo/suite/task`` always mean the Hub. ``org/repo`` does, unless ``org`` is a
+    suite, a namespace of Gymnasium ids or a folder here: a mistyped task or path is no reason to ask the network.
+
+    :raises ValueError: for ``hf://`` before anything else.
+    """
+    part = r"[A-Za-z0-9][\w.-]*"
+    found = re.fullmatch(rf"({part}/{part})((?:/{part})*)", name.removeprefix(PREFIX))
+    if name.startswith(PREFIX):
+        if found is None:
+            raise ValueError(f"{name!r} is no place on the Hub: write {PREFIX}org/repo or {PREFIX}org/repo/suite/task.")
+        return Repository(found[1], found[2].removeprefix("/"))
+    if found is None or found[2]:
+        return None
+    owner = name.partition("/")[0]
+    taken = {_key(space) for space in (*PROTOCOLS, "hd_agents", *(known.partition("/")[0] for known in names()))}
+    return None if _key(owner) in taken or Path(owner).exists() else Repository(name)
+
+
+def download(source: Repository, version: str | None = None, media: bool = False) -> Path:
+    """The folder of a package in the Hub library's cache, fetched where it is not there yet. Needs the `hub` extra.
+
+    :param version: a branch, a tag or a commit of the repository; None for its main branch.
+    :param media: also fetch what is for people: the page, the video, the dream.
+    :raises ValueError: where there is no such repository, version or package.
+    :raises ConnectionError: where the Hub cannot be reached and the cache does not have it.
+    """
+    prefix = f"{source.folder}/" if source.folder else ""
+    wanted = [prefix + name for name in (CARD, *(FILES if media else (AGENT, WEIGHTS)))]
+    hub = library()
+    with plain_errors(source.id, version):
+        root = hub.snapshot_download(
+            source.id,
+            revision=version,
+            allow_patterns=wanted,
+            library_name="hd_agents",
+            library_version=hd_agents.__version__,
+        )
+    folder = Path(root) / source.folder
+    place = f"{source.id}/{source.folder}" if source.folder else source.id
+    if not (folder / CARD).is_file():
+        raise ValueError(f"{place} holds no package: it has no {CARD}.")
+    missing = [key for key in STATED if key not in read_card(folder)]
+    if missing:
+        raise ValueError(f"{place} is no package that can be used: its {CARD} does not state {', '.join(missing)}.")
+    return folder
+
+
+def library() -> ModuleType:
+    """huggingface_hub.
+
+    :raises ImportError: where it is not installed, naming the extra.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        message = 'The Hugging Face Hub needs huggingface_hub: install it with `pip install "hd_agents[hub]"`.'
+        raise ImportError(message) from error
+    return huggingface_hub
+
+
+@contextmanager
+def plain_errors(place: str, version: str | None = None) -> Iterator[None]:
+    """Turn the library's errors, which fill half a screen, into one line each."""
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    # OSError, and what the library's HTTP client raises; which client that is differs between its versions.
+    network: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
+    try:
+        yield
+    except RepositoryNotFoundError as error:
+        message = (
+            f"The Hub has no repository {place!r} that you may use: check its name, or log in with `hf auth login`."
+        )
+        raise ValueError(message) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(f"{place} has no version {version!r}: give a branch, tag or commit of it.") from error
+    except network as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConnectionError(f"The Hub did not give or take {place}: {reason}") from error
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_]", "", name).lower()

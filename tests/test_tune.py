@@ -1,0 +1,222 @@
+"""`hd-agents tune`: what may be searched, and studies that end, are interrupted, and go on."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents.cli import main, tune
+from hd_agents.recorder import NonFiniteError
+from hd_agents.zoo import search_space
+
+optuna = pytest.importorskip("optuna")
+SPACE = "learning_rate: {low: 0.0001, high: 0.003, log: true}\nhorizon: {low: 3, high: 6}\nharmony: [true, false]\n"
+TINY = [f"--set={setting}" for setting in ("batch_size=2", "sequence_length=8", "train_ratio=1", "learning_starts=40")]
+
+
+class Run:
+    """The command on CartPole in a folder of its own, and what its study holds afterwards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "a b#c?d"  # characters that mean something in addresses
+        (folder / "space.yml").write_text(SPACE)
+        self.usual = ["classic/CartPole", "--steps", "100", "--evaluations", "2", "--episodes", "2", *TINY]
+        self.usual += ["--space", str(folder / "space.yml"), "--folder", str(self.folder)]
+
+    def __call__(self, *arguments: str) -> int:
+        return main(["tune", *self.usual, *arguments])
+
+    def trials(self) -> list[Any]:
+        with tune._storage(self.folder) as storage:
+            return optuna.load_study(storage=storage, study_name="CartPole-v1").trials
+
+    def states(self) -> list[str]:
+        return [trial.state.name for trial in self.trials()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Evaluations give these, one after the other, and agents learn nothing but count their steps."""
+    given: list[float] = []
+
+    def learn(agent: HarmonyDreamAgent, steps: int, callback: Any, **named: Any) -> None:
+        callback.init_callback(agent)
+        callback.on_training_start({"total_timesteps": steps}, {})
+        for agent.num_timesteps in range(1, steps + 1):
+            if not callback.on_step():
+                return
+
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", learn)
+    monkeypatch.setattr(tune, "_score", lambda *arguments, **named: given.pop(0))
+    return given
+
+
+def test_a_study_of_real_trials(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--trials", "2") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"trial 0: learning_rate=lin_0\.001, horizon=\d, harmony=True\ntrial 0: return \d", printed)
+    first, second = run.trials()
+    assert first.params["learning_rate"] == 0.001  # the zoo's own values come first, where the space has them
+    assert [list(trial.intermediate_values) for trial in (first, second)] == [[50, 100]] * 2
+    assert first.value == first.intermediate_values[100]
+    text = (run.folder / "best.yml").read_text()
+    assert text in printed
+    row = yaml.safe_load(text)["CartPole-v1"]
+    best = max((first, second), key=lambda trial: trial.value)
+    assert row["horizon"] == best.params["horizon"] and row["harmony"] == best.params["harmony"]
+    assert float(row["learning_rate"].removeprefix("lin_")) == pytest.approx(best.params["learning_rate"], rel=0.01)
+    assert (
+        row.items() >= {"n_timesteps": 100, "n_envs": 1, "policy": "MlpPolicy", "batch_size": 2, "gamma": 0.99}.items()
+    )
+    inspect.signature(HarmonyDreamAgent).bind(
+        env=None, **{key: value for key, value in row.items() if key not in ("n_timesteps", "n_envs")}
+    )
+    assert text.startswith("# hd-agents ") and f"trial {best.number}, seed {best.number}, mean return" in text
+    assert run("--trials", "2") == 0  # nothing is left to do
+    assert len(run.trials()) == 2
+
+
+def test_a_trial_that_falls_behind_is_stopped(
+    run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores += [10, 20] * 5 + [1] + [10, 30]  # the pruner waits for five trials
+    assert run("--trials", "7") == 0
+    assert run.states() == ["COMPLETE"] * 5 + ["PRUNED", "COMPLETE"]
+    assert "trial 5: behind the median with return 1.00: stopped early" in capsys.readouterr().out
+    assert (
+        "Best of 7 trials, 1 of them stopped early: trial 6, seed 6, mean return 30.00"
+        in (run.folder / "best.yml").read_text()
+    )
+    assert not scores
+
+
+def test_ctrl_c_keeps_the_study_and_the_command_goes_on(
+    run: Run, scores: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn = HarmonyDreamAgent.learn
+
+    def interrupted(agent: HarmonyDreamAgent, *arguments: Any, **named: Any) -> None:
+        if agent.seed == 12:
+            raise KeyboardInterrupt
+        learn(agent, *arguments, **named)
+
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
+    scores += [1, 5, 1, 4]
+    assert run("--trials", "4", "--seed", "10") == 130
+    assert "The same command goes on" in capsys.readouterr().out
+    assert run.states() == ["COMPLETE", "COMPLETE", "FAIL"]
+    scores += [1, 3, 1, 9]
+    assert run("--trials", "4", "--seed", "10") == 0
+    assert run.states() == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert len({str(trial.params) for trial in run.trials()}) == 5  # the sampler does not begin again
+    assert "trial 4, seed 14, mean return 9.00" in (run.folder / "best.yml").read_text()
+
+
+def test_a_trial_whose_numbers_explode_is_passed_over(
+    run: Run, scores: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn = HarmonyDreamAgent.learn
+
+    def explodes(agent: HarmonyDreamAgent, *arguments: Any, **named: Any) -> None:
+        if agent.seed == 0:
+            raise NonFiniteError("all NaN")
+        learn(agent, *arguments, **named)
+
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", explodes)
+    scores += [1, 2]
+    assert run("--trials", "2") == 0
+    assert run.states() == ["FAIL", "COMPLETE"]
+    printed = capsys.readouterr().out
+    assert "trial 0: failed" in printed and "1 of 2 trials" in printed
+
+
+def test_another_search_needs_another_folder(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    scores += [1, 2]
+    assert run("--trials", "1") == 0
+    assert run("--trials", "2", "--seed", "1", "--set", "gamma=0.9") == 2
+    assert "a study with other values of seed, gamma: repeat its command" in capsys.readouterr().err
+    assert len(run.trials()) == 1
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("learning_rate: {low: 1e-4, high: 0.1}", "'1e-4' is no number; YAML wants 1.0e-4"),
+        ("horizon: {low: 9, high: 5}", "low must not be above high"),
+        ("learning_rate: {low: 0, high: 0.1, log: true}", "above 0 where log"),
+        ("horizon: 15", "a list of choices"),
+        ("horizon: []", "a list of choices"),
+        ("horizon: {low: 5, high: 9, step: 2}", "a list of choices"),
+        ("horizn: [5, 9]", "horizn: no argument"),
+        ("n_envs: [1, 2]", "n_envs: no argument"),
+        ("1: [1, 2]", "1: no argument"),
+        ("gamma: {low: 0.9, high: .inf}", "inf is no number"),
+        ("horizon: [1]", "horizon=1"),
+        ("- horizon", "holds no search space"),
+        ("", "holds no search space"),
+        ("{", "is not YAML"),
+    ],
+)
+def test_spaces_that_are_none(space: str, message: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.folder.parent / "space.yml").write_text(space)
+    assert run("--trials", "1") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_arguments_that_make_no_agent_leave_no_folder(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--set", "backbone=dreamer") == 2
+    assert "backbone='dreamer'" in capsys.readouterr().err
+    assert not run.folder.exists()
+
+
+def test_the_tasks_own_values_are_tried_again_if_their_trial_was_interrupted(
+    run: Run, scores: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "_play", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run("--trials", "1") == 130
+    scores += [1, 2]
+    assert run("--trials", "1") == 0
+    assert run.states() == ["FAIL", "COMPLETE"]
+    assert run.trials()[1].params["learning_rate"] == 0.001
+
+
+@pytest.mark.parametrize("flag", ["--trials", "--evaluations", "--episodes"])
+def test_numbers_that_are_none(flag: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(flag, "0") == 2
+    assert f"{flag} must be 1 or more" in capsys.readouterr().err
+    assert not run.folder.exists()
+
+
+def test_the_default_space_suits_every_task() -> None:
+    """Its keys and ends are arguments that the agent takes."""
+    space = search_space.read()
+    assert space.keys() >= {"learning_rate", "train_ratio", "horizon", "gamma", "entropy_coefficient", "harmony"}
+    for end in (0, -1):
+        values = {key: one[end] if isinstance(one, list) else one[("low", "high")[end]] for key, one in space.items()}
+        agent = HarmonyDreamAgent("MlpPolicy", "CartPole-v1", size="nano", buffer_size=99, device="cpu", **values)
+        assert {key: getattr(agent, key) for key in values} == values
+    row = zoo.hyperparameters("classic/Catch")
+    assert search_space.within(row, space)["gamma"] == 0.93
+
+
+def test_values_as_a_row_has_them() -> None:
+    row = {"learning_rate": "lin_0.001", "gamma": 0.9}
+    assert search_space.applied(row, {"learning_rate": 0.02, "gamma": 0.8, "horizon": 3}) == {
+        "learning_rate": "lin_0.02",
+        "gamma": 0.8,
+        "horizon": 3,
+    }
+    space = {"learning_rate": {"low": 0.0, "high": 0.01}, "gamma": [0.8], "horizon": {"low": 1, "high": 2}}
+    assert search_space.within({**row, "horizon": None}, space) == {"learning_rate": 0.001}
