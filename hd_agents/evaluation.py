@@ -131,7 +131,7 @@ def evaluate(
 
     env = agent._wrap_env(seeded_envs(task, shares))  # as in training: images come channels first
     check_for_correct_spaces(env, agent.observation_space, agent.action_space)
-    player = ActorsMode(agent.policy) if how == "mode" else agent
+    player = player_for(agent, how)
     try:
         with seeded(seed, agent.device):
             returns, lengths = evaluate_policy(
@@ -170,6 +170,11 @@ def acting(task: str, rule: str) -> str:
     return "deterministic" if checks.choice("rule", rule, RULES) == "deterministic" else protocol(task)[0]
 
 
+def player_for(agent: HarmonyDreamAgent, how: str) -> "HarmonyDreamAgent | ActorsMode":
+    """What acts in one of the ways of :func:`acting`, where its ``predict`` is told ``deterministic`` as well."""
+    return ActorsMode(agent.policy) if how == "mode" else agent
+
+
 class ActorsMode:
     """Acts by the actor's mode in a sampled latent, as the paper's robotics code does in evaluation."""
 
@@ -183,16 +188,18 @@ class ActorsMode:
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], NumpyState]:
-        """As :meth:`DreamPolicy.predict`, for a batch; ``deterministic`` changes nothing."""
+        """As :meth:`DreamPolicy.predict`; ``deterministic`` changes nothing."""
         policy = self.policy
+        batched = policy.observations.is_batched(observation)
         encoded = policy.observations.encode(observation)
         n = len(next(iter(encoded.values())))
         latent = policy.initial(n) if state is None else policy.read_state(state, n)
         starts = np.ones(n, dtype=bool) if state is None or episode_start is None else episode_start
         found = policy.observe(encoded, latent, starts, deterministic=False)
         action = policy.choose(found, deterministic=True)
-        parts = (found.deter, found.stoch, action)
-        return policy.actions.decode(action.cpu().numpy()), tuple(part.cpu().numpy() for part in parts)
+        actions = policy.actions.decode(action.cpu().numpy())
+        state = tuple(part.cpu().numpy() for part in (found.deter, found.stoch, action))
+        return actions if batched else actions.squeeze(axis=0), state
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):

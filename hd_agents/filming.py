@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
+from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.imagine import Imagined
@@ -44,12 +45,19 @@ class Episode(NamedTuple):
     whole: bool
 
 
-def play(agent: HarmonyDreamAgent, env: gym.Env[Any, Any], seed: int, steps: int | None = None) -> Episode:
-    """Let the agent play one episode of a single environment, with sampled actions as in training.
+def play(
+    agent: HarmonyDreamAgent,
+    env: gym.Env[Any, Any],
+    seed: int,
+    steps: int | None = None,
+    player: PolicyPredictor | None = None,
+) -> Episode:
+    """Let the agent play one episode of a single environment.
 
     The same call gives the same episode again, and leaves torch's random numbers as they were.
 
     :param steps: the most to play; None for MAX_STEPS.
+    :param player: chooses the actions, by ``predict``; None for the agent itself, with sampled actions as in training.
     """
     codec = ObservationCodec(env.observation_space)
     observation, _ = env.reset(seed=seed)
@@ -61,7 +69,7 @@ def play(agent: HarmonyDreamAgent, env: gym.Env[Any, Any], seed: int, steps: int
     with seeded(seed, agent.device):
         while not done and len(actions) < (MAX_STEPS if steps is None else steps):
             states.append(state)
-            action, state = agent.predict(observation, state, start)
+            action, state = (player or agent).predict(observation, state, start)
             observation, reward, terminated, truncated, _ = env.step(action)
             start, done = np.zeros(1, dtype=bool), bool(terminated or truncated)
             observations.append(observation)

@@ -12,7 +12,9 @@ from gymnasium import spaces
 from matplotlib.figure import Figure
 
 from hd_agents import filming
+from hd_agents.evaluation import ActorsMode
 from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, MIN_SIDE, draw_dream, play, write_video
+from hd_agents.randomness import seeded
 from tests.agents import Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (16, 20, 3), np.uint8)
@@ -81,6 +83,19 @@ def test_an_episode_repeats_and_leaves_the_random_numbers_alone() -> None:
     short = play(agent, gym.make("CartPole-v1"), 1, steps=3)
     assert short.actions == first.actions[:3]
     assert not short.whole
+
+
+def test_an_episode_of_another_player() -> None:
+    agent = tiny()
+    player = ActorsMode(agent.policy)
+    episode = play(agent, gym.make("CartPole-v1"), 1, player=player)
+    with seeded(1, agent.device):
+        action, state = player.predict(episode.observations[0])
+        assert action.shape == ()
+        assert action == episode.actions[0]
+        second, _ = player.predict(episode.observations[1][None], state, np.zeros(1, dtype=bool))
+    assert second.shape == (1,)
+    assert second[0] == episode.actions[1]
 
 
 def test_a_strip_shows_truth_dream_and_their_difference(tmp_path: Path, figures: list[Figure]) -> None:

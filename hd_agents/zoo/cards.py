@@ -95,10 +95,13 @@ def _video(card: Mapping[str, Any]) -> str:
     video = card["video"]
     if video is None:
         return f"There is no video: `{card['task']}` draws no pictures."
-    length = f"a whole episode of {video['steps']}" if video["whole"] else f"the first {video['steps']} steps of one"
-    text = f"{length}{' steps' if video['whole'] else ''}, seed {video['seed']}, return {video['return']:.2f}"
+    how = " with sampled actions" if card["evaluation"]["acting"] == "sampled" else ", by the actor's mode"
+    length = (
+        f"a whole episode of {video['steps']} steps" if video["whole"] else f"an episode's first {video['steps']} steps"
+    )
+    text = f"{length}, seed {video['seed']}, return {video['return']:.2f}"
     return (
-        f"[video.mp4](video.mp4): the agent of this package playing with sampled actions, {text}.\n\n"
+        f"[video.mp4](video.mp4): the agent of this package playing{how}, {text}.\n\n"
         '<video src="video.mp4" controls muted></video>'
     )
 

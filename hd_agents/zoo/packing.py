@@ -11,7 +11,7 @@ import torch
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.evaluation import evaluate, expected_range
+from hd_agents.evaluation import acting, evaluate, expected_range, player_for
 from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, Episode, draw_dream, play, write_video
 from hd_agents.zoo import packages
 from hd_agents.zoo.cards import readme
@@ -21,7 +21,7 @@ from hd_agents.zoo.precision import BITS
 
 EPISODES = 100
 VIDEO_STEPS = 500
-VIDEO_BYTES = 400_000
+VIDEO_BYTES = 1_000_000
 
 
 def pack(
@@ -123,7 +123,7 @@ def _film(
     """
     env = make_env(task, drawn=True)
     try:
-        episode = play(packed, env, seed, VIDEO_STEPS)
+        episode = play(packed, env, seed, VIDEO_STEPS, player_for(packed, acting(task, "paper")))
         dreamer = play(trained, env, seed, CONTEXT + max(HORIZON, CURVE_HORIZON))
         fps = float(env.metadata.get("render_fps") or 30)
     finally:

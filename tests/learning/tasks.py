@@ -83,7 +83,7 @@ _CARTPOLE: dict[str, Any] = {
 # Gradient steps per env step are train_ratio / (batch_size * sequence_length).
 SETTINGS: dict[str, dict[str, Any]] = {
     "cartpole": {**_NANO, **_CARTPOLE},
-    # Without entropy the policy settles on a lean that takes the cart off the track, and no longer tries the other side.
+    # With less entropy the policy leans to one side, drifts off the track, and no longer tries the other side.
     "no_velocity": {**_NANO, **_CARTPOLE, "entropy_coefficient": 0.01, "harmony_learning_rate": 3e-4},
     "pendulum": {**_NANO, "train_ratio": 128},
     "catch": {**_NANO, "learning_starts": 300, "batch_size": 4, "train_ratio": 224, "gamma": 0.93},
