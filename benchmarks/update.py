@@ -72,7 +72,7 @@ class Updates:
         self.case = case
         self.device = torch.device(device)
         self.learner = make_learner(self.case, device, bfloat16=precision == "bfloat16", **options)
-        self.replay = make_replay(self.case, 500, n_envs)
+        self.replay = make_replay(self.case, max(500, 2 * n_envs * case.sequence_length), n_envs)
         self.rng = np.random.default_rng(0)
 
     def update(self) -> None:

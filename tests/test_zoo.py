@@ -7,11 +7,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 import yaml
 from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.backbones import DEFAULTS, SIZES
+from hd_agents.cli import main
 from hd_agents.evaluation import ATARI_GAMES
 from tests.agents import TINY, Scripted
 
@@ -184,3 +186,27 @@ def test_the_data_is_found_where_a_wheel_puts_it(tmp_path: Path, monkeypatch: py
     assert zoo.folder() == tmp_path / "zoo"
     (tmp_path / "hd_agents" / "_zoo").mkdir(parents=True)
     assert zoo.folder() == tmp_path / "hd_agents" / "_zoo"
+
+
+def test_train_gives_the_agent_that_the_command_line_trains(tmp_path: Path) -> None:
+    small = {"learning_starts": 20, "batch_size": 2, "sequence_length": 8, "horizon": 3, "train_ratio": 4, "n_envs": 2}
+    agent = zoo.train("classic/CartPole", seed=3, steps=6e1, device="cpu", **small)
+    flags = [f"--set={key}={value}" for key, value in small.items()]
+    words = ["train", "classic/CartPole", "--seed", "3", "--steps", "60", "--device", "cpu", "--folder", str(tmp_path)]
+    assert main([*words, *flags]) == 0
+    other = HarmonyDreamAgent.load(tmp_path / "CartPole-v1_1" / "agent.zip", device="cpu")
+    assert (agent.num_timesteps, agent._n_updates, agent.n_envs) == (60, other._n_updates, 2)
+    assert agent._n_updates > 0
+    ours, theirs = agent.policy.state_dict(), other.policy.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_train_refuses_what_does_not_exist() -> None:
+    with pytest.raises(ValueError, match=r"batchsize=3: no such setting\. Did you mean batch_size"):
+        zoo.train("classic/CartPole", batchsize=3)
+    with pytest.raises(ValueError, match="Did you mean classic/CartPole"):
+        zoo.train("classic/CartPoel")
+    with pytest.raises(ValueError, match="steps must be a number from 1 up, not 0"):
+        zoo.train("classic/CartPole", steps=0)
+    with pytest.raises(ValueError, match="batch_size"):
+        zoo.train("classic/CartPole", batch_size=0)

@@ -18,9 +18,10 @@ from hd_agents.cli.compare import EVALUATION_SEED
 from hd_agents.cli.models import bar_is_seen, checked
 from hd_agents.cli.resuming import changed_settings, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
-from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, task_id
+from hd_agents.cli.tasks import UsageError, make_env, make_plan, task_id
 from hd_agents.evaluation import expected_range
 from hd_agents.zoo.results import EVALUATED, append_row, preset_of, read_rows
+from hd_agents.zoo.training import Plan
 
 FAILED = 1  # exit status where runs failed
 EVALUATION = "evaluation.json"  # in a run's folder once the run is done

@@ -12,8 +12,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
-from hd_agents.cli.tasks import Plan, UsageError
+from hd_agents.cli.tasks import UsageError
 from hd_agents.cli.tracking import PROJECT
+from hd_agents.zoo.training import Plan
 
 # Of the flags of `train`; a run's seed is always told.
 DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "device": "auto", "checkpoint_every": None}

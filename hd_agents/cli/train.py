@@ -21,11 +21,12 @@ from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures, tracking
 from hd_agents.cli.resuming import own_run_folder, resume, resume_command
-from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, new_run_folder
+from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.host import atomic_write
 from hd_agents.provenance import commit, machine
 from hd_agents.restoring import system_info
+from hd_agents.zoo.training import Plan
 
 DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")

@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli.models import bar_is_seen, checked
-from hd_agents.cli.tasks import Plan, UsageError, make_env, make_plan, settable
+from hd_agents.cli.tasks import UsageError, make_env, make_plan
 from hd_agents.cli.train import add_setting_flags
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.evaluation import evaluate
@@ -27,6 +27,7 @@ from hd_agents.provenance import commit, machine
 from hd_agents.recorder import NonFiniteError
 from hd_agents.zoo import search_space
 from hd_agents.zoo.search_space import Space
+from hd_agents.zoo.training import Plan, settable
 
 NEEDED = ("optuna", "tqdm", "yaml")
 EVALUATION_SEED = 20_000  # of the first episode; not those that `zoo pack` judges the chosen agent by

@@ -11,6 +11,7 @@ from hd_agents.zoo.published import Published, published
 from hd_agents.zoo.publishing import pull, push
 from hd_agents.zoo.results import results
 from hd_agents.zoo.rl_zoo3 import register_rl_zoo3
+from hd_agents.zoo.training import train
 
 __all__ = [
     "PRESETS",
@@ -31,5 +32,6 @@ __all__ = [
     "push",
     "register_rl_zoo3",
     "results",
+    "train",
     "verify",
 ]
