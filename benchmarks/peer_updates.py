@@ -1,7 +1,6 @@
-"""How to make one training update of other implementations, through their own functions and at our shapes.
+"""How to make other implementations update and act, through their own functions and at our shapes.
 
-Nothing of theirs is kept here: sheeprl is imported as installed, r2dreamer from a checkout. Each function returns a
-callable that makes one update on ready batches of noise.
+Nothing of theirs is kept here: sheeprl is imported as installed, r2dreamer from a checkout.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import types
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +23,17 @@ from torch import nn
 from hd_agents.backbones import DEFAULTS, SIZES, Size
 
 BATCHES = 3
+
+
+class Contender(NamedTuple):
+    """An implementation, ready to be timed.
+
+    :param update: makes one update on a ready batch of noise.
+    :param act: chooses an action for one environment, from NumPy to NumPy.
+    """
+
+    update: Callable[[], Any]
+    act: Callable[[], Any]
 
 
 def noise(case: Case, seed: int) -> dict[str, np.ndarray]:
@@ -44,7 +54,7 @@ def widths(case: Case) -> Size:
     return SIZES[case.backbone][case.size]._replace(**case.overrides)
 
 
-def sheeprl(case: Case, checkouts: Path, bfloat16: bool) -> Callable[[], Any]:
+def sheeprl(case: Case, checkouts: Path, bfloat16: bool) -> Contender:
     """sheeprl's DreamerV3, as installed (pip install --no-deps sheeprl, and what it imports)."""
     found = importlib.util.find_spec("sheeprl")
     if found is None or found.origin is None:
@@ -90,7 +100,8 @@ def sheeprl(case: Case, checkouts: Path, bfloat16: bool) -> Callable[[], Any]:
     spaces: dict[str, gym.Space[Any]] = {key: gym.spaces.Box(0, 255, (3, 64, 64), np.uint8) for key in case.images}
     spaces |= {key: gym.spaces.Box(-np.inf, np.inf, (n,), np.float32) for key, n in case.vectors.items()}
     built = algorithm.build_agent(fabric, (ACTIONS,), False, settings, gym.spaces.Dict(spaces))
-    world_model, actor, critic, target = built[:4]
+    world_model, actor, critic, target, player = built[:5]
+    player.init_states()
     named = {"world_model": world_model, "actor": actor, "critic": critic}
     optimizers = fabric.setup_optimizers(
         *(hydra.utils.instantiate(settings.algo[n].optimizer, params=m.parameters()) for n, m in named.items())
@@ -119,10 +130,16 @@ def sheeprl(case: Case, checkouts: Path, bfloat16: bool) -> Callable[[], Any]:
             fabric, world_model, actor, critic, target, *optimizers, batch, None, settings, False, (ACTIONS,), moments
         )
 
-    return update
+    def act() -> np.ndarray:
+        with torch.inference_mode():
+            seen = {key: spaces[key].sample()[None] for key in spaces}
+            seen = algorithm.prepare_obs(fabric, seen, cnn_keys=list(case.images), num_envs=1)
+            return torch.stack([x.argmax(-1) for x in player.get_actions(seen)], -1).numpy()
+
+    return Contender(update, act)
 
 
-def r2dreamer(case: Case, checkouts: Path, bfloat16: bool) -> Callable[[], Any]:
+def r2dreamer(case: Case, checkouts: Path, bfloat16: bool) -> Contender:
     """r2dreamer's DreamerV3 mode in float32 (or bfloat16 autocast), with our stride-2 CNN for equal arithmetic.
 
     Its own CNN has 2.6 to 5.2 times the arithmetic at the same depth. Its block GRU, LaProp, gradient clipping and
@@ -178,8 +195,16 @@ def r2dreamer(case: Case, checkouts: Path, bfloat16: bool) -> Callable[[], Any]:
         def update(self, *_: Any) -> None:
             """Their replay would store the latents."""
 
-    replay = Replay()
-    return lambda: agent.update(replay)
+    replay, acting = Replay(), agent.get_initial_state(1)
+
+    def act() -> np.ndarray:
+        nonlocal acting
+        seen = {key: torch.from_numpy(space.sample()[None]) for key, space in images.items()}
+        seen["is_first"] = torch.zeros(1, dtype=torch.bool)
+        action, acting = agent.act(TensorDict(seen, batch_size=(1,)), acting)
+        return action.numpy()
+
+    return Contender(lambda: agent.update(replay), act)
 
 
 def _strided(networks: Any) -> tuple[type[nn.Module], type[nn.Module]]:

@@ -1,4 +1,4 @@
-"""Time our update beside other implementations', interleaved in one run.
+"""Time our update beside other implementations', by turns in one run; with ``--acting`` the choice of an action.
 
 ``python benchmarks/peers.py cpu-small --peers sheeprl r2dreamer --checkouts ~/peers --python ~/peers/bin/python`` runs
 the same shapes through each contender's own update function, a few updates of each in turn, and prints ratios.
@@ -26,19 +26,24 @@ from update import Worker, describe_machine, take_turns
 
 
 def worker(options: argparse.Namespace) -> None:
-    """Make a peer's update for each line on stdin."""
+    """Update, or act, for each line on stdin."""
     from peer_updates import PEERS
+    from policy import make_player
 
     warnings.filterwarnings("ignore")
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever the peer prints is no answer
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     name, case, precision = options.worker
-    update = PEERS[name](CASES[case], options.checkouts, precision == "bfloat16")
+    if name == "hd_agents":
+        work = make_player(CASES[case])
+    else:
+        made = PEERS[name](CASES[case], options.checkouts, precision == "bfloat16")
+        work = made.act if options.acting else made.update
     for line in sys.stdin:
         if line.strip() == "update":
             start, cpu = time.perf_counter(), time.process_time()
-            update()
+            work()
             answer = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
         else:
             answer = {"peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
@@ -58,6 +63,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=4)
     parser.add_argument("--block", type=int, default=5, help="timed updates of each before it is the next one's turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--acting", action="store_true", help="time the choice of an action, in float32")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -66,9 +72,14 @@ def main() -> None:
         return
     threads = str(options.threads)
     ours = [sys.executable, str(Path(__file__).with_name("update.py")), "--threads", threads, "--profiled", "0"]
-    theirs = [options.python, __file__, "--threads", threads, "--checkouts", str(options.checkouts)]
+    common = [__file__, "--threads", threads, "--checkouts", str(options.checkouts), *["--acting"] * options.acting]
+    theirs = [options.python, *common]
+    if options.acting:
+        options.precision = options.peer_precision = ["float32"]
+        ours = [sys.executable, *common]
+    name_of_ours = ["hd_agents"] * options.acting
     workers = [
-        Worker(("hd_agents", kind), [*ours, "--worker", options.case, kind], options.threads)
+        Worker(("hd_agents", kind), [*ours, "--worker", *name_of_ours, options.case, kind], options.threads)
         for kind in options.precision
     ]
     workers += [
@@ -79,11 +90,12 @@ def main() -> None:
     take_turns(workers, options.warmup, options.updates, options.block)
     rows = [{"name": one.label[0], "precision": one.label[1], **one.times, **one.ask("report")} for one in workers]
     fastest = min(one.median for one in workers if one.label[0] != "hd_agents")
-    print(f"{options.case}, {threads} threads, {options.updates} updates each, median of wall seconds")
+    what = "actions" if options.acting else "updates"
+    print(f"{options.case}, {threads} threads, {options.updates} {what} each, median of wall seconds")
     for one, row in zip(workers, rows, strict=True):
         cpu, peak = statistics.median(row["cpu_seconds"]), row["peak_bytes"] / 2**20
         print(
-            f"{one.label[0]:10} {one.label[1]:9} {one.median:8.4f} s  CPU {cpu:8.4f} s  peak {peak:6.0f} MiB  "
+            f"{one.label[0]:10} {one.label[1]:9} {one.median:9.5f} s  CPU {cpu:9.5f} s  peak {peak:6.0f} MiB  "
             f"{fastest / one.median:5.2f} times the fastest peer's speed"
         )
     if options.json is not None:

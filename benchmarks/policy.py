@@ -9,11 +9,14 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
@@ -33,6 +36,19 @@ def make_policy(case: Case, device: str) -> DreamPolicy:
         kind, space = MlpPolicy, gym.spaces.Box(-np.inf, np.inf, (sum(case.vectors.values()),), np.float32)
     policy = kind(space, actions, backbone=case.backbone, size=case.size, overrides=case.overrides)
     return policy.to(device)
+
+
+def make_player(case: Case) -> Callable[[], NDArray[Any]]:
+    """Chooses one environment's next action, each time for a new observation."""
+    policy, state, starts = make_policy(case, "cpu"), None, np.ones(1, bool)
+
+    def act() -> NDArray[Any]:
+        nonlocal state, starts
+        action, state = policy.predict(policy.observation_space.sample()[None], state, starts)
+        starts = np.zeros(1, bool)
+        return action
+
+    return act
 
 
 def milliseconds(policy: DreamPolicy, batch: int, steps: int) -> list[float]:
