@@ -116,9 +116,12 @@ class DreamPolicy(BasePolicy):
 
     def initial(self, n_envs: int) -> Latent:
         """Zeros for ``n_envs`` environments; a step with ``is_first`` replaces them by the model's initial state."""
+        device = self.device
+        return Latent(*(torch.zeros(shape, device=device) for shape in self._latent_shapes(n_envs)))
+
+    def _latent_shapes(self, n_envs: int) -> list[tuple[int, int]]:
         rssm = self.networks.world_model.rssm
-        sizes = (rssm.deter, rssm.flat, self.actions.size)
-        return Latent(*(torch.zeros(n_envs, size, device=self.device) for size in sizes))
+        return [(n_envs, rssm.deter), (n_envs, rssm.flat), (n_envs, self.actions.size)]
 
     @torch.no_grad()
     def step(
@@ -138,10 +141,10 @@ class DreamPolicy(BasePolicy):
         self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_], deterministic: bool
     ) -> State:
         """The posterior state after one observation; arguments as for :meth:`step`."""
-        model = self.networks.world_model
-        embed = model.encode({key: torch.as_tensor(value, device=self.device) for key, value in encoded.items()})
+        model, device = self.networks.world_model, self.device
+        embed = model.encode({key: torch.as_tensor(value, device=device) for key, value in encoded.items()})
         draw = None if deterministic else self.latent_draw(len(is_first))
-        first = torch.as_tensor(is_first, device=self.device)
+        first = torch.as_tensor(is_first, device=device) if is_first.any() else None
         return model.rssm.observe_step(State(latent.deter, latent.stoch), latent.action, embed, first, draw)
 
     @torch.no_grad()
@@ -197,14 +200,14 @@ class DreamPolicy(BasePolicy):
 
     def read_state(self, state: NumpyState, n: int) -> Latent:
         """The tensors of a NumPy state for ``n`` environments. ValueError where a shape does not fit."""
-        wanted = [tuple(part.shape) for part in self.initial(n)]
+        wanted, device = self._latent_shapes(n), self.device
         found = [np.shape(part) for part in state]
         if found != wanted:
             raise ValueError(
                 f"The state has arrays of shapes {found}, but {n} observations of this agent need {wanted}. Pass what "
                 "predict() returned for these environments, or None at the start."
             )
-        return Latent(*(torch.as_tensor(part, dtype=torch.float32, device=self.device) for part in state))
+        return Latent(*(torch.as_tensor(part, dtype=torch.float32, device=device) for part in state))
 
     def _count_memoryless(self, memoryless: bool) -> None:
         """Warn at the second call in a row without a state, once: it is easily forgotten and costs much."""

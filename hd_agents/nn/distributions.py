@@ -6,6 +6,7 @@ None of these validates its arguments on the device: that would stop the host at
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -118,7 +119,11 @@ class OneHotActions:
     def __init__(self, logits: Tensor, groups: tuple[int, ...], unimix: float) -> None:
         self.parts = logits.float().split(groups, -1)
         self.unimix = unimix
-        self.log_probs = torch.cat([unimix_log_probs(part, unimix) for part in self.parts], -1)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """(..., A), which acting does without."""
+        return torch.cat([unimix_log_probs(part, self.unimix) for part in self.parts], -1)
 
     def mode(self) -> Tensor:
         """(..., A)."""

@@ -45,6 +45,21 @@ def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
     return (left.exp() * (left - right)).sum((-2, -1))
 
 
+def _draw_one_hot(logits: Tensor, draw: Tensor | None, unimix: float) -> tuple[Tensor, Tensor]:
+    """One-hot samples, as :func:`sample_one_hot`, and the probabilities without the uniform share."""
+    probs = softmax(logits)
+    classes = logits.shape[-1]
+    if draw is None:
+        index = probs.argmax(-1, keepdim=True)
+    elif draw.dtype == torch.int64:
+        index = draw.unsqueeze(-1)
+    else:
+        mixed = torch.add(probs.mul(1.0 - unimix), unimix / classes) if unimix else probs
+        number = draw.unsqueeze(-1).contiguous()
+        index = torch.searchsorted(mixed.cumsum(-1), number, right=True).clamp_(max=classes - 1)
+    return torch.zeros_like(logits).scatter_(-1, index, 1.0), probs
+
+
 class _SampleOneHot(torch.autograd.Function):
     """One-hot samples whose gradient is that of the (mixed) probabilities: the straight-through estimator.
 
@@ -53,19 +68,10 @@ class _SampleOneHot(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits: Tensor, draw: Tensor | None, unimix: float) -> Tensor:  # type: ignore[no-untyped-def]
-        probs = softmax(logits)
-        classes = logits.shape[-1]
-        if draw is None:
-            index = probs.argmax(-1, keepdim=True)
-        elif draw.dtype == torch.int64:
-            index = draw.unsqueeze(-1)
-        else:
-            mixed = torch.add(probs.mul(1.0 - unimix), unimix / classes) if unimix else probs
-            number = draw.unsqueeze(-1).contiguous()
-            index = torch.searchsorted(mixed.cumsum(-1), number, right=True).clamp_(max=classes - 1)
+        sample, probs = _draw_one_hot(logits, draw, unimix)
         ctx.save_for_backward(probs)
         ctx.scale = 1.0 - unimix
-        return torch.zeros_like(logits).scatter_(-1, index, 1.0)
+        return sample
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
@@ -83,4 +89,6 @@ def sample_one_hot(logits: Tensor, draw: Tensor | None, unimix: float = 0.0) -> 
         replay a recorded sample; None for the mode.
     :param unimix: share of the uniform distribution, as in :func:`unimix_log_probs`.
     """
+    if not torch.is_grad_enabled():
+        return _draw_one_hot(logits, draw, unimix)[0]
     return _SampleOneHot.apply(logits, draw, unimix)

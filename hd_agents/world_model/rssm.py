@@ -96,15 +96,30 @@ class RSSM(nn.Module):
         deter = self.gru(self.image_in(inputs), state.deter)
         return State(deter, self.sample(self.prior(deter), draw))
 
-    def observe_step(self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, draw: Tensor | None) -> State:
-        """One step of filtering, as :meth:`observe` does for a whole sequence.
+    def observe_step(
+        self, state: State, action: Tensor, embed: Tensor, is_first: Tensor | None, draw: Tensor | None
+    ) -> State:
+        """One step of filtering: what :meth:`observe` does for a whole sequence, to the last bit.
 
         :param action: (N, A) that led to the observation. :param embed: (N, E). :param is_first: (N,) bool,
-            restart there. :param draw: (N, S), or None for the mode.
+            restart there; None for nowhere. :param draw: (N, S), or None for the mode.
         """
-        draws = None if draw is None else draw.unsqueeze(1)
-        posterior, _ = self.observe(embed.unsqueeze(1), action.unsqueeze(1), is_first.unsqueeze(1), draws, state)
-        return State(posterior.deter[:, 0], posterior.stoch[:, 0])
+        deter, stoch = state
+        action = self._clip(action)
+        if is_first is not None:
+            initial = self.initial(len(embed))
+            keep = (~is_first).to(embed.dtype).unsqueeze(-1)
+            action = action * keep
+            deter = torch.addcmul((1.0 - keep) * initial.deter, deter, keep)
+            stoch = torch.addcmul((1.0 - keep) * initial.stoch, stoch, keep)
+        first, observe = self.image_in.linear, self.observe_in.linear
+        from_action = F.linear(action, first.weight[:, self.flat :], first.bias)
+        hidden = self.image_in.finish(torch.addmm(from_action, stoch, first.weight[:, : self.flat].t()))
+        deter = self.gru(hidden, deter)
+        from_embed = F.linear(embed, observe.weight[:, self.deter :], observe.bias)
+        hidden = self.observe_in.finish(torch.addmm(from_embed, deter, observe.weight[:, : self.deter].t()))
+        logits = self.posterior_out(hidden).unflatten(-1, (self.stoch, self.classes))
+        return State(deter, self.sample(logits, draw))
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, draws: Tensor | None, state: State | None = None
