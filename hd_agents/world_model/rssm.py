@@ -99,7 +99,7 @@ class RSSM(nn.Module):
     def observe_step(
         self, state: State, action: Tensor, embed: Tensor, is_first: Tensor | None, draw: Tensor | None
     ) -> State:
-        """One step of filtering: what :meth:`observe` does for a whole sequence, to the last bit.
+        """One step of filtering, as :meth:`observe` does for a whole sequence, without what only pays over many steps.
 
         :param action: (N, A) that led to the observation. :param embed: (N, E). :param is_first: (N,) bool,
             restart there; None for nowhere. :param draw: (N, S), or None for the mode.
