@@ -60,7 +60,8 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return given
 
 
-def test_a_study_of_real_trials(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_of_real_trials(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["hd-agents", "tune", "CartPole-v1"])  # as typed; best.yml repeats it
     assert run("--trials", "2") == 0
     printed = capsys.readouterr().out
     assert re.search(r"trial 0: learning_rate=lin_0\.001, horizon=\d, harmony=True\ntrial 0: return \d", printed)
@@ -80,7 +81,10 @@ def test_a_study_of_real_trials(run: Run, capsys: pytest.CaptureFixture[str]) ->
     inspect.signature(HarmonyDreamAgent).bind(
         env=None, **{key: value for key, value in row.items() if key not in ("n_timesteps", "n_envs")}
     )
-    assert text.startswith("# hd-agents ") and f"trial {best.number}, seed {best.number}, mean return" in text
+    assert (
+        text.startswith("# hd-agents tune CartPole-v1\n")
+        and f"trial {best.number}, seed {best.number}, mean return" in text
+    )
     assert run("--trials", "2") == 0  # nothing is left to do
     assert len(run.trials()) == 2
 
