@@ -70,7 +70,9 @@ def play(
         while not done and len(actions) < (MAX_STEPS if steps is None else steps):
             states.append(state)
             action, state = (player or agent).predict(observation, state, start)
-            observation, reward, terminated, truncated, _ = env.step(action)
+            # Gymnasium's tables of states are indexed by an int, and not by an array.
+            taken = int(action) if isinstance(env.action_space, gym.spaces.Discrete) else action
+            observation, reward, terminated, truncated, _ = env.step(taken)
             start, done = np.zeros(1, dtype=bool), bool(terminated or truncated)
             observations.append(observation)
             actions.append(action)

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
             arguments = {**vars(options), "seed": seed, "folder": parent, "settings": changed}
             if status := train.run(argparse.Namespace(**arguments)):
                 return status
-            rows.append(_judge(next(parent.iterdir()), plan.task, setting, seed, options))
+            rows.append(_judge(parent if options.resume else next(parent.iterdir()), plan.task, setting, seed, options))
             (folder / "compare.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(table(rows))
     draw(folder / "compare.png", plan.task, rows)

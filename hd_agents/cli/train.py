@@ -95,6 +95,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {options.checkpoint_every:g}.")
     folder = own_run_folder(options.folder) if options.resume else new_run_folder(options.folder, plan.task)
     resuming = bool(steps_in(folder / CHECKPOINTS))
+    if not resuming and (folder / "agent.zip").exists():
+        raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
     monitor = {"override_existing": not resuming}
     # A simulator that fails in the night costs an episode, not the run.
     make = partial(RestartingEnv, partial(make_env, plan.task))

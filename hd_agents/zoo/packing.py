@@ -66,7 +66,7 @@ def pack(
 
     def scored(made: Path, bits: int) -> tuple[HarmonyDreamAgent, dict[str, Any]]:
         """The agent as a package holds it, and the card of what it holds and scores."""
-        card = {"name": name, "task": task, **facts, **trained, **packages.write(agent, made, full, bits)}
+        card = {**facts, "name": name, "task": task, **trained, **packages.write(agent, made, full, bits)}
         packages.seal(made, card)
         packed = packages.read(made, agent.device)
         found = evaluate(packed, task, episodes, "paper", seed, n_envs, progress_bar)

@@ -37,7 +37,12 @@ def push(name: str | Path, repository: str, private: bool = False) -> str:
         address = api.create_repo(target.id, private=private, exist_ok=True)
         if private and not api.repo_info(target.id).private:
             raise ValueError(f"{target.id} exists and is public: leave --private out, or give another repository.")
-        api.upload_folder(repo_id=target.id, folder_path=folder, commit_message=f"hd_agents package {card['name']}")
+        api.upload_folder(
+            repo_id=target.id,
+            folder_path=folder,
+            commit_message=f"hd_agents package {card['name']}",
+            delete_patterns=list(packages.FILES),  # of an older package that this one does not have
+        )
     return str(address)
 
 

@@ -44,7 +44,7 @@ def suggest(trial: Any, space: Space) -> dict[str, Any]:
         if isinstance(low, int) and isinstance(high, int):
             found[key] = trial.suggest_int(key, low, high, log=log)
         else:
-            found[key] = float(f"{trial.suggest_float(key, low, high, log=log):.3g}")
+            found[key] = min(max(float(f"{trial.suggest_float(key, low, high, log=log):.3g}"), low), high)
     return found
 
 
