@@ -123,3 +123,12 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert main(["plot", "atari100k", *output]) == 2
     assert "hd_agents[plot]" in capsys.readouterr().err
     assert not (tmp_path / "plots").exists()
+
+
+def test_runs_are_told_apart_by_what_only_one_of_them_states() -> None:
+    def logged(**settings: object) -> Run:
+        return Run("classic/Catch", 0, {"gamma": 0.9, **settings}, None, Path("a"))
+
+    row = Run("classic/Catch", 0, {"size": "nano"}, {}, None)  # says nothing of the horizon
+    assert plot.label([logged(), logged(horizon=3), row]) == ["hd_agents", "horizon 3", "hd_agents"]
+    assert plot.label([logged(), logged(), row]) == ["hd_agents"] * 3

@@ -124,3 +124,20 @@ def test_report_writes_both(own_zoo: Path, monkeypatch: pytest.MonkeyPatch, caps
     (own_zoo / "results" / "atari100k.csv").write_text("a,b\n")
     assert main(["zoo", "report"]) == 2
     assert "no table of results" in capsys.readouterr().err
+
+
+def test_runs_that_differ_in_what_was_set_do_not_share_a_row() -> None:
+    rows = [{**ROW, "seed": seed, "command": f"hd-agents train x{flags}"} for seed, flags in enumerate(FLAGS)]
+    groups = report._groups(rows)
+    assert [[row["seed"] for row in group] for group in groups] == [[0, 4], [1, 2], [3]]
+    assert ", gamma 0.5, horizon 3" in report._cells(groups[1])[2]
+    assert "gamma" not in report._cells(groups[0])[2]
+
+
+FLAGS = (
+    "",
+    " --set gamma=0.5 --set=horizon=3",
+    " --set=horizon=3 --set gamma=0.5",
+    " --set gamma=0.6",
+    " --set size=nano",
+)

@@ -16,7 +16,7 @@ from hd_agents.cli.models import checked
 from hd_agents.cli.tasks import UsageError
 from hd_agents.evaluation import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
-from hd_agents.zoo.results import normalized, read_rows
+from hd_agents.zoo.results import normalized, read_rows, settings_of
 
 OURS = "hd_agents"
 TOLD = ("backbone", "harmony", "size", "preset", "env_steps")  # of a row of results
@@ -81,10 +81,10 @@ def label(runs: Sequence[Run]) -> list[str]:
     varying: list[str] = []
     for name in dict.fromkeys(one.name for one in runs):
         known: dict[str, set[str]] = {}
-        for one in runs:
-            if one.name == name:
-                for key, value in one.settings.items():
-                    known.setdefault(key, set()).add(repr(value))
+        for logged in (True, False):  # a row of results tells less than a folder: what it leaves out may be alike
+            alike = [one.settings for one in runs if one.name == name and (one.folder is not None) == logged]
+            for key in dict.fromkeys(key for settings in alike for key in settings):
+                known.setdefault(key, set()).update(repr(settings.get(key, "default")) for settings in alike)
         varying += [key for key, values in known.items() if len(values) > 1 and key not in varying]
     return [", ".join(f"{key} {one.settings[key]}" for key in varying if key in one.settings) or OURS for one in runs]
 
@@ -190,7 +190,8 @@ def _read(what: str) -> Iterable[Run]:
 
 
 def _of_row(row: Mapping[str, Any]) -> Run:
-    return Run(row["name"], row["seed"], {key: row[key] for key in TOLD}, row, None)
+    settings = {key: row[key] for key in TOLD} | settings_of(row["command"])
+    return Run(row["name"], row["seed"], settings, row, None)
 
 
 def _of_folder(folder: Path) -> Run:

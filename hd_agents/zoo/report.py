@@ -8,7 +8,7 @@ import numpy as np
 from hd_agents.evaluation import human_normalized
 from hd_agents.zoo.catalogue import env_id, names, suites
 from hd_agents.zoo.published import Published, published
-from hd_agents.zoo.results import name_order, results, table
+from hd_agents.zoo.results import name_order, results, settings_of, table
 
 HEAD = """# The zoo
 
@@ -94,7 +94,8 @@ def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Rows of a task, those of the same settings together."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(repr([row[key] for key in SETTINGS]), []).append(row)
+        told = [*(row[key] for key in SETTINGS), settings_of(row["command"])]
+        groups.setdefault(repr(told), []).append(row)
     return list(groups.values())
 
 
@@ -105,6 +106,7 @@ def _cells(rows: list[dict[str, Any]]) -> list[str]:
     settings = f"{first['backbone']}, {first['size']}"
     settings += "" if first["preset"] == "paper" else f", preset {first['preset']}"
     settings += "" if first["harmony"] is True else f", harmony {first['harmony']}"
+    settings += "".join(f", {key} {value}" for key, value in settings_of(first["command"]).items())
     seeds = ", ".join(str(row["seed"]) for row in rows)
     dates = sorted({row["date"] or "" for row in rows})
     date = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"

@@ -9,7 +9,9 @@ import io
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,15 @@ def preset_of(command: str) -> str:
     """The preset in a command of ``hd-agents train``."""
     found = re.search(r"--preset[ =](\w+)", command)
     return found[1] if found else "paper"
+
+
+def settings_of(command: str) -> dict[str, str]:
+    """What ``--set`` changes in a command of ``hd-agents train``, but for what a row has a column for."""
+    words = shlex.split(command)
+    pairs = [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
+    pairs += [value for flag, value in pairwise(words) if flag == "--set"]
+    found = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    return {key: found[key] for key in sorted(found) if key not in COLUMNS}
 
 
 def name_order(row: Mapping[str, Any]) -> tuple[int, int]:
