@@ -20,7 +20,7 @@ from hd_agents.cli.resuming import changed_settings, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, task_id
 from hd_agents.evaluation import expected_range
-from hd_agents.zoo.results import EVALUATED, append_row, preset_of, read_rows
+from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, preset_of, read_rows
 from hd_agents.zoo.training import Plan
 
 FAILED = 1  # exit status where runs failed
@@ -83,10 +83,12 @@ def run(options: argparse.Namespace) -> int:
         if changed := changed_settings(one.folder / "config.yml", one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
     with locked(folder):
-        known = {(row["name"], row["seed"], row["command"]) for row in checked(lambda: read_rows(results))}
+        rows = checked(lambda: read_rows(results))
+        known = {(found["name"], found["seed"], found["command"]) for found in rows}
         left = [one for one in runs if (one.name, one.seed, one.command) not in known]
+        there = [[found[key] for key in SAME_RUN] for found in rows]  # by a command that says the same in other words
         for one in left:
-            if (one.folder / EVALUATION).exists():
+            if (one.folder / EVALUATION).exists() and [row(one)[key] for key in SAME_RUN] not in there:
                 append_row(results, row(one))
         left = [one for one in left if not (one.folder / EVALUATION).exists()]
         print(
@@ -139,7 +141,7 @@ def _tasks(options: argparse.Namespace) -> list[str]:
     if options.tasks is None:
         return names
     ids = {zoo.env_id(name): name for name in names}
-    wanted = [task if task in ids else task_id(f"{options.suite}/{task.rpartition('/')[2]}") for task in options.tasks]
+    wanted = [task_id(task if "/" in task or task in ids else f"{options.suite}/{task}") for task in options.tasks]
     if foreign := [task for task, found in zip(options.tasks, wanted, strict=True) if found not in ids]:
         raise UsageError(
             f"--tasks {' '.join(foreign)}: not in {options.suite}; `hd-agents list {options.suite}` shows it."
@@ -151,7 +153,15 @@ def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run
     plan = make_plan(name, options.steps, options.size, options.device, options.settings, options.preset)
     own = folder / f"{name.partition('/')[2]}_{seed}"
     chosen = argparse.Namespace(**{**vars(options), "seed": seed})
-    plain = argparse.Namespace(**{**vars(chosen), "track": False, "checkpoint_every": None, "device": "auto"})
+    plain = argparse.Namespace(
+        **{
+            **vars(chosen),
+            "track": False,
+            "track_project": tracking.PROJECT,
+            "checkpoint_every": None,
+            "device": "auto",
+        }
+    )
     training = [*PROGRAM, "train", name, "--folder", str(own), "--resume", *typed(chosen)]
     evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / "agent.zip"), "--seed", str(EVALUATION_SEED)]
     evaluation += ["--n-envs", "5", "--device", options.device, "--output", str(own / EVALUATION)]

@@ -68,7 +68,8 @@ def run_list(options: argparse.Namespace) -> int:
     if options.pretrained:
         names = [name for name in names if name in scores]
     if not names:
-        raise UsageError(f"no such task: {' '.join(options.words) or 'no trained model ships yet'}")
+        what = "task with a trained model" if options.pretrained else "task"
+        raise UsageError(f"no {what} has {' and '.join(options.words)} in its name.")
     width = max(map(len, names))
     for name in names:
         print(f"{name:<{width}}  {zoo.env_id(name)}  {scores.get(name, '')}".rstrip())

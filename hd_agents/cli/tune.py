@@ -126,6 +126,8 @@ def _open_study(storage: Any, folder: Path, plan: Plan, space: Space, options: a
     """The folder's study, or a new one. Raises UsageError if it is another's."""
     import optuna
 
+    if others := [name for name in optuna.get_all_study_names(storage) if name != plan.task]:
+        raise UsageError(f"{folder} holds a study of {', '.join(others)}: give another --folder.")
     study = optuna.create_study(
         storage=storage,
         study_name=plan.task,

@@ -61,6 +61,8 @@ def pack(
     name = next((known for known in names() if env_id(known) == task), name)
     facts = _facts(Path(file), run)
     agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
+    if target is None and "/" not in name:
+        raise ValueError(f"{name!r} is no task of the zoo, where packages lie by suite: pass target (--folder).")
     target = folder() / "pretrained" / name if target is None else Path(target)
     trained = {"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, "backbone": agent.backbone}
 

@@ -57,6 +57,7 @@ def train(
     :param settings: in place of the zoo's: ``n_envs``, and arguments of :class:`HarmonyDreamAgent`.
     :return: the agent after its last step, with its environments still open.
     :raises ValueError: for a name, preset or setting that does not exist, and values that are not allowed.
+    :raises gymnasium.error.Error: for an id that Gymnasium does not have.
     :raises ImportError: where the task's suite is not installed, naming the extra.
     """
     run = plan(name, steps, preset, str(device), settings)
