@@ -117,6 +117,7 @@ def test_flags_reach_the_runs(stand_in: Path) -> None:
         (["nothing"], "suite='nothing'"),
         (["classic", "--tasks", "Cartpoel"], "classic/CartPole"),
         (["classic", "--tasks", "CartPole-v1", "Acrobot-v1"], "--tasks Acrobot-v1: not in classic"),
+        (["dmc_proprio", "--tasks", "dmc_vision/walker-walk"], "--tasks dmc_vision/walker-walk: not in dmc_proprio"),
         (["classic", "--seeds", "0"], "--seeds 0"),
         (["classic", "--jobs", "-1"], "--jobs -1"),
         (["classic", "--set", "nothing=1"], "no such setting"),
@@ -152,3 +153,10 @@ def test_with_the_real_commands(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert played["seeds"] == [10_000, 10_001]
     assert row["mean_return"] == played["mean_return"]
     assert (tmp_path / "CartPole_0" / "agent.zip").exists() and row["wall_seconds"] > 0
+
+
+def test_other_words_for_the_same_run_add_no_row(stand_in: Path) -> None:
+    for flags in ([], ["--track-project", "x"], ["--steps", "10000"]):
+        assert run(stand_in, "--tasks", "CartPole", *flags) == 0
+        rows = read_rows(stand_in / "results.csv")
+        assert len({row["seed"] for row in rows}) == len(rows)

@@ -167,3 +167,9 @@ def test_logs_of_a_run_that_goes_on_can_be_read(tmp_path: Path) -> None:
         assert len(pictures.read_episodes(tmp_path)[0]) == 0
     (tmp_path / "0.monitor.csv").write_text("#{}\nr,l,t\n1.5,10,1.0\n2.5,2")
     assert pictures.read_episodes(tmp_path)[0].tolist() == [10]
+
+
+def test_flags_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "CartPole-v1", "--pre", "nano"])
+    assert "--pre" in capsys.readouterr().err

@@ -101,3 +101,12 @@ def test_episodes_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     resuming._forget_episodes(tmp_path, 30)
     texts = [(tmp_path / f"{index}.monitor.csv").read_text() for index in range(3)]
     assert texts == [head + "1,10,1.0\n2,20,4.0\n", head, head]
+
+
+def test_a_finished_run_without_checkpoints_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert learn(tmp_path, "--steps", "60") == 0
+    folder = tmp_path / "CartPole-v1_1"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert learn(folder, "--resume", "--steps", "60") == 2
+    assert "holds a run without checkpoints" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

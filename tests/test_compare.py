@@ -47,6 +47,14 @@ def test_both_settings_are_trained_and_evaluated_alike(
     assert "on minus off" in capsys.readouterr().out
 
 
+def test_runs_of_a_comparison_can_have_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filming, "MAX_STEPS", 5)
+    flags = ["--seeds", "1", "--harmony", "on", "--steps", "50", "--episodes", "1", "--folder", str(tmp_path), *TINY]
+    assert main(["compare", "classic/CartPole", *flags, "--resume"]) == 0
+    (row,) = json.loads((tmp_path / "CartPole-v1_compare_1" / "compare.json").read_text())
+    assert (Path(row["folder"]) / "checkpoints").is_dir()
+
+
 def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt

@@ -146,3 +146,8 @@ def test_episodes_shorter_than_a_strip_are_drawn_whole(space: Any, length: int, 
     agent = tiny("CnnPolicy" if space is IMAGE else "MlpPolicy", env)
     found = draw_dream(tmp_path / "a.png", agent, play(agent, env, seed=0), "t")
     assert found == {"seed": 0, "context": 1, "horizon": length}
+
+
+def test_tables_of_states_can_be_played() -> None:
+    env = gym.make("FrozenLake-v1")
+    assert play(tiny("MlpPolicy", env), env, seed=1, steps=3).rewards

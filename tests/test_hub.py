@@ -70,7 +70,10 @@ class FakeHub:
 
     def upload_folder(self, *arguments: Any, **named: Any) -> None:
         call = self._bind("upload_folder", arguments, named)
-        shutil.copytree(call["folder_path"], self.root / call["repo_id"] / "main")
+        there = self.root / call["repo_id"] / "main"
+        for name in call["delete_patterns"]:
+            (there / name).unlink(missing_ok=True)
+        shutil.copytree(call["folder_path"], there, dirs_exist_ok=True)
 
     @staticmethod
     def error(kind: str, text: str) -> Exception:
@@ -220,6 +223,17 @@ def test_push_then_pull(fake: FakeHub, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["pull", f"hf://{NAME}", "--version", "main"]) == 0
     assert capsys.readouterr().out.startswith(str(fake.root / "cache"))
     assert main(["enjoy", NAME, "--episodes", "1"]) == 0
+
+
+def test_a_package_replaces_the_one_before(fake: FakeHub) -> None:
+    zoo.push("classic/CartPole", NAME)
+    shutil.copytree(shipped(), "plain")
+    Path("plain", "video.mp4").unlink()
+    card = zoo.card("plain")
+    del card["sha256"]["video.mp4"]
+    Path("plain", "card.json").write_text(json.dumps(card))
+    zoo.push("plain", NAME)
+    assert not (zoo.pull(NAME, "back") / "video.mp4").exists()
 
 
 def test_the_card_of_what_was_pushed_describes_its_page(fake: FakeHub) -> None:

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from hd_agents import zoo
 from hd_agents.cli import main
@@ -217,3 +218,13 @@ def test_what_ships_is_small_and_complete() -> None:
         assert (folder / packages.VIDEO).is_file() == (card["video"] is not None)
         if card["video"] is not None:
             assert (folder / packages.VIDEO).stat().st_size <= packing.VIDEO_BYTES
+
+
+def test_the_card_states_the_task_that_was_packed(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = gym.spec("CartPole-v1")
+    monkeypatch.setitem(gym.registry, "Pole-v0", EnvSpec("Pole-v0", entry_point=spec.entry_point, max_episode_steps=9))
+    run = {"command": "c", "commit": "d", "machine": "m", "seed": 1, "wall_seconds": 2.0, "task": "Another-v0"}
+    target = zoo.pack(saved, "Pole-v0", run, episodes=1, target=tmp_path / "a", device="cpu")
+    assert zoo.card(target)["task"] == zoo.card(target)["evaluation"]["task"] == "Pole-v0"
+    with pytest.raises(ValueError, match=r"'Pole-v0' is no task of the zoo.* pass target \(--folder\)"):
+        zoo.pack(saved, "Pole-v0", run, episodes=1, device="cpu")

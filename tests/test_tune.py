@@ -224,3 +224,17 @@ def test_values_as_a_row_has_them() -> None:
     }
     space = {"learning_rate": {"low": 0.0, "high": 0.01}, "gamma": [0.8], "horizon": {"low": 1, "high": 2}}
     assert search_space.within({**row, "horizon": None}, space) == {"learning_rate": 0.001}
+
+
+def test_a_folder_holds_one_task(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    scores += [1.0, 2.0]
+    assert run("--trials", "1") == 0
+    best = (run.folder / "best.yml").read_bytes()
+    assert main(["tune", "classic/Pendulum", *run.usual[1:], "--trials", "1"]) == 2
+    assert "holds a study of CartPole-v1" in capsys.readouterr().err
+    assert (run.folder / "best.yml").read_bytes() == best
+
+
+def test_rounding_keeps_to_the_range() -> None:
+    trial = optuna.trial.FixedTrial({"gamma": 0.9997})
+    assert search_space.suggest(trial, {"gamma": {"low": 0.99, "high": 0.9997}}) == {"gamma": 0.9997}
