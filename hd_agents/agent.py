@@ -148,7 +148,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             policy,
             env,
             learning_rate=0.0,  # checked and set below
-            policy_kwargs=dict(policy_kwargs or {}),
+            policy_kwargs=checks.mapping("policy_kwargs", policy_kwargs or {}),
             stats_window_size=checks.whole("stats_window_size", stats_window_size, 1),
             tensorboard_log=tensorboard_log,
             verbose=verbose,

@@ -77,3 +77,10 @@ def harmony(value: Any) -> bool | dict[str, bool | float]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """A copy of ``value`` if it is a dict, else ``ValueError``."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r}: use a dict, such as {{'units': 128}}.")
+    return dict(value)

@@ -104,6 +104,9 @@ def test_unsupported_space_is_told_in_one_line(
         (["CartPole-v1", "--set", "batchsize=3"], "Did you mean batch_size"),
         (["CartPole-v1", "--set", "seed=3"], "no such setting"),
         (["CartPole-v1", "--steps", "0"], "steps must be"),
+        (["CartPole-v1", "--steps", "inf"], "steps must be"),
+        (["CartPole-v1", "--checkpoint-every", "nan"], "--checkpoint-every must be"),
+        (["CartPole-v1", "--set", "policy_kwargs={[]:1}"], "policy_kwargs"),
         (["CartPole-v1", "--set", "n_envs=none"], "n_envs must be"),
         (["CartPole-v1", "--size", "tiny"], "tiny"),
         (["CartPole-v1", "--set", "policy=CnnPolicy"], "CnnPolicy"),
@@ -173,3 +176,24 @@ def test_flags_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["train", "CartPole-v1", "--pre", "nano"])
     assert "--pre" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--seed", "1.5"], ["--device", "foo"]])
+def test_seeds_and_devices_that_do_not_exist(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("train", "tune"):
+        with pytest.raises(SystemExit, match="2"):
+            main([command, "CartPole-v1", "--folder", str(tmp_path / "runs"), *flags])
+        assert repr(flags[1]) in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["train", "CartPole-v1", "--folder", str(tmp_path / "file")]) == 2
+    assert main(["plot", "classic", "--output", str(tmp_path / "file")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "file") in first
+    assert str(tmp_path / "file") in second
+    assert (tmp_path / "file").read_text() == "mine"

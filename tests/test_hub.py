@@ -110,6 +110,7 @@ def shipped() -> Path:
         ("Dmc-Vision/walker", None),
         ("ALE/Skiing-v5", None),
         ("CartPole-v1", None),
+        ("phys2d/CartPole-v1", None),
         ("org/repo/classic/CartPole", None),
         ("./org/repo", None),
         ("/org/repo", None),

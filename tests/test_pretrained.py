@@ -262,7 +262,6 @@ def test_enjoy_films_a_model(shipped: Path, saved: Path, tmp_path: Path, capsys:
         (["nowhere.zip"], "no saved agent"),
         (["classic/CartPole", "--task", "Acrobot-v1"], "spaces do not match"),
         (["classic/CartPole", "--episodes", "0"], "--episodes must be"),
-        (["classic/CartPole", "--device", "toaster"], "--device toaster"),
     ],
 )
 def test_enjoy_mistakes(arguments: list[str], message: str, shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from hd_agents import filming, zoo
+from hd_agents.cli import tasks
 from hd_agents.cli.models import checked, is_file, load_model
 from hd_agents.cli.tasks import UsageError, make_env
 
@@ -22,8 +23,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--task", help="what to play (default: what the model was trained on)")
     parser.add_argument("--video", type=Path, metavar="MP4", help="film the episodes")
     parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first episode (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=tasks.device, default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -48,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     frames = [frame for episode in played for frame in episode.frames]
     if not frames:
         raise UsageError(f"{task} draws no pictures, so there is no video.")
-    options.video.parent.mkdir(parents=True, exist_ok=True)
+    checked(lambda: options.video.parent.mkdir(parents=True, exist_ok=True))
     checked(lambda: filming.write_video(options.video, frames, fps))
     print(f"  {options.video}  {len(frames)} frames")
     return 0

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from hd_agents.cli import tasks
 from hd_agents.cli.models import bar_is_seen, checked, load_model
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.evaluation import RULES, Evaluation, evaluate
@@ -31,9 +32,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="paper: sampled actions in Atari, the actor's mode in a sampled latent state in the robotics suites; "
         "deterministic: the mode of everything (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode; the others follow (default: 0)")
+    parser.add_argument(
+        "--seed", type=tasks.seed, default=0, help="of the first episode; the others follow (default: 0)"
+    )
     parser.add_argument("--n-envs", type=int, default=1, help="environments side by side (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=tasks.device, default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, metavar="JSON", help="file to write (default: standard output)")
     parser.set_defaults(run=run)
 

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     curves, points = _curves(runs, labels, asked), _points(runs, labels)
     if not (curves or points or estimates):
         raise UsageError(f"nothing to draw in {', '.join(options.what)}: no episode has ended, nothing was evaluated.")
-    options.output.mkdir(parents=True, exist_ok=True)
+    checked(lambda: options.output.mkdir(parents=True, exist_ok=True))
     written = [figures.curves(options.output / "curves.png", curves)] if curves else []
     written += [figures.scores(options.output / "scores.png", points)] if points else []
     for suite, (values, thresholds, profiles, better) in estimates.items():

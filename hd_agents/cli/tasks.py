@@ -1,11 +1,13 @@
 """From what was typed to what is trained: the task's environment, its hyper-parameters, and the folder of the run."""
 
+import argparse
 import ast
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 
 from hd_agents import zoo
 from hd_agents.zoo.training import Plan, plan
@@ -47,8 +49,23 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), words[value.lower()]
     try:
         return key.strip(), ast.literal_eval(value)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         return key.strip(), value
+
+
+def seed(text: str) -> int:
+    """What ``--seed`` takes."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
+def device(text: str) -> str:
+    """What ``--device`` takes."""
+    try:
+        return text if text == "auto" else str(torch.device(text))
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: use auto, cpu, cuda or cuda:N") from error
 
 
 def task_id(task: str) -> str:
@@ -70,7 +87,10 @@ def make_env(task: str, render: bool = False) -> gym.Env[Any, Any]:
 def new_run_folder(parent: Path, task: str) -> Path:
     """Make and return `parent/<task>_<n>` with the first free n from 1 up; a slash in the task becomes a dash."""
     name = task.replace("/", "-")
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {parent}: {error}") from error
     taken = [path.name.removeprefix(f"{name}_") for path in parent.glob(f"{name}_*")]
     number = max((int(suffix) for suffix in taken if suffix.isdecimal()), default=0)
     while True:

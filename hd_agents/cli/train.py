@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import math
 import shlex
 import sys
 import time
@@ -19,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import steps_in
-from hd_agents.cli import pictures, tracking
+from hd_agents.cli import pictures, tasks, tracking
 from hd_agents.cli.resuming import own_run_folder, resume, resume_command
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
@@ -51,7 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=DEFAULT_TASK,
         help="a name of `hd-agents list`, or a Gymnasium id (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=tasks.seed, default=0, help="default: %(default)s")
     add_plan_flags(parser)
     parser.set_defaults(run=run)
 
@@ -76,7 +77,9 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=presets)
     parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=tasks.device, default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
     set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
@@ -91,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
     make_env(plan.task).close()  # a task that does not exist gets no folder
     checkpointing = options.resume or options.checkpoint_every is not None
-    if options.checkpoint_every is not None and options.checkpoint_every < 1:
+    if options.checkpoint_every is not None and not 1 <= options.checkpoint_every < math.inf:
         raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {options.checkpoint_every:g}.")
     folder = own_run_folder(options.folder) if options.resume else new_run_folder(options.folder, plan.task)
     resuming = bool(steps_in(folder / CHECKPOINTS))

@@ -17,6 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
+from hd_agents.cli import tasks
 from hd_agents.cli.models import bar_is_seen, checked
 from hd_agents.cli.tasks import UsageError, make_env, make_plan
 from hd_agents.cli.train import add_setting_flags
@@ -46,7 +47,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--trials", type=int, default=20, help="in all, earlier ones included (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first trial; the others follow (default: 0)")
+    parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first trial; the others follow (default: 0)")
     parser.add_argument("--space", type=Path, metavar="YML", help="what to search (default: the zoo's tuning.yml)")
     parser.add_argument("--evaluations", type=int, default=5, help="of each trial, evenly spread (default: 5)")
     parser.add_argument("--episodes", type=int, default=10, help="of each evaluation (default: %(default)s)")
@@ -81,6 +82,8 @@ def _usual(plan: Plan, space: Space, device: str) -> dict[str, Any]:
     env = make_env(plan.task)
     try:
         agent = checked(partial(HarmonyDreamAgent, env=env, device=device, **plan.arguments))
+    except TypeError as error:
+        raise UsageError(str(error)) from error
     finally:
         env.close()
     return search_space.within({**{key: getattr(agent, key, None) for key in space}, **plan.arguments}, space)

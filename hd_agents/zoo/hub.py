@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import gymnasium as gym
+
 import hd_agents
 from hd_agents.evaluation import PROTOCOLS
 from hd_agents.zoo.catalogue import names
@@ -47,7 +49,8 @@ def repository(name: str) -> Repository | None:
     if found is None or found[2]:
         return None
     owner = name.partition("/")[0]
-    taken = {_key(space) for space in (*PROTOCOLS, "hd_agents", *(known.partition("/")[0] for known in names()))}
+    known = (task.partition("/")[0] for task in (*names(), *gym.registry) if "/" in task)
+    taken = {_key(space) for space in (*PROTOCOLS, "hd_agents", *known)}
     return None if _key(owner) in taken or Path(owner).exists() else Repository(name)
 
 

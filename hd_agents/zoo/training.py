@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ def plan(
         values["n_timesteps"] = steps
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
     for what, number in (("steps", total), ("n_envs", n_envs)):
-        if not isinstance(number, int | float) or number < 1:
+        if not isinstance(number, int | float) or not 1 <= number < math.inf:
             raise ValueError(f"{what} must be a number from 1 up, not {number!r}.")
     # One row per step and one more per episode.
     values.setdefault("buffer_size", min(MAX_BUFFER, max(MIN_BUFFER, 2 * int(total))))
