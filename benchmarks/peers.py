@@ -71,17 +71,15 @@ def main() -> None:
         worker(options)
         return
     threads = str(options.threads)
-    ours = [sys.executable, str(Path(__file__).with_name("update.py")), "--threads", threads, "--profiled", "0"]
     common = [__file__, "--threads", threads, "--checkouts", str(options.checkouts), *["--acting"] * options.acting]
     theirs = [options.python, *common]
     if options.acting:
         options.precision = options.peer_precision = ["float32"]
-        ours = [sys.executable, *common]
-    name_of_ours = ["hd_agents"] * options.acting
-    workers = [
-        Worker(("hd_agents", kind), [*ours, "--worker", *name_of_ours, options.case, kind], options.threads)
-        for kind in options.precision
-    ]
+        ours = [sys.executable, *common, "--worker", "hd_agents"]
+    else:
+        update = str(Path(__file__).with_name("update.py"))
+        ours = [sys.executable, update, "--threads", threads, "--profiled", "0", "--worker"]
+    workers = [Worker(("hd_agents", kind), [*ours, options.case, kind], options.threads) for kind in options.precision]
     workers += [
         Worker((name, kind), [*theirs, "--worker", name, options.case, kind], options.threads)
         for name in options.peers

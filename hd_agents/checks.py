@@ -75,12 +75,12 @@ def harmony(value: Any) -> bool | dict[str, bool | float]:
     raise ValueError(f"harmony={value!r}: use True, False or a mapping from loss names to True, False or a weight.")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
 def mapping(name: str, value: Any) -> dict[str, Any]:
-    """A copy of ``value`` if it is a dict, else ``ValueError``."""
-    if not isinstance(value, dict):
+    """A dict of ``value``, a mapping."""
+    if not isinstance(value, Mapping):
         raise ValueError(f"{name}={value!r}: use a dict, such as {{'units': 128}}.")
     return dict(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -155,8 +155,9 @@ def test_with_the_real_commands(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "CartPole_0" / "agent.zip").exists() and row["wall_seconds"] > 0
 
 
-def test_other_words_for_the_same_run_add_no_row(stand_in: Path) -> None:
+def test_other_words_for_the_same_run_add_no_row(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags in ([], ["--track-project", "x"], ["--steps", "10000"]):
         assert run(stand_in, "--tasks", "CartPole", *flags) == 0
         rows = read_rows(stand_in / "results.csv")
-        assert len({row["seed"] for row in rows}) == len(rows)
+        assert len({row["seed"] for row in rows}) == len(rows) > 0
+        assert f"(seeds: {len(rows)})" in capsys.readouterr().out

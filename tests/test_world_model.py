@@ -60,7 +60,8 @@ def test_acting_latents_equal_training_latents(backbone, groups):
     state = model.rssm.initial(2)
     for t in range(11):
         embed = model.encode({key: value[:, t] for key, value in data.observation.items()})
-        state = model.rssm.observe_step(state, data.action[:, t], embed, data.is_first[:, t], draws[:, t])
+        first = data.is_first[:, t] if data.is_first[:, t].any() else None  # as in acting
+        state = model.rssm.observe_step(state, data.action[:, t], embed, first, draws[:, t])
         torch.testing.assert_close(state.deter, trained.deter[:, t])
         assert torch.equal(state.stoch, trained.stoch[:, t])
 

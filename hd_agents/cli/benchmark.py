@@ -84,11 +84,9 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
     with locked(folder):
         rows = checked(lambda: read_rows(results))
-        known = {(found["name"], found["seed"], found["command"]) for found in rows}
-        left = [one for one in runs if (one.name, one.seed, one.command) not in known]
-        there = [[found[key] for key in SAME_RUN] for found in rows]  # by a command that says the same in other words
+        left = [one for one in runs if recorded(one, rows) is None]
         for one in left:
-            if (one.folder / EVALUATION).exists() and [row(one)[key] for key in SAME_RUN] not in there:
+            if (one.folder / EVALUATION).exists():
                 append_row(results, row(one))
         left = [one for one in left if not (one.folder / EVALUATION).exists()]
         print(
@@ -119,15 +117,23 @@ def row(one: Run) -> dict[str, Any]:
     }
 
 
+def recorded(one: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """A run's row, if it has one: by its command, or, where that says the same in other words, by its folder."""
+    told = {"name": one.name, "seed": one.seed, "command": one.command}
+    done = row(one) if (one.folder / EVALUATION).exists() else {}
+    for known in (told, {key: done[key] for key in SAME_RUN if done}):
+        for found in rows:
+            if known and known.items() <= found.items():
+                return found
+    return None
+
+
 def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
     """A line per task: the mean of its seeds' scores, and their deviation."""
     scores: dict[str, list[float]] = {one.name: [] for one in runs}
     for one in runs:
-        scores[one.name] += [
-            found["mean_return"]
-            for found in rows
-            if (found["name"], found["seed"], found["command"]) == (one.name, one.seed, one.command)
-        ]
+        if found := recorded(one, rows):
+            scores[one.name].append(found["mean_return"])
     width = max(map(len, scores))
     return "\n".join(
         f"{name:<{width}}  " + (f"{np.mean(x):.2f} ± {np.std(x):.2f} (seeds: {len(x)})" if x else "not run")

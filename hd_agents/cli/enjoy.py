@@ -24,9 +24,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--video", type=Path, metavar="MP4", help="film the episodes")
     parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first episode (default: %(default)s)")
-    parser.add_argument(
-        "--device", type=tasks.device, default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    tasks.add_device_flag(parser)
     parser.set_defaults(run=run)
 
 

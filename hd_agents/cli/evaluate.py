@@ -36,9 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--seed", type=tasks.seed, default=0, help="of the first episode; the others follow (default: 0)"
     )
     parser.add_argument("--n-envs", type=int, default=1, help="environments side by side (default: %(default)s)")
-    parser.add_argument(
-        "--device", type=tasks.device, default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    tasks.add_device_flag(parser)
     parser.add_argument("--output", type=Path, metavar="JSON", help="file to write (default: standard output)")
     parser.set_defaults(run=run)
 

@@ -84,7 +84,7 @@ def label(runs: Sequence[Run]) -> list[str]:
         for logged in (True, False):  # a row of results tells less than a folder: what it leaves out may be alike
             alike = [one.settings for one in runs if one.name == name and (one.folder is not None) == logged]
             for key in dict.fromkeys(key for settings in alike for key in settings):
-                known.setdefault(key, set()).update(repr(settings.get(key, "default")) for settings in alike)
+                known.setdefault(key, set()).update(str(settings.get(key, "default")) for settings in alike)
         varying += [key for key, values in known.items() if len(values) > 1 and key not in varying]
     return [", ".join(f"{key} {one.settings[key]}" for key in varying if key in one.settings) or OURS for one in runs]
 

@@ -60,8 +60,13 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def device(text: str) -> str:
-    """What ``--device`` takes."""
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    help_text = "auto, cpu, cuda or cuda:N (default: %(default)s)"
+    parser.add_argument("--device", type=_device, default="auto", help=help_text)
+
+
+def _device(text: str) -> str:
     try:
         return text if text == "auto" else str(torch.device(text))
     except RuntimeError as error:

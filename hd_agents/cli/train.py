@@ -77,9 +77,7 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=presets)
     parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
-    parser.add_argument(
-        "--device", type=tasks.device, default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    tasks.add_device_flag(parser)
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
     set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
