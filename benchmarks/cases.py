@@ -13,6 +13,7 @@ from hd_agents.replay import SequenceReplay
 
 ACTIONS = 6
 EPISODE = 40  # rows from one episode's start to the next
+OBSERVATIONS = 16  # drawn before the clock starts, where acting is timed
 
 
 class Case(NamedTuple):

@@ -10,14 +10,14 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
-from cases import ACTIONS, EPISODE, Case
+from cases import ACTIONS, EPISODE, OBSERVATIONS, Case
 from torch import nn
 
 from hd_agents.backbones import DEFAULTS, SIZES, Size
@@ -117,6 +117,7 @@ def sheeprl(case: Case, checkouts: Path, bfloat16: bool) -> Contender:
             value = value[..., None] if key in ("reward", "first", "last") else value
             batch[names.get(key, key)] = torch.from_numpy(np.ascontiguousarray(value.swapaxes(0, 1)))
         batches.append(batch)
+    observations = cycle([{key: space.sample()[None] for key, space in spaces.items()} for _ in range(OBSERVATIONS)])
     done = 0
 
     def update() -> None:
@@ -132,8 +133,7 @@ def sheeprl(case: Case, checkouts: Path, bfloat16: bool) -> Contender:
 
     def act() -> np.ndarray:
         with torch.inference_mode():
-            seen = {key: spaces[key].sample()[None] for key in spaces}
-            seen = algorithm.prepare_obs(fabric, seen, cnn_keys=list(case.images), num_envs=1)
+            seen = algorithm.prepare_obs(fabric, next(observations), cnn_keys=list(case.images), num_envs=1)
             return torch.stack([x.argmax(-1) for x in player.get_actions(seen)], -1).numpy()
 
     return Contender(update, act)
@@ -196,10 +196,11 @@ def r2dreamer(case: Case, checkouts: Path, bfloat16: bool) -> Contender:
             """Their replay would store the latents."""
 
     replay, acting = Replay(), agent.get_initial_state(1)
+    observations = cycle([{key: space.sample()[None] for key, space in images.items()} for _ in range(OBSERVATIONS)])
 
     def act() -> np.ndarray:
         nonlocal acting
-        seen = {key: torch.from_numpy(space.sample()[None]) for key, space in images.items()}
+        seen = {key: torch.from_numpy(value) for key, value in next(observations).items()}
         seen["is_first"] = torch.zeros(1, dtype=torch.bool)
         action, acting = agent.act(TensorDict(seen, batch_size=(1,)), acting)
         return action.numpy()

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
-from cases import ACTIONS, CASES, Case
+from cases import ACTIONS, CASES, OBSERVATIONS, Case
 from update import describe_machine
 
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy
@@ -39,12 +40,13 @@ def make_policy(case: Case, device: str) -> DreamPolicy:
 
 
 def make_player(case: Case) -> Callable[[], NDArray[Any]]:
-    """Chooses one environment's next action, each time for a new observation."""
+    """Chooses one environment's next action, each time for the next of a few observations."""
     policy, state, starts = make_policy(case, "cpu"), None, np.ones(1, bool)
+    seen = cycle([policy.observation_space.sample()[None] for _ in range(OBSERVATIONS)])
 
     def act() -> NDArray[Any]:
         nonlocal state, starts
-        action, state = policy.predict(policy.observation_space.sample()[None], state, starts)
+        action, state = policy.predict(next(seen), state, starts)
         starts = np.zeros(1, bool)
         return action
 

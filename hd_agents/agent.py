@@ -18,7 +18,7 @@ from hd_agents.arrivals import watch
 from hd_agents.backbones import DEFAULTS, SIZES, objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.envs import register_suite
-from hd_agents.graphs import GraphedUpdates
+from hd_agents.graphs import GraphedActing, GraphedUpdates
 from hd_agents.host import cpu_has_bfloat16, keep_freed_memory
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner
@@ -233,7 +233,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         graphs = self.device.type == "cuda" and self.compile is not False
         self._graphed = GraphedUpdates(self.learner) if graphs else None
         self._metrics = Metrics()
-        self._collector = Collector(self.policy, self.n_envs)
+        self._collector = Collector(self.policy, self.n_envs, GraphedActing(self.policy) if graphs else None)
         self.replay_buffer: SequenceReplay | None = self._make_replay()
         if self.verbose >= 1:
             batch = self.batch_size * self.sequence_length

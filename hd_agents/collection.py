@@ -11,7 +11,8 @@ the statistics of the moment it is drawn, as Stable-Baselines3's replay buffers 
 in training as in ``predict``, and rows from the time when the statistics were still poor do no harm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,10 +66,12 @@ class Collector:
     """Acts with the latents of training, which nobody else touches, and writes replay rows.
 
     :param policy: acts, and knows the spaces. :param n_envs: N.
+    :param step: acts in place of ``policy.step``, always sampling: a graph of it.
     """
 
-    def __init__(self, policy: DreamPolicy, n_envs: int) -> None:
+    def __init__(self, policy: DreamPolicy, n_envs: int, step: Callable[..., Latent] | None = None) -> None:
         self.policy = policy
+        self._step = step or partial(policy.step, deterministic=False)
         self.latent: Latent | None = None  # None while actions are random: filtering begins with the first chosen one
         self._actions = np.zeros((n_envs, policy.actions.size), dtype=np.float32)
 
@@ -97,7 +100,7 @@ class Collector:
             if self.latent is None:
                 self.latent, starts = self.policy.initial(len(starts)), np.ones_like(starts)
             encoded = self.policy.observations.encode(observations)
-            self.latent = self.policy.step(encoded, self.latent, starts, deterministic=False)
+            self.latent = self._step(encoded, self.latent, starts)
             self._actions = self.latent.action.cpu().numpy()
         return self.policy.actions.decode(self._actions)
 

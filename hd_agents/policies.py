@@ -133,34 +133,61 @@ class DreamPolicy(BasePolicy):
         :param is_first: (N,), where an episode begins: the latent and its action are forgotten there.
         :param deterministic: mode of the latent and of the action, else samples from torch's global generator.
         """
-        state = self.observe(encoded, latent, is_first, deterministic)
-        return Latent(state.deter, state.stoch, self.choose(state, deterministic))
+        first = torch.as_tensor(is_first, device=self.device) if is_first.any() else None
+        draws = (None, None) if deterministic else self.draw(len(is_first))
+        return self.step_on_device(self.to_device(encoded), latent, first, draws)
+
+    def step_on_device(
+        self, observation: Mapping[str, Tensor], latent: Latent, first: Tensor | None, draws: tuple[Tensor | None, ...]
+    ) -> Latent:
+        """The part of :meth:`step` that runs on the device alone.
+
+        :param first: (N,) or None for nowhere. :param draws: what :meth:`draw` gives, or None twice for modes.
+        """
+        of_latent, of_action = draws
+        state = self._filter(observation, latent, first, of_latent)
+        return Latent(state.deter, state.stoch, self._choose(state, of_action))
 
     @torch.no_grad()
     def observe(
         self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_], deterministic: bool
     ) -> State:
         """The posterior state after one observation; arguments as for :meth:`step`."""
-        model, device = self.networks.world_model, self.device
-        embed = model.encode({key: torch.as_tensor(value, device=device) for key, value in encoded.items()})
+        first = torch.as_tensor(is_first, device=self.device) if is_first.any() else None
         draw = None if deterministic else self.latent_draw(len(is_first))
-        first = torch.as_tensor(is_first, device=device) if is_first.any() else None
-        return model.rssm.observe_step(State(latent.deter, latent.stoch), latent.action, embed, first, draw)
+        return self._filter(self.to_device(encoded), latent, first, draw)
 
     @torch.no_grad()
     def choose(self, state: State, deterministic: bool) -> Tensor:
         """The actor's action vectors (N, A) in ``state``; continuous ones are cut to [-1, 1], as the env will see."""
-        actor = self.networks.actor
-        distribution = actor(self.networks.world_model.features(state))
-        if deterministic:
-            action = distribution.mode()
-        else:
-            action = distribution.sample(actor.draw(len(state.deter), device=self.device))
-        return action if self.actions.groups else action.clamp(-1.0, 1.0)
+        return self._choose(state, None if deterministic else self._action_draw(len(state.deter)))
+
+    def to_device(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """Encoded observations as tensors where the networks are."""
+        return {key: torch.as_tensor(value, device=self.device) for key, value in encoded.items()}
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Random numbers for one step of ``n`` environments: latents (n, S), and what the actor wants for actions."""
+        return self.latent_draw(n), self._action_draw(n)
 
     def latent_draw(self, n: int) -> Tensor:
         """Random numbers (n, S) for one sample of the latent, from torch's global generator."""
         return torch.rand(n, self.networks.world_model.rssm.stoch, device=self.device)
+
+    def _action_draw(self, n: int) -> Tensor:
+        return self.networks.actor.draw(n, device=self.device)
+
+    def _filter(
+        self, observation: Mapping[str, Tensor], latent: Latent, first: Tensor | None, draw: Tensor | None
+    ) -> State:
+        model = self.networks.world_model
+        embed = model.encode(observation)
+        return model.rssm.observe_step(State(latent.deter, latent.stoch), latent.action, embed, first, draw)
+
+    def _choose(self, state: State, draw: Tensor | None) -> Tensor:
+        distribution = self.networks.actor(self.networks.world_model.features(state))
+        action = distribution.mode() if draw is None else distribution.sample(draw)
+        return action if self.actions.groups else action.clamp(-1.0, 1.0)
 
     def predict(
         self,

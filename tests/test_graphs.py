@@ -2,13 +2,17 @@
 
 import copy
 import warnings
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from hd_agents.compilation import compiled_or_plain
-from hd_agents.graphs import WARMUP, GraphedUpdates
+from hd_agents.graphs import WARMUP, GraphedActing, GraphedUpdates
+from hd_agents.policies import CnnPolicy, DreamPolicy, Latent
 from tests.models import batch, learner, networks
 
 UPDATES = 20
@@ -106,6 +110,66 @@ def test_a_capture_that_fails_costs_a_warning_and_no_update() -> None:
     ]
 
 
+class Repeater:
+    """Stands for a graph of a function without side effects: every replay writes new results over the first."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+
+    def __call__(self, function: Any) -> Any:
+        self.recorded += 1
+        results = function()
+
+        def replay() -> None:
+            for result, new in zip(results, function(), strict=True):
+                result.copy_(new)
+
+        return replay, results
+
+
+def acted(policy: DreamPolicy, step: Any, n: int = 2, steps: int = 10) -> list[Latent]:
+    """The latents of a walk through noise, with episodes that begin here and there."""
+    rng, latent, latents = np.random.default_rng(0), policy.initial(n), []
+    torch.manual_seed(3)
+    for index in range(steps):
+        seen = np.stack([policy.observation_space.sample() for _ in range(n)])
+        starts = rng.random(n) < 0.3 if index else np.ones(n, dtype=bool)
+        latent = step(policy.observations.encode(seen), latent, starts)
+        latents.append(Latent(*(part.clone() for part in latent)))
+    return latents
+
+
+def make_policy(actions: spaces.Space[Any]) -> DreamPolicy:
+    torch.manual_seed(0)
+    policy = CnnPolicy(spaces.Box(0, 255, (16, 16, 3), np.uint8, seed=0), actions, size="nano")
+    torch.nn.init.normal_(policy.networks.actor.out.weight)  # else all actions are equally good
+    return policy
+
+
+ACTION_SPACES = [spaces.Discrete(4), spaces.Box(-2.0, 2.0, (3,))]
+
+
+@pytest.mark.parametrize("actions", ACTION_SPACES, ids=["discrete", "continuous"])
+def test_replayed_acting_is_the_plain_one(actions: spaces.Space[Any]) -> None:
+    plain, graphed = make_policy(actions), make_policy(actions)
+    repeater = Repeater()
+    expected = acted(plain, partial(plain.step, deterministic=False))
+    found = acted(graphed, GraphedActing(graphed, repeater))
+    assert repeater.recorded == 1
+    assert len({tuple(latent.action.flatten().tolist()) for latent in found}) > 1
+    for one, other in zip(expected, found, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=0.0, atol=0.0)
+
+
+def test_acting_for_another_number_of_environments_makes_a_new_graph() -> None:
+    policy, repeater = make_policy(ACTION_SPACES[0]), Repeater()
+    step = GraphedActing(policy, repeater)
+    acted(policy, step)
+    assert acted(policy, step, n=5)[-1].deter.shape[0] == 5
+    assert repeater.recorded == 2
+
+
 def test_rates_are_stored_as_numbers() -> None:
     """On CUDA the optimisers hold tensors, which a file for another device must not."""
     student = learner(networks())
@@ -157,6 +221,19 @@ def test_the_graph_gives_what_the_kernels_give(backbone: str) -> None:
         graphed, said = learn(backbone, {}, "cuda")
     assert said == pytest.approx(expected, rel=1e-3)
     agree(plain, graphed, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("actions", ACTION_SPACES, ids=["discrete", "continuous"])
+def test_the_graph_of_acting_gives_what_the_kernels_give(actions: spaces.Space[Any]) -> None:
+    plain, graphed = make_policy(actions).cuda(), make_policy(actions).cuda()
+    expected = acted(plain, partial(plain.step, deterministic=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # or it would go on without a graph
+        found = acted(graphed, GraphedActing(graphed))
+    for one, other in zip(expected, found, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.gpu
