@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hd_agents.backbones import build
+from hd_agents.world_model import decoder
 from hd_agents.world_model.encoder import model_size
 from tests.models import TINY, batch, networks
 
@@ -155,3 +156,41 @@ def test_dreams_end_at_once_or_by_their_probability(backbone: str, hard: bool) -
     gamma = model.continue_head.target_scale
     expected = gamma * (model.continue_head(features) > 0.0) if hard else model.continue_head(features).sigmoid()
     torch.testing.assert_close(model.discount(features, gamma), expected.float())
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_decoding_in_chunks_changes_neither_losses_nor_gradients(backbone, bfloat16, monkeypatch):
+    torch.manual_seed(3)
+    net = networks(backbone)
+    data, draws = batch(), torch.rand(2, 11, 3)
+
+    def trained():
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            losses = net.world_model.losses(data, draws).losses
+        net.harmonizer(losses)[0].backward()
+        return losses, {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+
+    whole, expected = trained()
+    monkeypatch.setattr(decoder, "FRAMES_AT_ONCE", 8)  # 22 steps: 8, 8 and 6
+    losses, gradients = trained()
+    assert whole["observation/image"].shape == (2, 11) and losses["observation/image"].shape == ()
+    rtol, atol = (3e-2, 1e-2) if bfloat16 else (1e-4, 1e-6)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss.mean(), whole[name].mean(), rtol=rtol, atol=atol)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        size = expected[name].abs().max().clamp(min=1e-12)  # below the free nats the prior gets zeros
+        torch.testing.assert_close(gradient / size, expected[name] / size, rtol=rtol, atol=atol, msg=name)
+    with torch.no_grad():
+        assert net.world_model.losses(data, draws).losses["observation/image"].shape == (2, 11)
+
+
+def test_decoding_in_chunks_leaves_frozen_weights_alone(monkeypatch):
+    monkeypatch.setattr(decoder, "FRAMES_AT_ONCE", 8)
+    net = networks("dreamerv3")
+    net.world_model.decoder.requires_grad_(False)
+    net.harmonizer(net.world_model.losses(batch(), torch.rand(2, 11, 3)).losses)[0].backward()
+    assert all(p.grad is None for p in net.world_model.decoder.parameters())
+    assert any(p.grad.any() for p in net.world_model.encoder.parameters())

@@ -13,6 +13,7 @@ from hd_agents.nn.layers import MLP, Activation, Conv, linear
 from hd_agents.world_model.encoder import model_size
 
 DREAMERV2_KERNELS = (5, 5, 6, 6)  # 1 -> 5 -> 13 -> 30 -> 64 pixels
+FRAMES_AT_ONCE = 512  # in training; half as many take 2% more time, and everything between them and their loss is kept
 
 
 class ImageDecoder(nn.Module):
@@ -87,16 +88,31 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """(N, F) -> key -> image (N, C, H', W') in the model's size or vector (N, D), both as the networks see them."""
-        out = {key: cnn(features) for key, cnn in zip(self.image_keys, self.cnns, strict=True)}
+        return self._predict(features, dict(zip(self.image_keys, self.cnns, strict=True)))
+
+    def _predict(self, features: Tensor, cnns: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """The images of ``cnns`` and all vectors."""
+        out = {key: cnn(features) for key, cnn in cnns.items()}
         if self.mlp is not None:
             hidden = self.mlp(features)
             out |= {key: layer(hidden) for key, layer in zip(self.vectors, self.outs, strict=True)}
         return out
 
-    def losses(self, out: Mapping[str, Tensor], prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scaled squared error (N,) of each key, summed over its pixels and channels or its dimensions."""
-        losses = {}
-        for key, prediction in out.items():
+    def losses(self, features: Tensor, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scaled squared error (N,) of each key, summed over its pixels and channels or its dimensions.
+
+        Images of more than ``FRAMES_AT_ONCE`` steps have their mean instead (0-d) where gradients are wanted: it is
+        made, with its gradients, of some frames at a time.
+
+        :param features: (N, F). :param prepared: key -> what the networks see, as :meth:`Encoder.prepare` gives it.
+        """
+        losses, whole = {}, dict(zip(self.image_keys, self.cnns, strict=True))
+        if len(features) > FRAMES_AT_ONCE and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            for key, cnn in whole.items():
+                weights = [parameter for parameter in cnn.parameters() if parameter.requires_grad]
+                losses[key] = _MeanImageError.apply(features, cnn, prepared[key], self.error_scale, *weights)
+            whole = {}
+        for key, prediction in self._predict(features, whole).items():
             if key in self.vectors and self.squash:
                 error = (prediction.float() - prepared[key]).square()
                 losses[key] = self.error_scale * torch.where(error < 1e-8, 0.0, error).sum(-1)  # as the official loss
@@ -132,3 +148,33 @@ class _SquaredError(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (difference,) = ctx.saved_tensors
         return difference * (2.0 * ctx.scale * grad).view(-1, *[1] * (difference.dim() - 1)), None, None
+
+
+class _MeanImageError(torch.autograd.Function):
+    """Mean over the frames of :class:`_SquaredError`, which holds the activations of a few frames only.
+
+    Loss and gradients are made together, chunk by chunk; all that the backward pass does is to scale the gradients.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, features: Tensor, cnn: ImageDecoder, target: Tensor, scale: float, *weights: Tensor
+    ) -> Tensor:
+        total, ahead = features.new_zeros((), dtype=torch.float32), torch.empty_like(features)
+        sums = [torch.zeros_like(weight) for weight in weights]
+        for begin in range(0, len(features), FRAMES_AT_ONCE):
+            rows = slice(begin, begin + FRAMES_AT_ONCE)
+            with torch.enable_grad():
+                part = features[rows].detach().requires_grad_()
+                loss = _SquaredError.apply(cnn(part).float(), target[rows], scale / len(features)).sum()
+                ahead[rows], *gradients = torch.autograd.grad(loss, [part, *weights])
+            total += loss.detach()
+            for known, gradient in zip(sums, gradients, strict=True):
+                known += gradient
+        ctx.save_for_backward(ahead, *sums)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        ahead, *sums = ctx.saved_tensors
+        return ahead * grad, None, None, None, *(gradient * grad for gradient in sums)

@@ -44,7 +44,7 @@ class KLBalance(NamedTuple):
 class ModelOutput(NamedTuple):
     """What :meth:`WorldModel.losses` returns.
 
-    :param losses: name -> (B, T), or 0-d where the backbone averages first.
+    :param losses: name -> (B, T), or 0-d where the backbone averages first or the decoder works in chunks.
     :param posterior: states (B, T, ...), in the graph.
     :param metrics: 0-d tensors, detached.
     """
@@ -97,9 +97,8 @@ class WorldModel(nn.Module):
         # Predict what was observed.
         features = self.features(posterior)
         losses = {}
-        predictions = self.decoder(features.flatten(0, 1))
-        for key, loss in self.decoder.losses(predictions, prepared).items():
-            losses[self.observation_losses[key]] = loss.unflatten(0, size)
+        for key, loss in self.decoder.losses(features.flatten(0, 1), prepared).items():
+            losses[self.observation_losses[key]] = loss.unflatten(0, size) if loss.dim() else loss
         losses["reward"] = self.reward_head.loss(self.reward_head(features), batch.reward)
         if self.continue_head is not None:
             inputs = features if self.continue_gradient else features.detach()
