@@ -86,7 +86,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # With less entropy the policy leans to one side, drifts off the track, and no longer tries the other side.
     "no_velocity": {**_NANO, **_CARTPOLE, "entropy_coefficient": 0.01, "harmony_learning_rate": 3e-4},
     "pendulum": {**_NANO, "train_ratio": 128},
-    "catch": {**_NANO, "learning_starts": 300, "batch_size": 4, "train_ratio": 224, "gamma": 0.93},
+    "catch": {
+        **_NANO,
+        "learning_starts": 300,
+        "batch_size": 4,
+        "train_ratio": 224,
+        "gamma": 0.93,
+        "entropy_coefficient": 0.003,
+    },
     "rendezvous": {**_NANO, "train_ratio": 128, "harmony_learning_rate": 3e-3},
     "locks": {**_NANO, "batch_size": 16, "train_ratio": 256, "gamma": 0.9, "harmony_learning_rate": 1e-2},
     "previous_action": {**_NANO, "batch_size": 16, "train_ratio": 256, "gamma": 0.9, "harmony_learning_rate": 1e-2},
