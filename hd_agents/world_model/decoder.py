@@ -13,7 +13,7 @@ from hd_agents.nn.layers import MLP, Activation, Conv, linear
 from hd_agents.world_model.encoder import model_size
 
 DREAMERV2_KERNELS = (5, 5, 6, 6)  # 1 -> 5 -> 13 -> 30 -> 64 pixels
-FRAMES_AT_ONCE = 512  # in training; half as many take 2% more time, and everything between them and their loss is kept
+FRAMES_AT_ONCE = 512  # in training: memory for the activations of so many; half as many would take 2% more time
 
 
 class ImageDecoder(nn.Module):
