@@ -12,7 +12,6 @@ in training as in ``predict``, and rows from the time when the statistics were s
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +70,7 @@ class Collector:
 
     def __init__(self, policy: DreamPolicy, n_envs: int, step: Callable[..., Latent] | None = None) -> None:
         self.policy = policy
-        self._step = step or partial(policy.step, deterministic=False)
+        self._step = step
         self.latent: Latent | None = None  # None while actions are random: filtering begins with the first chosen one
         self._actions = np.zeros((n_envs, policy.actions.size), dtype=np.float32)
 
@@ -100,7 +99,10 @@ class Collector:
             if self.latent is None:
                 self.latent, starts = self.policy.initial(len(starts)), np.ones_like(starts)
             encoded = self.policy.observations.encode(observations)
-            self.latent = self._step(encoded, self.latent, starts)
+            if self._step is None:
+                self.latent = self.policy.step(encoded, self.latent, starts, deterministic=False)
+            else:
+                self.latent = self._step(encoded, self.latent, starts)
             self._actions = self.latent.action.cpu().numpy()
         return self.policy.actions.decode(self._actions)
 

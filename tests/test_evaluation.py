@@ -107,16 +107,18 @@ def test_evaluate_policy_gives_the_same_numbers(suites: None, agent: Any, task: 
 
 def test_the_papers_rules(suites: None, agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[bool, bool]] = []
-    observe, choose = agent.policy.observe, agent.policy.choose
-    monkeypatch.setattr(
-        agent.policy, "observe", lambda *a, **k: calls.append((_flag(a, k, 3), False)) or observe(*a, **k)
-    )
+    update, choose = agent.policy._filter, agent.policy._choose
 
-    def chosen(*arguments: Any, **named: Any) -> Any:
-        calls[-1] = calls[-1][0], _flag(arguments, named, 1)
-        return choose(*arguments, **named)
+    def filtered(observation: Any, latent: Any, first: Any, draw: Any) -> Any:
+        calls.append((draw is None, False))
+        return update(observation, latent, first, draw)
 
-    monkeypatch.setattr(agent.policy, "choose", chosen)
+    def chosen(state: Any, draw: Any) -> Any:
+        calls[-1] = calls[-1][0], draw is None
+        return choose(state, draw)
+
+    monkeypatch.setattr(agent.policy, "_filter", filtered)
+    monkeypatch.setattr(agent.policy, "_choose", chosen)
     expected = {
         ("atari100k/Pong-v7", "paper"): ("sampled", 100, (False, False)),
         ("metaworld/reach-v7", "paper"): ("mode", 10, (False, True)),
@@ -127,10 +129,6 @@ def test_the_papers_rules(suites: None, agent: Any, monkeypatch: pytest.MonkeyPa
         found = evaluate(agent, task, None, rule, n_envs=10)
         assert (found.acting, len(found.returns)) == (how, episodes)
         assert set(calls) == {modes}  # of the latent, of the action
-
-
-def _flag(arguments: tuple[Any, ...], named: dict[str, Any], position: int) -> bool:
-    return named["deterministic"] if "deterministic" in named else arguments[position]
 
 
 def test_actors_mode_remembers_and_forgets_as_predict_does(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
