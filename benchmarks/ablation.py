@@ -24,6 +24,7 @@ from update import Updates, Worker, describe_machine, take_turns
 
 import hd_agents.nn.functional
 import hd_agents.world_model.rssm
+from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.distributions import TwoHot
 from hd_agents.nn.functional import symlog
 from hd_agents.nn.layers import Conv
@@ -61,6 +62,11 @@ def library_softmax() -> None:
     hd_agents.nn.functional.softmax = lambda logits: torch.softmax(logits.float(), -1)
 
 
+def actor_twice() -> None:
+    """The actor along a dream computed once more for its gradients."""
+    Actor.recall = lambda actor, features, _: actor.parameters_of(features)  # type: ignore[method-assign]
+
+
 def dense_targets() -> None:
     """Two-hot targets as vectors over all bins."""
 
@@ -85,6 +91,7 @@ UNDONE: dict[str, Callable[[], None]] = {
     "freed memory given back": give_memory_back,
     "channels first": channels_first,
     "weight gradients step by step": defer_nothing,
+    "actor computed twice": actor_twice,
     "dense two-hot targets": dense_targets,
     "PyTorch's softmax": library_softmax,
 }

@@ -62,12 +62,15 @@ class DeviceRows:
                     stretch(ring, start, new), stretch(self._tensors[name][env], start, new), strict=True
                 ):
                     if len(source):
-                        target.copy_(torch.from_numpy(source))
+                        target.copy_(self._ready(source), non_blocking=True)
         self._added = list(added)
 
     def gather(self, index: NDArray[np.int64]) -> dict[str, Tensor]:
         """As :func:`gather_on_host`."""
-        where = torch.from_numpy(index)
-        if self.device.type == "cuda":
-            where = where.pin_memory().to(self.device, non_blocking=True)
+        where = self._ready(index).to(self.device, non_blocking=True)
         return {name: tensor.flatten(0, 1)[where] for name, tensor in self._tensors.items()}
+
+    def _ready(self, array: NDArray) -> Tensor:
+        """As a tensor that can go to the device without the host waiting for it: in pinned memory where that counts."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.functional import softmax
-from hd_agents.nn.recurrent import StepLinear
+from hd_agents.nn.layers import linear
+from hd_agents.nn.recurrent import StepLinear, known_linear
 from tests.models import batch, learner, networks
 
 
@@ -45,6 +47,31 @@ def test_without_gradient_nothing_is_kept() -> None:
     assert layer._inputs is None
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_of_a_layer_whose_result_is_known(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = linear(7, 3, bias=bias).double()
+    x = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
+    leaves, pull = [x, *layer.parameters()], torch.randn(2, 5, 3, dtype=torch.float64)
+    with torch.no_grad():
+        out = layer(x)
+    found = known_linear(layer, x, out)
+    assert torch.equal(found, out)
+    expected = torch.autograd.grad((layer(x) * pull).sum(), leaves)
+    torch.testing.assert_close(torch.autograd.grad((found * pull).sum(), leaves), expected)
+
+
+def test_known_results_in_bfloat16() -> None:
+    """Gradients have the dtype of what they belong to, and the sum over rows is not made in bfloat16."""
+    layer = linear(1, 1)
+    torch.nn.init.ones_(layer.weight)
+    x = torch.ones(2_000, 1, requires_grad=True)
+    known_linear(layer, x, torch.ones(2_000, 1, dtype=torch.bfloat16)).float().sum().backward()
+    assert (x.grad.dtype, layer.weight.grad.dtype, layer.bias.grad.dtype) == (torch.float32,) * 3
+    assert layer.weight.grad.item() == pytest.approx(2_000, rel=0.01)
+    assert layer.bias.grad.item() == pytest.approx(2_000, rel=0.01)
+
+
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
 def test_twenty_updates_on_the_fast_and_the_plain_path(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Plain:
@@ -69,6 +96,7 @@ def test_twenty_updates_on_the_fast_and_the_plain_path(backbone: str, monkeypatc
     fast = twenty_updates()
     monkeypatch.setattr("hd_agents.world_model.rssm.StepLinear", Plain)
     monkeypatch.setattr("hd_agents.nn.functional.softmax", lambda logits: torch.softmax(logits.float(), -1))
+    monkeypatch.setattr(Actor, "recall", lambda actor, features, _: actor.parameters_of(features))
     plain = twenty_updates()
     for left, right in zip(fast, plain, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)

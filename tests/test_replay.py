@@ -218,3 +218,15 @@ def test_batches_reach_the_gpu_unchanged(share: float, monkeypatch: pytest.Monke
         assert_rows_agree(
             Batch({k: v.cpu() for k, v in batch.observation.items()}, *(part.cpu() for part in batch[1:]))
         )
+
+
+@pytest.mark.gpu
+def test_drawing_new_rows_on_the_gpu_does_not_wait_for_it() -> None:
+    replay = fill(make(60), 41)
+    assert replay._rows_on(torch.device("cuda")) is not None
+    fill(replay, 3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        replay.sample(31, 17, np.random.default_rng(0), "cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from hd_agents.behavior.returns import Targets
 from hd_agents.nn.distributions import ActionDistribution, NormalActions, OneHotActions, TruncatedNormalActions
 from hd_agents.nn.layers import MLP, Activation, linear
+from hd_agents.nn.recurrent import known_linear
 from hd_agents.world_model.heads import ScalarHead
 
 
@@ -50,6 +52,20 @@ class Actor(nn.Module):
     def parameters_of(self, features: Tensor) -> Tensor:
         """(..., F) -> raw parameters of the distribution (..., outputs)."""
         return self.out(self.mlp(features))
+
+    def linear_outputs(self, features: Tensor) -> list[Tensor]:
+        """(..., F) -> what each linear layer gives, of which the last is :meth:`parameters_of`."""
+        outputs = []
+        for layer in self.mlp:
+            outputs.append(layer.linear(features))
+            features = layer.finish(outputs[-1])
+        return [*outputs, self.out(features)]
+
+    def recall(self, features: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """:meth:`parameters_of` in the graph, without the products that :meth:`linear_outputs` has made before."""
+        for layer, known in zip(self.mlp, outputs, strict=False):
+            features = layer.finish(known_linear(layer.linear, features, known))
+        return known_linear(self.out, features, outputs[-1])
 
     def distribution(self, parameters: Tensor) -> ActionDistribution:
         """Raw parameters -> the distribution."""

@@ -40,13 +40,16 @@ def imagine(
         actor's own inputs are cut from it either way.
     """
     state, features = start, [model.features(start)]
-    actions, parameters = [], []
+    actions, outputs = [], []
     with nullcontext() if differentiable else torch.no_grad():
         for draw, action_draw in zip(draws.unbind(0), action_draws.unbind(0), strict=True):
-            parameters.append(actor.parameters_of(features[-1].detach()))
-            actions.append(actor.distribution(parameters[-1]).sample(action_draw))
+            outputs.append(actor.linear_outputs(features[-1].detach()))
+            actions.append(actor.distribution(outputs[-1][-1]).sample(action_draw))
             state = model.rssm.imagine_step(state, actions[-1], draw)
             features.append(model.features(state))
     stacked = torch.stack(features)
-    known = torch.stack(parameters) if differentiable else actor.parameters_of(stacked[:-1])
-    return Dream(stacked, torch.stack(actions), known)
+    if differentiable:
+        parameters = torch.stack([step[-1] for step in outputs])
+    else:
+        parameters = actor.recall(stacked[:-1], [torch.stack(steps) for steps in zip(*outputs, strict=True)])
+    return Dream(stacked, torch.stack(actions), parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-3  # both official codes
+FEW_IMAGES = 4  # up to so many at once, as in acting, a CPU convolves faster by a matrix product
 Init = Literal["normal", "uniform", "zeros"]
 Activation = Literal["silu", "elu"]
 
@@ -76,6 +78,10 @@ class MLP(nn.Sequential):
         super().__init__(*[Dense(units if i else inputs, units, norm=norm, act=act) for i in range(layers)])
         self.outputs = units if layers else inputs
 
+    def __iter__(self) -> Iterator[Dense]:
+        """The layers, first to last."""
+        return super().__iter__()  # type: ignore[return-value]  # nothing else was put in
+
 
 class Conv(nn.Module):
     """A strided (transposed) convolution -> (channel LayerNorm) -> (activation), on channels-last memory.
@@ -104,13 +110,23 @@ class Conv(nn.Module):
         self.conv.weight.data = self.conv.weight.data.contiguous(memory_format=torch.channels_last)
         self.norm = nn.LayerNorm(outputs, eps=NORM_EPS) if norm else None
         self.act = act
+        self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, outputs, H', W')."""
-        x = self.conv(x)
+        few = x.device.type == "cpu" and len(x) <= FEW_IMAGES and not torch.is_grad_enabled()
+        x = self._by_product(x) if few and isinstance(self.conv, nn.Conv2d) else self.conv(x)
         if self.norm is not None:  # over channels, for every pixel
             x = self.norm(x.permute(0, 2, 3, 1).float()).permute(0, 3, 1, 2)
         return x if self.act is None else activate(x, self.act)
+
+    def _by_product(self, x: Tensor) -> Tensor:
+        """The convolution as one matrix product: oneDNN's would spend most of its time on rearranging the weight."""
+        kernel = self.conv.kernel_size[0]
+        patches = F.pad(x, (self.padding,) * 4).unfold(2, kernel, 2).unfold(3, kernel, 2)
+        rows = patches.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (N, H', W', kernel * kernel * C), as the weight has them
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)  # channels-last memory: no copy
+        return F.linear(rows, weight, self.conv.bias).permute(0, 3, 1, 2)
 
 
 class GRUCell(nn.Module):

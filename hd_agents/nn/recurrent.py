@@ -1,9 +1,9 @@
-"""Linear layers inside a recurrence, whose weights learn from all steps at once."""
+"""Linear layers inside a loop over time, whose weights learn from all steps at once."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class StepLinear:
@@ -48,3 +48,33 @@ class _WeightGradient(torch.autograd.Function):
         x = torch.cat(ctx.inputs)  # (T * B, inputs)
         rows = grad.transpose(0, 1).flatten(0, 1)
         return grad, (rows.t() @ x).to(ctx.dtype), None
+
+
+def known_linear(layer: nn.Linear, x: Tensor, out: Tensor) -> Tensor:
+    """``layer(x)`` in the graph, where the result is already known: from a loop that ran without gradients.
+
+    :param x: (..., inputs). :param out: (..., outputs), what the layer gave; its dtype is the one computed in.
+    """
+    if layer.bias is None:
+        return _KnownLinear.apply(out, x, layer.weight)
+    return _KnownLinear.apply(out, x, layer.weight, layer.bias)
+
+
+class _KnownLinear(torch.autograd.Function):
+    """The known result; backward, the gradients of the linear layer that made it."""
+
+    @staticmethod
+    def forward(ctx, out: Tensor, x: Tensor, *parameters: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x.to(out.dtype), parameters[0])
+        ctx.x_dtype, ctx.has_bias = x.dtype, len(parameters) > 1
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        ahead = (grad @ weight.to(grad.dtype)).to(ctx.x_dtype) if ctx.needs_input_grad[1] else None
+        gradients = [(rows.t() @ x.flatten(0, -2)).to(weight.dtype)]
+        if ctx.has_bias:
+            gradients.append(rows.sum(0, dtype=weight.dtype))
+        return None, ahead, *gradients
