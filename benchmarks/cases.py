@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hd_agents.backbones import DEFAULTS, build, objectives
+from hd_agents.backbones import build, objectives
 from hd_agents.learner import Learner
+from hd_agents.presets import DEFAULTS
 from hd_agents.replay import SequenceReplay
 
 ACTIONS = 6

@@ -20,7 +20,7 @@ import torch
 from cases import ACTIONS, EPISODE, OBSERVATIONS, Case
 from torch import nn
 
-from hd_agents.backbones import DEFAULTS, SIZES, Size
+from hd_agents.presets import DEFAULTS, SIZES, Size
 
 BATCHES = 3
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, footprint, official, recorder
 from hd_agents.arrivals import watch
-from hd_agents.backbones import DEFAULTS, SIZES, objectives
+from hd_agents.backbones import objectives
 from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
 from hd_agents.envs import register_suite
 from hd_agents.graphs import GraphedActing, GraphedUpdates
@@ -26,6 +26,7 @@ from hd_agents.metrics import Metrics
 from hd_agents.nonfinite import PATIENCE
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
+from hd_agents.presets import DEFAULTS, SIZES
 from hd_agents.progress import ProgressBar, record_logs, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import (
@@ -54,7 +55,7 @@ _POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of h
 class HarmonyDreamAgent(BaseAlgorithm):
     """An agent that learns a model of its environment and then its behaviour inside that model's dreams.
 
-    Unless said otherwise a default of None is the backbone's own number (:data:`hd_agents.backbones.DEFAULTS`); after
+    Unless said otherwise a default of None is the backbone's own number (:data:`hd_agents.presets.DEFAULTS`); after
     construction the attribute of the same name holds the number in use. A "step" is one ``env.step`` of one
     environment; n environments take n steps at a time.
 

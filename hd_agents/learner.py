@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hd_agents.backbones import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults, Networks, Objectives
+from hd_agents.backbones import Networks, Objectives
 from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
 from hd_agents.compilation import compiled_or_plain
 from hd_agents.nonfinite import Guard
+from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 

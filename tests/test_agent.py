@@ -13,8 +13,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.backbones import DEFAULTS
 from hd_agents.policies import MlpPolicy
+from hd_agents.presets import DEFAULTS
 from tests.agents import Scripted, tiny
 
 

@@ -15,6 +15,7 @@ RANKS = (
         "host",
         "jsonable",
         "nn",
+        "presets",
         "provenance",
         "randomness",
         "replay_file",
