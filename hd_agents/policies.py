@@ -123,7 +123,7 @@ class DreamPolicy(BasePolicy):
         rssm = self.networks.world_model.rssm
         return [(n_envs, rssm.deter), (n_envs, rssm.flat), (n_envs, self.actions.size)]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(
         self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_], deterministic: bool
     ) -> Latent:
@@ -148,7 +148,7 @@ class DreamPolicy(BasePolicy):
         state = self._filter(observation, latent, first, of_latent)
         return Latent(state.deter, state.stoch, self._choose(state, of_action))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def observe(
         self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_], deterministic: bool
     ) -> State:
@@ -157,7 +157,7 @@ class DreamPolicy(BasePolicy):
         draw = None if deterministic else self.latent_draw(len(is_first))
         return self._filter(self.to_device(encoded), latent, first, draw)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def choose(self, state: State, deterministic: bool) -> Tensor:
         """The actor's action vectors (N, A) in ``state``; continuous ones are cut to [-1, 1], as the env will see."""
         return self._choose(state, None if deterministic else self._action_draw(len(state.deter)))

@@ -1,0 +1,25 @@
+"""Layers: shortcuts that give what the plain way gives."""
+
+import pytest
+import torch
+
+from hd_agents.nn.layers import WIDE, Conv
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("norm", [False, True])
+def test_one_image_is_convolved_as_many_are(padding: int, norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = Conv(WIDE + 1, 5, padding=padding, norm=norm, act="silu")
+    images = torch.randn(3, WIDE + 1, 14, 22).contiguous(memory_format=torch.channels_last)
+    by_product, calls = layer._by_product, []
+    monkeypatch.setattr(layer, "_by_product", lambda x: calls.append(len(x)) or by_product(x))
+    if layer.conv.bias is not None:
+        torch.nn.init.normal_(layer.conv.bias)
+    with torch.no_grad():
+        many = layer(images)
+        each = torch.cat([layer(image.unsqueeze(0)) for image in images])
+    assert calls == [1, 1, 1]
+    torch.testing.assert_close(each, many, rtol=1e-5, atol=1e-5)
+    assert layer(images[:1]).requires_grad  # learning, on a batch of one, takes the convolution
+    assert calls == [1, 1, 1]
