@@ -36,8 +36,8 @@ class ProgressBar(BaseCallback):
 
     def _on_training_start(self) -> None:
         total = self.locals["total_timesteps"] - self.model.num_timesteps
-        # Mostly the current speed: random steps are far faster than learning ones.
-        self._bar = tqdm(total=total, unit=" steps", bar_format=FORMAT, smoothing=0.5, dynamic_ncols=True)
+        # Mostly the current speed, looked at with every step: random steps are far faster than learning ones.
+        self._bar = tqdm(total=total, unit=" steps", bar_format=FORMAT, smoothing=0.5, miniters=1, dynamic_ncols=True)
         self._started = time.monotonic()
         self._updates_at_start = self.model._n_updates
         self.on_update()

@@ -1,0 +1,34 @@
+"""What a person is told while an agent learns."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hd_agents.progress import ProgressBar
+
+
+def started(total: int) -> Any:
+    bar: Any = ProgressBar()
+    bar.model = SimpleNamespace(num_timesteps=0, learning_starts=0, compile="auto", _n_updates=0)
+    bar.model.get_env = lambda: SimpleNamespace(num_envs=1)
+    bar.locals = {"total_timesteps": total}
+    bar._on_training_start()
+    return bar
+
+
+def test_time_left_follows_when_learning_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    """Random steps are a thousand times faster; a dozen slow ones later nothing of that may be left in the estimate."""
+    bar = started(2_000)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 0.3:
+        bar._on_step()
+        time.sleep(0.0002)
+    assert bar._bar.format_dict["rate"] > 200
+    for _ in range(16):
+        time.sleep(0.11)
+        bar._on_step()
+    assert bar._bar.format_dict["rate"] < 20
+    bar.close()
+    assert " env steps [" in capsys.readouterr().err
