@@ -23,27 +23,16 @@ from torch import Tensor
 from update import Updates, Worker, describe_machine, take_turns
 
 import hd_agents.nn.functional
-import hd_agents.world_model.rssm
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.distributions import TwoHot
 from hd_agents.nn.functional import symlog
 from hd_agents.nn.layers import Conv
+from hd_agents.world_model.rssm import RSSM
 
 
-class PlainLinear:
-    """The layers of the recurrence with weight gradients as autograd sums them, step by step."""
-
-    def __init__(self, base: Tensor, weight: Tensor) -> None:
-        self.base, self.weight = base.unbind(1), weight.to(base.dtype).t()
-
-    def __call__(self, t: int, x: Tensor) -> Tensor:
-        """Step ``t``."""
-        return torch.addmm(self.base[t], x.to(self.weight.dtype), self.weight)
-
-
-def defer_nothing() -> None:
-    """Weight gradients of the recurrence step by step."""
-    hd_agents.world_model.rssm.StepLinear = PlainLinear  # type: ignore[misc, assignment]
+def recurrence_by_autograd() -> None:
+    """Gradients of the recurrence as autograd finds them, step by step."""
+    RSSM._filter_by_hand = RSSM._filter  # type: ignore[method-assign]
 
 
 def channels_first() -> None:
@@ -90,7 +79,7 @@ UNDONE: dict[str, Callable[[], None]] = {
     "nothing undone": lambda: None,
     "freed memory given back": give_memory_back,
     "channels first": channels_first,
-    "weight gradients step by step": defer_nothing,
+    "recurrence by autograd": recurrence_by_autograd,
     "actor computed twice": actor_twice,
     "dense two-hot targets": dense_targets,
     "PyTorch's softmax": library_softmax,

@@ -1,50 +1,16 @@
 """Fast paths give what the plain ones give."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.functional import softmax
 from hd_agents.nn.layers import linear
-from hd_agents.nn.recurrent import StepLinear, known_linear
+from hd_agents.nn.recurrent import known_linear
+from hd_agents.world_model.rssm import RSSM, State
 from tests.models import batch, learner, networks
-
-
-def run(x: torch.Tensor, base: torch.Tensor, weight: torch.Tensor, plain: bool) -> torch.Tensor:
-    """A small recurrence: h <- tanh(base[t] + (x[t] + h) W^T)."""
-    layer = None if plain else StepLinear(base, weight)
-    state, total = torch.zeros(2, 3), torch.zeros(())
-    for t in range(5):
-        inputs = torch.cat([x[:, t], state], -1)
-        state = torch.tanh(base[:, t] + inputs @ weight.t() if layer is None else layer(t, inputs))
-        total = total + (state * (t + 1)).sum()
-    return total
-
-
-def test_gradients_of_a_recurrence() -> None:
-    torch.manual_seed(0)
-    x, base = torch.randn(2, 5, 7, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
-    weight = torch.randn(3, 10, dtype=torch.float64)
-    leaves = [tensor.requires_grad_() for tensor in (x, base, weight)]
-    expected = torch.autograd.grad(run(*leaves, plain=True), leaves)
-    torch.testing.assert_close(torch.autograd.grad(run(*leaves, plain=False), leaves), expected)
-
-
-def test_bfloat16_weight_gets_one_rounding() -> None:
-    """Summed over many steps in bfloat16 the gradient would stop growing at 256 times its first term."""
-    weight = torch.ones(1, 1, requires_grad=True)
-    layer = StepLinear(torch.zeros(1, 2_000, 1, dtype=torch.bfloat16), weight)
-    total = torch.stack([layer(t, torch.ones(1, 1)) for t in range(2_000)]).float().sum()
-    total.backward()
-    assert weight.grad.dtype == torch.float32
-    assert weight.grad.item() == pytest.approx(2_000, rel=0.01)
-
-
-def test_without_gradient_nothing_is_kept() -> None:
-    with torch.no_grad():
-        layer = StepLinear(torch.zeros(2, 5, 3), torch.randn(3, 7, requires_grad=True))
-        layer(0, torch.randn(2, 7))
-    assert layer._inputs is None
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -72,17 +38,58 @@ def test_known_results_in_bfloat16() -> None:
     assert layer.bias.grad.item() == pytest.approx(2_000, rel=0.01)
 
 
+def filtered(rssm: RSSM, leaves: list[torch.Tensor], first: torch.Tensor, draws: torch.Tensor | None) -> Any:
+    embed, action, deter, stoch = leaves
+    posterior, logits = rssm.observe(embed, action, first, draws, State(deter, stoch))
+    return [*posterior, logits]
+
+
+@pytest.mark.parametrize("modes", [False, True])
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+def test_gradients_of_the_recurrence(backbone: str, modes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand and by autograd: what is computed, and the gradients of every input and every weight."""
+    torch.manual_seed(0)
+    rssm = networks(backbone).world_model.rssm
+    for parameter in rssm.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    first = torch.zeros(2, 7, dtype=torch.bool)
+    first[0, 0] = first[1, 4] = True
+    leaves = [torch.randn(2, 7, rssm.observe_in.linear.in_features - rssm.deter), 2.0 * torch.randn(2, 7, 5)]
+    leaves += [torch.randn(2, rssm.deter), torch.randn(2, rssm.flat)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    used = [*leaves, *(p for name, p in rssm.named_parameters() if not name.startswith(("prior_out", "image_out")))]
+    draws = None if modes else torch.rand(2, 7, rssm.stoch)
+    found = filtered(rssm, leaves, first, draws)
+    pulls = [torch.randn_like(part) for part in found]
+    by_hand = torch.autograd.grad(found, used, pulls)
+    monkeypatch.setattr(RSSM, "_filter_by_hand", RSSM._filter)
+    expected = filtered(rssm, leaves, first, draws)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(by_hand, torch.autograd.grad(expected, used, pulls), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+def test_the_recurrence_in_bfloat16(backbone: str) -> None:
+    """Memory and gradients are float32, and close to those of a float32 run on the same classes."""
+    torch.manual_seed(0)
+    rssm = networks(backbone).world_model.rssm
+    embed, action = torch.randn(2, 7, rssm.observe_in.linear.in_features - rssm.deter), torch.randn(2, 7, 5)
+    first, classes = torch.zeros(2, 7, dtype=torch.bool), torch.randint(0, rssm.classes, (2, 7, rssm.stoch))
+    gradients = []
+    for bfloat16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            posterior, logits = rssm.observe(embed, action, first, classes)
+        assert posterior.deter.dtype == torch.float32
+        loss = posterior.deter.square().sum() + logits.float().square().sum()
+        gradients.append(torch.autograd.grad(loss, [rssm.gru.linear.weight, rssm.posterior_out.weight]))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+
+
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
 def test_twenty_updates_on_the_fast_and_the_plain_path(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Plain:
-        """What autograd makes of the same steps by itself."""
-
-        def __init__(self, base: torch.Tensor, weight: torch.Tensor) -> None:
-            self.base, self.weight = base, weight
-
-        def __call__(self, t: int, x: torch.Tensor) -> torch.Tensor:
-            return torch.addmm(self.base[:, t], x, self.weight.t())
-
     def twenty_updates() -> list[torch.Tensor]:
         torch.manual_seed(0)
         made = networks(backbone)
@@ -94,7 +101,7 @@ def test_twenty_updates_on_the_fast_and_the_plain_path(backbone: str, monkeypatc
         return list(made.parameters())
 
     fast = twenty_updates()
-    monkeypatch.setattr("hd_agents.world_model.rssm.StepLinear", Plain)
+    monkeypatch.setattr(RSSM, "_filter_by_hand", RSSM._filter)
     monkeypatch.setattr("hd_agents.nn.functional.softmax", lambda logits: torch.softmax(logits.float(), -1))
     monkeypatch.setattr(Actor, "recall", lambda actor, features, _: actor.parameters_of(features))
     plain = twenty_updates()

@@ -45,7 +45,7 @@ def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
     return (left.exp() * (left - right)).sum((-2, -1))
 
 
-def _draw_one_hot(logits: Tensor, draw: Tensor | None, unimix: float) -> tuple[Tensor, Tensor]:
+def draw_one_hot(logits: Tensor, draw: Tensor | None, unimix: float) -> tuple[Tensor, Tensor]:
     """One-hot samples, as :func:`sample_one_hot`, and the probabilities without the uniform share."""
     probs = softmax(logits)
     classes = logits.shape[-1]
@@ -68,7 +68,7 @@ class _SampleOneHot(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits: Tensor, draw: Tensor | None, unimix: float) -> Tensor:  # type: ignore[no-untyped-def]
-        sample, probs = _draw_one_hot(logits, draw, unimix)
+        sample, probs = draw_one_hot(logits, draw, unimix)
         ctx.save_for_backward(probs)
         ctx.scale = 1.0 - unimix
         return sample
@@ -90,5 +90,5 @@ def sample_one_hot(logits: Tensor, draw: Tensor | None, unimix: float = 0.0) -> 
     :param unimix: share of the uniform distribution, as in :func:`unimix_log_probs`.
     """
     if not torch.is_grad_enabled():
-        return _draw_one_hot(logits, draw, unimix)[0]
+        return draw_one_hot(logits, draw, unimix)[0]
     return _SampleOneHot.apply(logits, draw, unimix)

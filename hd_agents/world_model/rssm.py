@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
 from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
-from hd_agents.nn.recurrent import StepLinear
+from hd_agents.world_model.filtering import Sequences, Weights, filter_by_hand
 
 
 class State(NamedTuple):
@@ -133,49 +133,55 @@ class RSSM(nn.Module):
             bool. :param draws: (B, T, S), or None for modes. :param state: where the sequences start; default the
             initial state.
         """
-        steps = embed.shape[1]
-        initial = self.initial(embed.shape[0])
-        state = initial if state is None else state
-        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
-        reset = 1.0 - keep
-        reset_deter = (reset * initial.deter.unsqueeze(1)).unbind(1)
-        reset_stoch = (reset * initial.stoch.unsqueeze(1)).unbind(1)
-        keeps = keep.unbind(1)
-        numbers = [None] * steps if draws is None else draws.transpose(0, 1).contiguous().unbind(0)
-        image_in, gru, observe_in, posterior_out = self._step_layers(embed, self._clip(action) * keep)
-
-        deter, stoch = state
-        deters, stochs, logits = [], [], []
-        for t in range(steps):
-            deter = torch.addcmul(reset_deter[t], deter, keeps[t])
-            stoch = torch.addcmul(reset_stoch[t], stoch, keeps[t])
-            hidden = self.image_in.finish(image_in(t, stoch))
-            deter = self.gru.finish(gru(t, torch.cat([deter, hidden], -1)), deter)
-            hidden = self.observe_in.finish(observe_in(t, deter))
-            logit = posterior_out(t, hidden).unflatten(-1, (self.stoch, self.classes))
-            stoch = self.sample(logit, numbers[t])
-            deters.append(deter)
-            stochs.append(stoch)
-            logits.append(logit)
-        posterior = State(torch.stack(deters, 1), torch.stack(stochs, 1))
-        return posterior, torch.stack(logits, 1)
-
-    def _step_layers(self, embed: Tensor, action: Tensor) -> tuple[StepLinear, StepLinear, StepLinear, StepLinear]:
-        """The four linear layers of a filtering step, with what they see of embeddings and actions already computed."""
         first, observe = self.image_in.linear, self.observe_in.linear
-        from_action = F.linear(action, first.weight[:, self.flat :], first.bias)
-        from_embed = F.linear(embed, observe.weight[:, self.deter :], observe.bias)
-
-        def alone(layer: nn.Linear) -> StepLinear:
-            base = from_embed.new_zeros(()) if layer.bias is None else layer.bias.to(from_embed.dtype)
-            return StepLinear(base.expand(*embed.shape[:2], layer.out_features), layer.weight)
-
-        return (
-            StepLinear(from_action, first.weight[:, : self.flat]),
-            alone(self.gru.linear),
-            StepLinear(from_embed, observe.weight[:, : self.deter]),
-            alone(self.posterior_out),
+        keep = (~is_first).float().unsqueeze(-1)
+        initial = self.initial(embed.shape[0])
+        inputs = Sequences(
+            F.linear(self._clip(action) * keep, first.weight[:, self.flat :], first.bias),
+            F.linear(embed, observe.weight[:, self.deter :], observe.bias),
+            *initial,
+            *(initial if state is None else state),
+            keep.transpose(0, 1),
+            None if draws is None else draws.transpose(0, 1).contiguous(),
         )
+        by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        deter, stoch, logits = self._filter_by_hand(inputs) if by_hand else self._filter(inputs)
+        return State(deter.transpose(0, 1), stoch.transpose(0, 1)), logits.transpose(0, 1)
+
+    def _filter(self, inputs: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+        """:func:`hd_agents.world_model.filtering.filter_by_hand` step by step, with gradients by autograd."""
+        into, observe = self.image_in.linear.weight[:, : self.flat], self.observe_in.linear.weight[:, : self.deter]
+        actions, embeds = inputs.from_action.unbind(1), inputs.from_embed.unbind(1)
+        numbers = [None] * len(actions) if inputs.draws is None else inputs.draws.unbind()
+        deter, stoch, made = inputs.deter, inputs.stoch, []
+        for action, embed, keep, draw in zip(actions, embeds, inputs.keep.unbind(), numbers, strict=True):
+            deter = torch.addcmul((1.0 - keep) * inputs.initial_deter, deter, keep)
+            stoch = torch.addcmul((1.0 - keep) * inputs.initial_stoch, stoch, keep)
+            deter = self.gru(self.image_in.finish(action + F.linear(stoch, into)), deter)
+            hidden = self.observe_in.finish(embed + F.linear(deter, observe))
+            logits = self.posterior_out(hidden).unflatten(-1, (self.stoch, self.classes))
+            stoch = self.sample(logits, draw)
+            made.append((deter, stoch, logits))
+        deters, stochs, logits_of_all = (torch.stack(column) for column in zip(*made, strict=True))
+        return deters, stochs, logits_of_all
+
+    def _filter_by_hand(self, inputs: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+        weights = Weights(
+            self.image_in.linear.weight[:, : self.flat],
+            _norm(self.image_in),
+            self.gru.linear.weight,
+            self.gru.linear.bias,
+            (self.gru.norm.weight, self.gru.norm.bias),
+            self.observe_in.linear.weight[:, : self.deter],
+            _norm(self.observe_in),
+            self.posterior_out.weight,
+            self.posterior_out.bias,
+        )
+        return filter_by_hand(inputs, weights, stoch=self.stoch, unimix=self.unimix, act=self.image_in.act)
 
     def _clip(self, action: Tensor) -> Tensor:
         return action / action.detach().abs().clamp(min=1.0) if self.clip_action else action
+
+
+def _norm(layer: Dense) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if layer.norm is None else (layer.norm.weight, layer.norm.bias)
