@@ -95,9 +95,8 @@ class _Filter(torch.autograd.Function):
         deter, stoch = inputs.deter, inputs.stoch
         steps: list[tuple[Tensor, ...]] = []
         made: list[tuple[Tensor, ...]] = []
-        for t, (action, embed) in enumerate(
-            zip(inputs.from_action.unbind(1), inputs.from_embed.unbind(1), strict=True)
-        ):
+        actions, embeds = inputs.from_action.unbind(1), inputs.from_embed.unbind(1)
+        for t, (action, embed) in enumerate(zip(actions, embeds, strict=True)):
             start = torch.addcmul(first_stoch[t], stoch, keep[t]).to(dtype)
             before = torch.addcmul(first_deter[t], deter, keep[t])
             x_in = torch.addmm(action, start, into)
@@ -118,15 +117,17 @@ class _Filter(torch.autograd.Function):
             made.append((deter, stoch, logits))
             steps.append((start, before, joint, deter_used, hidden, probs, x_in, y_in, x_gru, y_gru, x_obs, y_obs))
             steps[-1] += (mean_in, rstd_in, mean_gru, rstd_gru, mean_obs, rstd_obs)
-        ctx.settings, ctx.steps = settings, steps
-        ctx.save_for_backward(inputs.keep, w_in, *norm_in, w_gru, b_gru, *norm_gru, w_obs, *norm_obs, w_post, b_post)
+        weights = (w_in, *norm_in, w_gru, b_gru, *norm_gru, w_obs, *norm_obs, w_post, b_post)
+        ctx.settings, ctx.columns = settings, len(steps[0])
+        ctx.save_for_backward(inputs.keep, *weights, *(tensor for step in steps for tensor in step))
         return tuple(torch.stack(column) for column in zip(*made, strict=True))
 
     @staticmethod
     def backward(ctx, to_deter: Tensor, to_stoch: Tensor, to_logits: Tensor) -> Grads:  # type: ignore[no-untyped-def]
-        keep, w_in, n_in, b_in, w_gru, b_gru, n_gru, nb_gru, w_obs, n_obs, b_obs, w_post, b_post = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        keep, w_in, n_in, b_in, w_gru, b_gru, n_gru, nb_gru, w_obs, n_obs, b_obs, w_post, b_post, *rest = saved
         _, unimix, act = ctx.settings
-        columns = list(zip(*ctx.steps, strict=True))
+        columns = [tuple(rest[column :: ctx.columns]) for column in range(ctx.columns)]
         start, before, joint, deter_used, hidden, probs, x_in, y_in, x_gru, y_gru, x_obs, y_obs, *moments = columns
         mean_in, rstd_in, mean_gru, rstd_gru, mean_obs, rstd_obs = moments
         dtype, size = x_in[0].dtype, before[0].shape[-1]
