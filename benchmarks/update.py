@@ -1,7 +1,8 @@
 """Time one training update: sampling, world model, imagination, actor, critic, optimisers, slow critic.
 
 ``python benchmarks/update.py nano cpu-small --precision float32 bfloat16`` times the named cases interleaved and prints
-seconds per update (median), the share of each part, parameters and peak memory; ``--json FILE`` keeps all numbers.
+seconds per update (median), the share of each part, parameters, peak memory and the number of operations; ``--json FILE``
+keeps all numbers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
@@ -62,6 +64,20 @@ def label_parts(learner: Learner) -> None:
     label(hd_agents.learner, "imagine", lambda *_: "imagination")
 
 
+class Operations(TorchDispatchMode):
+    """Counts what is computed, views and bare memory apart: about the kernels that a GPU would be asked to launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count one and let it happen."""
+        views = [one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns]
+        self.count += not any(views) and "empty" not in func.name()
+        return func(*args, **(kwargs or {}))
+
+
 class Updates:
     """One case, ready to be updated."""
 
@@ -88,6 +104,12 @@ class Updates:
         start, cpu = time.perf_counter(), time.process_time()
         self.update()
         return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+
+    def operations(self) -> int:
+        """How many operations an update is made of."""
+        with Operations() as counter:
+            self.update()
+        return counter.count
 
     def shares(self, steps: int) -> dict[str, float]:
         """Share of each part in the time of the update; labels the learner, so no update after it is to be timed."""
@@ -116,7 +138,7 @@ def worker(options: argparse.Namespace) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         peak = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else usage.ru_maxrss * 1024
         parameters = sum(p.numel() for p in run.learner.networks.parameters())
-        report = {"peak_bytes": peak, "parameters": parameters}
+        report: dict[str, Any] = {"peak_bytes": peak, "parameters": parameters, "operations": run.operations()}
         report["shares"] = run.shares(options.profiled) if options.profiled else {}
         print(json.dumps(report), flush=True)
         return
@@ -210,7 +232,8 @@ def main() -> None:
         print(
             f"{one.label[0]:12} {one.label[1]:9} {one.median:.4f} s/update ({min(wall):.4f} to {max(wall):.4f}, CPU "
             f"{cpu:.4f})  "
-            f"{report['parameters'] / 1e6:.2f} M parameters  peak {report['peak_bytes'] / 2**20:.0f} MiB"
+            f"{report['parameters'] / 1e6:.2f} M parameters  peak {report['peak_bytes'] / 2**20:.0f} MiB  "
+            f"{report['operations']:,} operations"
         )
         print("  " + "  ".join(f"{part} {share:.0%}" for part, share in report["shares"].items()))
     if options.json is not None:

@@ -7,8 +7,8 @@ import torch
 
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.functional import softmax
+from hd_agents.nn.known import known_linear
 from hd_agents.nn.layers import linear
-from hd_agents.nn.recurrent import known_linear
 from hd_agents.world_model.rssm import RSSM, State
 from tests.models import batch, learner, networks
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hd_agents.behavior.returns import Targets
 from hd_agents.nn.distributions import ActionDistribution, NormalActions, OneHotActions, TruncatedNormalActions
+from hd_agents.nn.known import known_linear
 from hd_agents.nn.layers import MLP, Activation, linear
-from hd_agents.nn.recurrent import known_linear
 from hd_agents.world_model.heads import ScalarHead
 
 

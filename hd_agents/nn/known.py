@@ -1,4 +1,4 @@
-"""Linear layers inside a loop over time, whose weights learn from all steps at once."""
+"""Linear layers whose results are known already, from a loop that ran without gradients."""
 
 from __future__ import annotations
 
