@@ -1,8 +1,8 @@
 """Time one training update: sampling, world model, imagination, actor, critic, optimisers, slow critic.
 
 ``python benchmarks/update.py nano cpu-small --precision float32 bfloat16`` times the named cases interleaved and prints
-seconds per update (median), the share of each part, parameters, peak memory and the number of operations; ``--json FILE``
-keeps all numbers.
+seconds per update (median), the share of each part, parameters, peak memory and the number of operations;
+``--json FILE`` keeps all numbers.
 """
 
 from __future__ import annotations
