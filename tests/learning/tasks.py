@@ -88,9 +88,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pendulum": {**_NANO, "train_ratio": 128},
     "catch": {
         **_NANO,
-        "learning_starts": 800,  # where no ball was ever caught, the model comes to believe that none can be
+        "learning_starts": 300,
         "batch_size": 4,
-        "train_ratio": 196,
+        "train_ratio": 160,
         "gamma": 0.93,
         "entropy_coefficient": 0.003,
     },
