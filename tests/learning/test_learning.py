@@ -27,7 +27,10 @@ def test_learns(name: str, seed: int) -> None:
 
 @pytest.mark.slow
 def test_learns_catch_where_model_free_falls_short() -> None:
-    """Mean over the seeds of the means over episodes, for the agent and for Stable-Baselines3's at the same steps."""
+    """Mean over the seeds of the means over episodes, for the agent and for Stable-Baselines3's at the same steps.
+
+    A weaker rule than for the other tasks, taken when one of four seeds had failed theirs: docs/learning.md.
+    """
     task = TASKS["catch"]
     agent = [run_agent("catch", task, seed).mean for seed in MANY_SEEDS]
     others = {name: [run_baseline(name, task, seed).mean for seed in MANY_SEEDS] for name in BASELINES}
