@@ -1,4 +1,4 @@
-"""The recurrence of filtering with its gradients by hand: half of the operations that autograd would make of it.
+"""The recurrence of filtering with its gradients by hand, in half of the operations that autograd takes backwards.
 
 One step, as :meth:`hd_agents.world_model.rssm.RSSM.observe_step` has it, from the state (deter, stoch) before it::
 
