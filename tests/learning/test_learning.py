@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from learning.foresight import main as ask_foresight
 from learning.run import main
 from learning.tasks import TASKS
 from learning.trial import BASELINES, Trial, plot_harmony, run_agent, run_baseline, write_curve
@@ -69,6 +70,16 @@ def test_script_prints_its_evaluation(algorithm: str, tmp_path: Path, capsys: py
     assert printed["steps"] == 80
     assert 0.0 <= printed["mean"] <= 1.0
     assert len(curve.read_text().splitlines()) == 1 + 40
+
+
+def test_foresight_is_asked_of_play_unseen(capsys: pytest.CaptureFixture[str]) -> None:
+    ask_foresight(["--updates", "1", "2", "--steps", "200", "--sequences", "40", "--set", "batch_size=2"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["updates"] for line in lines] == [1, 2]
+    for line in lines:
+        assert line["balls"] > 20
+        assert 0.1 < line["caught"] < 0.9
+        assert 0.0 <= line["near"] <= 1.0
 
 
 def test_report_holds_the_sigmas(tmp_path: Path) -> None:
