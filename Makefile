@@ -1,5 +1,5 @@
 # make train    learns the demo game from pixels and leaves agent, video, curve and dream in runs/
-# make test     ruff, mypy and pytest
+# make test     ruff, mypy and pytest, a worker per core (ARGS='-n 0' for one process, as a debugger needs)
 # make docs     the documentation as a site, in site/
 # Each sets up .venv on its first call. PYTHON=python3.12 picks another interpreter.
 
@@ -29,7 +29,7 @@ train: .venv/ready-$(train_extras)
 test: .venv/ready-dev
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n auto --dist loadfile $(ARGS)
 
 docs: .venv/ready-docs
 	.venv/bin/mkdocs build
