@@ -162,6 +162,43 @@ def test_replayed_acting_is_the_plain_one(actions: spaces.Space[Any]) -> None:
             torch.testing.assert_close(a, b, rtol=0.0, atol=0.0)
 
 
+@pytest.fixture
+def valueless(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device whose tensors have no values, so that asking for one fails, as it would while a graph is recorded.
+
+    PyTorch has neither fused optimisers nor clipping nor autocast for it: the first do nothing there.
+    """
+    plain, clip, autocast = torch.optim.Adam, torch.nn.utils.clip_grad_norm_, torch.autocast
+    monkeypatch.setattr("torch.optim.Adam", lambda *args, **kwargs: plain(*args, **{**kwargs, "fused": False}))
+    monkeypatch.setattr(plain, "step", lambda optimizer: None)
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *args, foreach: clip(*args))
+    monkeypatch.setattr("torch.autocast", lambda device, **kwargs: autocast("cpu", **kwargs))
+    return "meta"
+
+
+@pytest.mark.parametrize("groups", [(2, 3), ()], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+def test_no_value_is_asked_for_in_an_update(backbone: str, groups: tuple[int, ...], valueless: str) -> None:
+    with pytest.raises(RuntimeError, match="meta"):
+        float(torch.zeros((), device=valueless))
+    student = learner(networks(backbone, groups).to(valueless), backbone)
+    data = batch(groups=groups)
+    observation = {key: value.to(valueless) for key, value in data.observation.items()}
+    data = type(data)(observation, *(part.to(valueless) for part in data[1:]))
+    for _ in range(2):
+        assert {value.device.type for value in student.train_step(data).values()} == {valueless}
+
+
+@pytest.mark.parametrize("actions", ACTION_SPACES, ids=["discrete", "continuous"])
+def test_no_value_is_asked_for_in_acting(actions: spaces.Space[Any]) -> None:
+    policy = make_policy(actions).to("meta")
+    seen = policy.to_device(policy.observations.encode(policy.observation_space.sample()[None]))
+    first = torch.ones(1, dtype=torch.bool, device="meta")
+    with torch.no_grad():
+        latent = policy.step_on_device(seen, policy.initial(1), first, policy.draw(1))
+    assert {part.device.type for part in latent} == {"meta"}
+
+
 def test_acting_for_another_number_of_environments_makes_a_new_graph() -> None:
     policy, repeater = make_policy(ACTION_SPACES[0]), Repeater()
     step = GraphedActing(policy, repeater)

@@ -124,10 +124,14 @@ class Conv(nn.Module):
     def _by_product(self, x: Tensor) -> Tensor:
         """The convolution of one image as a matrix product; oneDNN would rearrange the whole weight for it."""
         kernel = self.conv.kernel_size[0]
-        patches = F.pad(x, (self.padding,) * 4).unfold(2, kernel, 2).unfold(3, kernel, 2)
-        rows = patches.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (N, H', W', kernel * kernel * C), as the weight has them
+        image = F.pad(x.permute(0, 2, 3, 1), (0, 0, *(self.padding,) * 4)).contiguous()
+        _, height, width, channels = image.shape
+        height, width, line = (height - kernel) // 2 + 1, (width - kernel) // 2 + 1, width * channels
+        # As the weight has them; a row of a patch is one piece of memory.
+        patches = image.as_strided((height, width, kernel, kernel * channels), (2 * line, 2 * channels, line, 1))
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)  # channels-last memory: no copy
-        return F.linear(rows, weight, self.conv.bias).permute(0, 3, 1, 2)
+        made = F.linear(patches.reshape(height * width, -1), weight, self.conv.bias)
+        return made.view(1, height, width, -1).permute(0, 3, 1, 2)
 
 
 class GRUCell(nn.Module):

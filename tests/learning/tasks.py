@@ -86,8 +86,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # With less entropy the policy leans to one side, drifts off the track, and no longer tries the other side.
     "no_velocity": {**_NANO, **_CARTPOLE, "entropy_coefficient": 0.01, "harmony_learning_rate": 3e-4},
     "pendulum": {**_NANO, "train_ratio": 128},
-    # Larger latents foresee more (foresight.py) at the cost of plain nano's; a faster actor makes up its mind before there
-    # is anything to foresee.
+    # Larger latents foresee more (foresight.py) at the cost of plain nano's; a faster actor makes up its mind before
+    # there is anything to foresee.
     "catch": {
         **_NANO,
         "learning_starts": 300,
