@@ -3,15 +3,18 @@
 import pytest
 import torch
 
-from hd_agents.nn.layers import WIDE, Conv
+from hd_agents.nn.layers import Conv
 
 
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("norm", [False, True])
-def test_one_image_is_convolved_as_many_are(padding: int, norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("channels", [1, 3, 17])
+def test_one_image_is_convolved_as_many_are(
+    channels: int, padding: int, norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    layer = Conv(WIDE + 1, 5, padding=padding, norm=norm, act="silu")
-    images = torch.randn(3, WIDE + 1, 14, 22).contiguous(memory_format=torch.channels_last)
+    layer = Conv(channels, 5, padding=padding, norm=norm, act="silu")
+    images = torch.randn(3, channels, 14, 22).contiguous(memory_format=torch.channels_last)
     by_product, calls = layer._by_product, []
     monkeypatch.setattr(layer, "_by_product", lambda x: calls.append(len(x)) or by_product(x))
     if layer.conv.bias is not None:

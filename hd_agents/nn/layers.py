@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-3  # both official codes
-WIDE = 16  # channels from which on a CPU convolves one image, as in acting, faster by a matrix product
 Init = Literal["normal", "uniform", "zeros"]
 Activation = Literal["silu", "elu"]
 
@@ -111,12 +110,12 @@ class Conv(nn.Module):
         self.norm = nn.LayerNorm(outputs, eps=NORM_EPS) if norm else None
         self.act = act
         self.padding = padding
-        self.wide = inputs >= WIDE and not transposed
+        self.transposed = transposed
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, outputs, H', W')."""
         acting = len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
-        x = self._by_product(x) if acting and self.wide else self.conv(x)
+        x = self._by_product(x) if acting and not self.transposed else self.conv(x)
         if self.norm is not None:  # over channels, for every pixel
             x = self.norm(x.permute(0, 2, 3, 1).float()).permute(0, 3, 1, 2)
         return x if self.act is None else activate(x, self.act)
