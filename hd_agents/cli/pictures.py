@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOW = 20  # episodes; of the curve's moving average
+WINDOW = 10  # episodes; of the curve's moving average
 
 
 def read_episodes(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
