@@ -20,8 +20,13 @@ def scripted(*parts: spaces.Space[Any]) -> gym.Env[Any, Any]:
     return Scripted(space, spaces.Discrete(2), length=5)
 
 
-@pytest.mark.parametrize("task", ["hd_agents/Catch-v0", "CartPole-v1", "Pendulum-v1", "MountainCar-v0", "Acrobot-v1"])
+CLASSIC = ["hd_agents/Catch-v0", "CartPole-v1", "Pendulum-v1", "MountainCar-v0", "Acrobot-v1"]
+
+
+@pytest.mark.parametrize("task", [*CLASSIC, "atari100k/Breakout-v0", "atari100k/MsPacman-v0"])
 def test_future_is_the_same(task: str) -> None:
+    if task.startswith("atari"):
+        pytest.importorskip("ale_py")
     one, other = (Monitor(gym.make(task, max_episode_steps=40)) for _ in range(2))
     one.action_space.seed(0)
     one.reset(seed=5)
@@ -45,6 +50,35 @@ def test_future_is_the_same(task: str) -> None:
             np.testing.assert_array_equal(one.reset()[0], other.reset()[0])
         assert result == results
     assert ended
+
+
+def test_storing_a_game_does_not_disturb_it() -> None:
+    pytest.importorskip("ale_py")
+    stored, plain, other = (gym.make("atari100k/Pong-v0", render_mode="rgb_array") for _ in range(3))
+    for env, seed in ((stored, 5), (plain, 5), (other, 6)):
+        env.reset(seed=seed)
+    for step in range(300):
+        if step == 100:
+            set_state(other, from_json(to_json(get_state(stored))))
+        expected, *told = plain.step(2 + step // 7 % 2)
+        for env in (stored, other) if step >= 100 else (stored,):
+            found, *said = env.step(2 + step // 7 % 2)
+            np.testing.assert_array_equal(found, expected)
+            assert said == told
+            np.testing.assert_array_equal(env.render(), plain.render())
+
+
+def test_games_that_cannot_be_stored_or_restored() -> None:
+    pytest.importorskip("ale_py")
+    sticky, game = (gym.make("atari100k/Pong-v0", repeat_action_probability=p) for p in (0.25, 0.0))
+    for env in (sticky, game):
+        env.reset(seed=0)
+    assert get_state(sticky) is None
+    damaged = get_state(game)
+    assert damaged is not None
+    damaged[-1]["own"]["emulator"] = damaged[-1]["own"]["emulator"][:100]
+    with pytest.raises(ArchiveError, match="state of pong: it is damaged"):
+        set_state(game, damaged)
 
 
 def test_spaces_that_are_drawn_from_go_on() -> None:

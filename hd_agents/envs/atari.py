@@ -14,6 +14,9 @@ try:
 except ImportError as error:
     raise ImportError(f'Atari games need {error.name}: install it with `pip install "hd_agents[atari]"`.') from error
 
+from hd_agents.jsonable import ArchiveError
+from hd_agents.randomness import new_generator
+
 __all__ = ["Atari"]
 
 Image = npt.NDArray[np.uint8]
@@ -88,6 +91,7 @@ class Atari(gymnasium.Env[Image, np.int64]):
         self.max_frames = SHORTER.get(game, MAX_FRAMES) if max_frames is None else max_frames
         self.official_termination = official_termination
         self._size = (size, size)
+        self._sticky = repeat_action_probability > 0.0
         self._frames = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Image, dict[str, Any]]:
@@ -128,6 +132,28 @@ class Atari(gymnasium.Env[Image, np.int64]):
     def render(self) -> Image | None:
         """Return the last frame, ``(210, 160, 3)`` uint8 in most games, or None without a render mode."""
         return self._screen.copy() if self.render_mode == "rgb_array" else None
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the game stands, emulator and random numbers included; see :mod:`hd_agents.envs.state`.
+
+        :raises ArchiveError: with sticky actions, as ALE does not tell which action it may repeat next.
+        """
+        if self._sticky:
+            raise ArchiveError(f"Where {self.game} stands cannot be stored, as repeat_action_probability is not 0.")
+        emulator = np.frombuffer(self._ale.cloneState(include_rng=True).serialize(), np.uint8)
+        return {"emulator": emulator, "frames": self._frames, "generator": self.np_random.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where another game stood that was made with the same arguments. Drawn from the next step on.
+
+        :raises ArchiveError: if ALE cannot read its emulator's state.
+        """
+        try:
+            self._ale.restoreState(ale_py.ALEState(state["emulator"].tobytes()))
+        except SystemError as error:  # what ALE makes of its exceptions
+            raise ArchiveError(f"ALE cannot read the stored state of {self.game}: it is damaged.") from error
+        self._frames = state["frames"]
+        self.np_random = new_generator(state["generator"])
 
     def _reduce(self, picture: Image) -> Image:
         reduced = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
