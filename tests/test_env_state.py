@@ -23,11 +23,19 @@ def scripted(*parts: spaces.Space[Any]) -> gym.Env[Any, Any]:
 CLASSIC = ["hd_agents/Catch-v0", "CartPole-v1", "Pendulum-v1", "MountainCar-v0", "Acrobot-v1"]
 
 
-@pytest.mark.parametrize("task", [*CLASSIC, "atari100k/Breakout-v0", "atari100k/MsPacman-v0"])
+ATARI = ["atari100k/Breakout-v0", "atari100k/MsPacman-v0"]
+CONTROL = ["dmc_proprio/reacher-easy-v0", "dmc_proprio/ball_in_cup-catch-v0", "dmc_proprio/quadruped-escape-v0"]
+METAWORLD = ["metaworld/lever-pull-v0", "metaworld/assembly-v0"]
+LIBRARIES = {"atari100k": "ale_py", "dmc_proprio": "dm_control", "dmc_natural": "dm_control", "metaworld": "metaworld"}
+ARGUMENTS = {"dmc_natural": {"videos": "generated", "shadows": False}, "metaworld": {"observation": "state"}}
+
+
+@pytest.mark.parametrize("task", [*CLASSIC, *ATARI, *CONTROL, "dmc_natural/finger-spin-v0", *METAWORLD])
 def test_future_is_the_same(task: str) -> None:
-    if task.startswith("atari"):
-        pytest.importorskip("ale_py")
-    one, other = (Monitor(gym.make(task, max_episode_steps=40)) for _ in range(2))
+    suite = task.partition("/")[0]
+    pytest.importorskip(LIBRARIES.get(suite, "gymnasium"))
+    arguments: dict[str, Any] = ARGUMENTS.get(suite, {})
+    one, other = (Monitor(gym.make(task, max_episode_steps=40, **arguments)) for _ in range(2))
     one.action_space.seed(0)
     one.reset(seed=5)
     ended = 0
@@ -79,6 +87,14 @@ def test_games_that_cannot_be_stored_or_restored() -> None:
     damaged[-1]["own"]["emulator"] = damaged[-1]["own"]["emulator"][:100]
     with pytest.raises(ArchiveError, match="state of pong: it is damaged"):
         set_state(game, damaged)
+
+
+def test_a_simulator_that_has_not_begun_cannot_be_stored() -> None:
+    pytest.importorskip("dm_control")
+    env = gym.make("dmc_proprio/reacher-easy-v0")
+    assert get_state(env) is None
+    env.reset(seed=0)
+    assert get_state(env) is not None  # without a step
 
 
 def test_spaces_that_are_drawn_from_go_on() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import atari, cartpole, catch, in_new_process, pendulum, run
+from tests.runs import atari, cartpole, catch, control, in_new_process, pendulum, run
 
 STEPS = 80
 
@@ -19,13 +19,13 @@ STEPS = 80
         (cartpole, "dreamerv3", True),
         (pendulum, "dreamerv3", False),
         (atari, "dreamerv3", True),
+        (control, "dreamerv2", False),
     ],
 )
 def test_stored_half_way_and_resumed_is_the_same_run(
     functions: Any, backbone: str, subproc: bool, tmp_path: Path
 ) -> None:
-    if functions is atari:
-        pytest.importorskip("ale_py")
+    pytest.importorskip({atari: "ale_py", control: "dm_control"}.get(functions, "gymnasium"))
     setting = functions, backbone, subproc
     in_new_process(run, *setting, STEPS // 2, tmp_path)
     assert in_new_process(run, *setting, STEPS, tmp_path) == in_new_process(run, *setting, STEPS)

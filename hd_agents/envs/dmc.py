@@ -2,12 +2,13 @@
 
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
 from hd_agents.envs.rendering import Renderer, choose_backend
+from hd_agents.envs.replayed import Replayed
+from hd_agents.randomness import new_generator
 
 __all__ = ["Control"]
 
@@ -18,7 +19,7 @@ RENDER_SIZE = 256  # pixels; of `render`, which people look at
 UNBOUNDED = 1e9  # dm_control's bound of an actuator without one is 1e10
 
 
-class Control(gymnasium.Env[Any, Vector]):
+class Control(Replayed):
     """A task of the DeepMind Control suite.
 
     Observation: ``(size, size, 3)`` uint8, or with ``observation="state"`` all of the task's observations in one
@@ -89,18 +90,24 @@ class Control(gymnasium.Env[Any, Vector]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; ``options`` are not used."""
         super().reset(seed=seed)
-        inner_seed = None
         if seed is not None or not self._seeded:
-            inner_seed = int(self.np_random.integers(2**31))
+            self._env.np_random = np.random.RandomState(int(self.np_random.integers(2**31)))
             self._seeded = True
-        parts, _ = self._env.reset(seed=inner_seed)
-        for eye in (self._eye, self._big_eye):
-            eye.upload_heightfields()  # quadruped-escape's ground is a new one
-        self._frames = 0
-        return self._observe(parts), {"frames": 0}
+        return self._observe(self._begin()), {"frames": 0}
 
     def step(self, action: Vector) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Play ``action_repeat`` frames, or what is left of the episode."""
+        parts, total, terminated, truncated = self._act(action)
+        return self._observe(parts), total, terminated, truncated, {"frames": self._frames}
+
+    def _start(self) -> dict[str, Any]:
+        parts, _ = self._env.reset()
+        for eye in (self._eye, self._big_eye):
+            eye.upload_heightfields()  # quadruped-escape's ground is a new one
+        self._frames = 0
+        return parts
+
+    def _play(self, action: npt.NDArray[Any]) -> tuple[dict[str, Any], float, bool, bool]:
         share = 0.5 * (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0)
         control = self._low + share * (self._high - self._low)
         total = 0.0
@@ -111,7 +118,15 @@ class Control(gymnasium.Env[Any, Vector]):
             truncated = truncated or (self._frames == self.max_frames and not terminated)
             if terminated or truncated:
                 break
-        return self._observe(parts), total, terminated, truncated, {"frames": self._frames}
+        return parts, total, terminated, truncated
+
+    def _random(self) -> dict[str, Any]:
+        inner = self._env.np_random.get_state(legacy=False)
+        return {"own": self.np_random.bit_generator.state, "simulator": inner}
+
+    def _set_random(self, states: dict[str, Any]) -> None:
+        self.np_random = new_generator(states["own"])
+        self._env.np_random.set_state(states["simulator"])
 
     def render(self) -> Image | None:
         """Return the scene as ``(256, 256, 3)`` uint8, or None without a render mode."""

@@ -2,12 +2,13 @@
 
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
 from hd_agents.envs.rendering import Renderer, choose_backend
+from hd_agents.envs.replayed import Replayed
+from hd_agents.randomness import new_generator
 
 __all__ = ["MetaWorld"]
 
@@ -20,7 +21,7 @@ CAMERAS = ("corner", "corner2", "corner3", "corner4")
 CORNER2_POSITION = (0.75, 0.075, 0.7)  # nearer than the model's own; the official code's, and customary
 
 
-class MetaWorld(gymnasium.Env[Any, Vector]):
+class MetaWorld(Replayed):
     """A task of Meta-World (its version 3), with a new place of object and goal in each episode.
 
     Observation: ``(size, size, 3)`` uint8, upright, or with ``observation="state"`` 39 numbers, float32, of which the
@@ -80,13 +81,21 @@ class MetaWorld(gymnasium.Env[Any, Vector]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode with object and goal anywhere that the task allows; ``options`` are not used."""
         super().reset(seed=seed)
-        self._env.np_random = self.np_random  # draws the places
-        state, _ = self._env.reset()
-        self._succeeded = False
-        return self._observe(state), {"success": False, "is_success": False}
+        return self._observe(self._begin()), {"success": False, "is_success": False}
 
     def step(self, action: Vector) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Play ``action_repeat`` steps of the simulator, or what is left of the episode."""
+        state, total, success, truncated = self._act(action)
+        found = {"success": success, "is_success": self._succeeded}
+        return self._observe(state), total, False, truncated, found
+
+    def _start(self) -> npt.NDArray[np.float64]:
+        self._env.np_random = self.np_random  # draws the places
+        self._succeeded = False
+        state: npt.NDArray[np.float64] = self._env.reset()[0]
+        return state
+
+    def _play(self, action: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], float, bool, bool]:
         bounded = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
         total, success = 0.0, False
         for _ in range(self.action_repeat):
@@ -96,8 +105,13 @@ class MetaWorld(gymnasium.Env[Any, Vector]):
             if truncated:
                 break
         self._succeeded = self._succeeded or success
-        found = {"success": success, "is_success": self._succeeded}
-        return self._observe(state), total, False, bool(truncated), found
+        return state, total, success, bool(truncated)
+
+    def _random(self) -> dict[str, Any]:
+        return {"own": self.np_random.bit_generator.state}
+
+    def _set_random(self, states: dict[str, Any]) -> None:
+        self.np_random = new_generator(states["own"])
 
     def render(self) -> Image | None:
         """Return the scene as ``(256, 256, 3)`` uint8, or None without a render mode."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from hd_agents.envs.dmc import Control, Image
 from hd_agents.envs.rendering import Renderer
+from hd_agents.randomness import new_generator
 
 __all__ = ["NaturalControl", "generate_background", "read_background"]
 
@@ -64,6 +65,16 @@ class NaturalControl(Control):
         if seed is not None:
             self._now = None
         return super().reset(seed=seed, options=options)
+
+    def get_state(self) -> dict[str, Any]:
+        """As :meth:`hd_agents.envs.replayed.Replayed.get_state`, with the film, which has begun before the episode."""
+        return {**super().get_state(), "film": self._now, "generator": self.np_random.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """As :meth:`hd_agents.envs.replayed.Replayed.set_state`."""
+        super().set_state(state)
+        self._now = state["film"]
+        self.np_random = new_generator(state["generator"])
 
     def _observe(self, parts: dict[str, Any]) -> Any:
         if self._now is None:

@@ -7,8 +7,8 @@ An environment (or wrapper) takes part in one of two ways. Either it has both me
 
 which speak for the object alone, not for what it wraps; or all of its attributes are such values, random generators,
 spaces and functions, and then they are what is stored. Gymnasium's classic control and its usual wrappers are of the
-second kind, ``hd_agents/Catch-v0`` and Atari's games are of the first. Randomness has to come from ``self.np_random``
-or the spaces.
+second kind; ``hd_agents/Catch-v0``, Atari's games and MuJoCo's tasks are of the first. Randomness has to come from
+``self.np_random`` or the spaces.
 """
 
 import inspect
