@@ -21,8 +21,6 @@ def scripted(*parts: spaces.Space[Any]) -> gym.Env[Any, Any]:
 
 
 CLASSIC = ["hd_agents/Catch-v0", "CartPole-v1", "Pendulum-v1", "MountainCar-v0", "Acrobot-v1"]
-
-
 ATARI = ["atari100k/Breakout-v0", "atari100k/MsPacman-v0"]
 CONTROL = ["dmc_proprio/reacher-easy-v0", "dmc_proprio/ball_in_cup-catch-v0", "dmc_proprio/quadruped-escape-v0"]
 METAWORLD = ["metaworld/lever-pull-v0", "metaworld/assembly-v0"]

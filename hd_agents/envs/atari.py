@@ -91,7 +91,6 @@ class Atari(gymnasium.Env[Image, np.int64]):
         self.max_frames = SHORTER.get(game, MAX_FRAMES) if max_frames is None else max_frames
         self.official_termination = official_termination
         self._size = (size, size)
-        self._sticky = repeat_action_probability > 0.0
         self._frames = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Image, dict[str, Any]]:
@@ -138,7 +137,7 @@ class Atari(gymnasium.Env[Image, np.int64]):
 
         :raises ArchiveError: with sticky actions, as ALE does not tell which action it may repeat next.
         """
-        if self._sticky:
+        if self._ale.getFloat("repeat_action_probability") > 0.0:
             raise ArchiveError(f"Where {self.game} stands cannot be stored, as repeat_action_probability is not 0.")
         emulator = np.frombuffer(self._ale.cloneState(include_rng=True).serialize(), np.uint8)
         return {"emulator": emulator, "frames": self._frames, "generator": self.np_random.bit_generator.state}
