@@ -48,6 +48,10 @@ def control() -> list[Callable[[], gym.Env[Any, Any]]]:
     return [partial(make, "dmc_proprio/reacher-easy-v0", max_frames=60)] * 2
 
 
+def metaworld() -> list[Callable[[], gym.Env[Any, Any]]]:
+    return [partial(make, "metaworld/reach-v0", size=16, shadows=False)]
+
+
 def make_vec(functions: list[Callable[[], gym.Env[Any, Any]]], subproc: bool) -> VecEnv:
     env: VecEnv = SubprocVecEnv(functions, start_method="fork") if subproc else DummyVecEnv(functions)
     return VecNormalize(env) if len(functions) == 3 else env  # CartPole's

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import atari, cartpole, catch, control, in_new_process, pendulum, run
+from tests.runs import atari, cartpole, catch, control, in_new_process, metaworld, pendulum, run
 
 STEPS = 80
 
@@ -20,12 +20,13 @@ STEPS = 80
         (pendulum, "dreamerv3", False),
         (atari, "dreamerv3", True),
         (control, "dreamerv2", False),
+        (metaworld, "dreamerv3", False),
     ],
 )
 def test_stored_half_way_and_resumed_is_the_same_run(
     functions: Any, backbone: str, subproc: bool, tmp_path: Path
 ) -> None:
-    pytest.importorskip({atari: "ale_py", control: "dm_control"}.get(functions, "gymnasium"))
+    pytest.importorskip({atari: "ale_py", control: "dm_control", metaworld: "metaworld"}.get(functions, "gymnasium"))
     setting = functions, backbone, subproc
     in_new_process(run, *setting, STEPS // 2, tmp_path)
     assert in_new_process(run, *setting, STEPS, tmp_path) == in_new_process(run, *setting, STEPS)
