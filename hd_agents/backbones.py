@@ -147,7 +147,7 @@ def build(
         act=style.act,
         unimix=style.unimix,
         learned_initial=v3,
-        clip_action=v3,
+        clip_action=v3 and not action_groups,  # a one-hot vector has nothing beyond 1
     )
     features = rssm.features
 

@@ -16,6 +16,7 @@ import torch
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[1:3])  # tests/, and the checkout itself
 
 from hd_agents.cli.tasks import parse_setting
+from learning.emulation import emulate_bfloat16
 from learning.tasks import SETTINGS, TASKS
 from learning.trial import BASELINES, run_agent, run_baseline, write_curve
 
@@ -31,8 +32,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--env", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="the task's own")
     parser.add_argument("--csv", type=Path, help="file for the whole learning curve")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bfloat16", action="store_true", help="precision, at float32's speed on CPUs without it")
     chosen = parser.parse_args(words)
     torch.set_num_threads(chosen.threads)
+    if chosen.bfloat16:
+        emulate_bfloat16()
+        chosen.set.append("precision=bfloat16")
     task = TASKS[chosen.task]
     if chosen.steps is not None:
         task = task._replace(steps=chosen.steps)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,36 @@ def test_script_prints_its_evaluation(algorithm: str, tmp_path: Path, capsys: py
     assert printed["steps"] == 80
     assert 0.0 <= printed["mean"] <= 1.0
     assert len(curve.read_text().splitlines()) == 1 + 40
+
+
+_PRODUCTS = """
+import torch
+from torch.nn import functional as F
+from learning.emulation import emulate_bfloat16
+
+torch.manual_seed(0)
+image, kernel = torch.randn(4, 8, 16, 16).bfloat16(), torch.randn(8, 8, 4, 4).bfloat16()
+left, right, bias = torch.randn(32, 256).bfloat16(), torch.randn(64, 256).bfloat16(), torch.randn(64).bfloat16()
+
+
+def products():
+    plain = left.float() @ right.float().t()
+    return [F.conv2d(image, kernel, stride=2), left @ right.t(), F.linear(left, right, bias), plain]
+
+
+native = products()
+emulate_bfloat16()
+for one, other in zip(native, products(), strict=True):
+    assert one.dtype == other.dtype and one.stride() == other.stride()
+    torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-7 * float(one.abs().max()) / 256)
+"""
+
+
+def test_emulated_bfloat16_is_bfloat16_but_for_the_order_of_sums() -> None:
+    """In a process of its own, as the products stay replaced."""
+    folder = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", _PRODUCTS], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_foresight_is_asked_of_play_unseen(capsys: pytest.CaptureFixture[str]) -> None:
