@@ -13,7 +13,17 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.checkpoint import CheckpointError, Manifest, commit, file_name, newest_intact, prune, steps_in
+from hd_agents.checkpoint import (
+    CheckpointError,
+    Manifest,
+    claim,
+    commit,
+    file_name,
+    newest_intact,
+    prune,
+    release,
+    steps_in,
+)
 from hd_agents.run_state import restore_run, run_state
 from hd_agents.saving import read_archive, write_archive
 
@@ -82,6 +92,7 @@ class RunCheckpoint(BaseCallback):
     def _on_training_start(self) -> None:
         self._give_signals_back()  # an exception may have ended the last learn()
         self.stopped_by, self._stopping = None, False
+        self._claim()
         in_folder, known = steps_in(self.folder), self._kept[-1].step if self._kept else -1
         if in_folder and not 0 <= known <= self.model.num_timesteps:
             raise CheckpointError(
@@ -110,6 +121,13 @@ class RunCheckpoint(BaseCallback):
         if not self._stopping:
             self.save()
         self._give_signals_back()
+        release(self.folder)
+
+    def _claim(self) -> None:
+        try:
+            claim(self.folder)
+        except OSError as error:
+            raise CheckpointError(f"Cannot write to {self.folder}: {error}. Give another folder.") from error
 
     def save(self) -> None:
         """Store the run as it is now, unless that has been done; call it between two steps only.
@@ -125,6 +143,7 @@ class RunCheckpoint(BaseCallback):
             prune(self.folder, self._kept)
         except OSError as error:
             self._give_signals_back()
+            release(self.folder)
             with suppress(OSError):  # parts of it would be in the way when the disk is full
                 prune(self.folder, self._kept)
             there = "No checkpoint was written before." if last is None else f"That of step {last.step} is intact."

@@ -6,6 +6,7 @@
     state-000000020000.zip         random generators and environments
     replay-000000020000.rows       the replay's rows since the checkpoint before; see hd_agents.replay_file
     checkpoint-000000020000.json   written last: the names, sizes and SHA-256 sums of all files that belong together
+    .lock                          keeps other processes out while one learns, whose number it holds
 
 A checkpoint exists once its last file does. Each file is written beside its place, flushed to the disk and renamed, so
 a process may be killed at any moment. Rows stay in the file that they were first written to for as long as a
@@ -14,6 +15,7 @@ checkpoint refers to it.
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,11 +26,18 @@ from typing import Any, NamedTuple
 from hd_agents.host import atomic_write
 from hd_agents.jsonable import DAMAGE, ArchiveError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT, VERSION = "hd_agents checkpoint", 1
 SUFFIXES = {"agent": "zip", "state": "zip", "replay": "rows", "checkpoint": "json"}
 OURS = re.compile(r"(agent|state|replay|checkpoint)-(\d{12})\.(zip|rows|json)", re.ASCII)
 ABANDONED = re.compile(rf"\.{OURS.pattern}\.[0-9a-f]{{8}}\.tmp", re.ASCII)  # of a process that was killed while writing
 MAX_MANIFEST = 1 << 24  # bytes
+LOCK = ".lock"
+_claimed: dict[Path, int] = {}  # folders that this process has to itself, and the descriptors of their locks
 
 
 class CheckpointError(ArchiveError):
@@ -119,6 +128,41 @@ def prune(folder: Path, kept: Sequence[Manifest]) -> None:
         if path.name not in names:
             with suppress(FileNotFoundError):
                 path.unlink()
+
+
+def claim(folder: Path) -> None:
+    """Keep other processes from learning in this folder until :func:`release`, or until this process ends.
+
+    A process may claim a folder again that it has. Systems and file systems without locks do not keep anyone out.
+
+    :raises CheckpointError: if another process has claimed it. :raises OSError: if the folder cannot be written.
+    """
+    if fcntl is None or folder.resolve() in _claimed:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise CheckpointError(
+            f"Another process (number {owner}) is learning in {folder}, and two would remove each other's checkpoints. "
+            "Wait for it or end it, or give another folder."
+        ) from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    _claimed[folder.resolve()] = descriptor
+
+
+def release(folder: Path) -> None:
+    """Let other processes learn in this folder again; nothing if this one has not claimed it."""
+    descriptor = _claimed.pop(folder.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def _read_manifest(path: Path, step: int) -> Manifest:

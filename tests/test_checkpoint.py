@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ def test_newest_are_kept_with_their_rows_and_nothing_else(tmp_path: Path) -> Non
     # 40 rows fit. Those of steps 0 to 20 are overwritten by step 60 (each episode of 7 steps has 8 rows).
     rows = {"replay-000000000040", "replay-000000000060", "replay-000000000070"}
     both = {f"{kind}-0000000000{step}" for kind in ("agent", "state", "checkpoint") for step in (60, 70)}
-    assert names == {"notes", *rows, *both}
+    assert names == {"notes", "", *rows, *both}  # "" is .lock
     whole = agent.replay_buffer.nbytes_estimate()
     assert (tmp_path / "replay-000000000070.rows").stat().st_size < whole // 3 + 1_000
     loaded = HarmonyDreamAgent.load(tmp_path / "agent-000000000070.zip")
@@ -190,6 +192,32 @@ def test_read_only_folder_is_told_before_the_first_step(tmp_path: Path, monkeypa
     with pytest.raises(CheckpointError, match=r"Read-only file system.* No checkpoint was written before"):
         agent.learn(10, callback=RunCheckpoint(tmp_path))
     assert agent.num_timesteps == 0
+
+
+_LEARNER = """
+import sys
+from hd_agents.checkpoint import claim
+from pathlib import Path
+claim(Path(sys.argv[1]))
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_learn_in_one_folder(tmp_path: Path) -> None:
+    stored(tmp_path, 20)
+    command = [sys.executable, "-c", _LEARNER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "claimed\n"
+        callback = RunCheckpoint(tmp_path)
+        agent = callback.resume(clocks(), device="cpu")
+        with pytest.raises(CheckpointError, match=rf"Another process \(number {other.pid}\) is learning in"):
+            agent.learn(5, callback=callback, reset_num_timesteps=False)
+        assert agent.num_timesteps == 20
+        other.kill()  # as anything may end it: nothing is left behind that keeps others out
+    agent.learn(5, callback=callback, reset_num_timesteps=False)
+    assert steps_in(tmp_path) == [25, 20]
+    assert subprocess.run(command, input="", capture_output=True, text=True, check=False).stdout == "claimed\n"
 
 
 def halved(progress: float) -> float:
