@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.test_collection import rows
 class Fragile(gym.Env[Any, Any]):
     """Observes the seed it began with and its steps; fails at step ``fails_at``, once for each file in ``fuses``.
 
-    :param how: "raise", or "exit" to end the process.
+    :param how: "raise", "exit" to end the process, or "hang".
     """
 
     observation_space = spaces.Box(-1.0, 2.0**33, (2,), np.float64)
@@ -51,6 +52,8 @@ class Fragile(gym.Env[Any, Any]):
             fuse.unlink()
             if self.how == "exit":
                 os._exit(7)
+            if self.how == "hang":
+                time.sleep(600)
             raise OSError("simulator lost")
 
 
@@ -134,11 +137,15 @@ def test_each_process_has_its_own_seed_as_in_one_process(kind: type[VecEnv]) -> 
     processes.close()
 
 
-@pytest.mark.parametrize(("how", "code"), [("exit", 7), ("raise", 1)])
-def test_a_process_that_ends_is_replaced(how: str, code: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("how", "failure"), [("exit", "exit code 7"), ("raise", "exit code 1"), ("hang", "no answer for 3 s")]
+)
+def test_a_process_that_fails_is_replaced(
+    how: str, failure: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = fuses(tmp_path / "f", 1)
     makers = [lambda: Fragile(folder, how=how), lambda: Fragile(length=4)]
-    env = RestartingSubprocVecEnv(makers, "fork")
+    env = RestartingSubprocVecEnv(makers, "fork", timeout=3.0 if how == "hang" else None)
     env.seed(5)
     env.reset()
     for _ in range(2):
@@ -147,11 +154,11 @@ def test_a_process_that_ends_is_replaced(how: str, code: int, tmp_path: Path, ca
         observations, rewards, dones, infos = env.step(np.zeros(2, int))
     assert dones.tolist() == [True, False]
     assert rewards.tolist() == [0.0, 1.0]
-    assert infos[0]["TimeLimit.truncated"] and infos[0]["restarted"] == f"exit code {code}"
+    assert infos[0]["TimeLimit.truncated"] and infos[0]["restarted"] == failure
     assert np.array_equal(infos[0]["terminal_observation"], before[0])
     assert observations[0][0] > 1000 and observations[0][1] == 0
     assert observations[1].tolist() == [6.0, 3.0]
-    assert f"environment 0 died (exit code {code}); restart 1 of 10" in caplog.text
+    assert f"environment 0 died ({failure}); restart 1 of 10" in caplog.text
     assert env.step(np.zeros(2, int))[2].tolist() == [False, True]
     env.close()
     assert not any(process.is_alive() for process in env.processes)
@@ -163,6 +170,19 @@ def test_deaths_in_a_row_are_bounded_and_close_still_works(tmp_path: Path) -> No
         env.reset()
     env.close()
     assert not any(process.is_alive() for process in env.processes)
+
+
+def test_close_ends_a_process_that_hangs(tmp_path: Path) -> None:
+    env = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "f", 1), 1, "hang")], "fork", timeout=2.0)
+    env.reset()
+    env.step_async(np.zeros(1, int))
+    env.close()
+    assert not any(process.is_alive() for process in env.processes)
+
+
+def test_timeout_must_be_above_zero() -> None:
+    with pytest.raises(ValueError, match="timeout=0 is not allowed"):
+        RestartingSubprocVecEnv([Fragile], timeout=0)
 
 
 class Kill(BaseCallback):

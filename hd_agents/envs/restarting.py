@@ -2,8 +2,9 @@
 
 :class:`RestartingEnv` stands around one environment and catches what it raises. :class:`RestartingSubprocVecEnv` runs
 one environment per process and replaces a process that dies, whether of an exception or of a crash in a simulator's own
-code. In both the interrupted episode ends as one that a time limit cut off: its last observation is the one before the
-failure, its last reward 0, and its last ``info`` names the cause under ``"restarted"``; so does the log.
+code, or that does not answer in time. In both the interrupted episode ends as one that a time limit cut off: its last
+observation is the one before the failure, its last reward 0, and its last ``info`` names the cause under
+``"restarted"``; so does the log.
 """
 
 import logging
@@ -90,12 +91,15 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
     """One environment per process; a process that dies is replaced.
 
     A ``Monitor`` inside the process would start anew with it, and its file too: put a ``VecMonitor`` around the whole
-    instead. A process that hangs is not noticed.
+    instead.
 
     :param env_fns: N functions that make the environments.
     :param start_method: "forkserver", "spawn" or "fork"; None for the first of them that the system has.
     :param max_restarts: of each process.
-    :raises RuntimeError: from ``step`` or ``reset`` when a process dies once more than that.
+    :param timeout: seconds that a process may take for a step or a reset (a replaced one with its start) before it is
+        ended and replaced; None for as long as it takes: one that hangs is waited for.
+    :raises RuntimeError: from ``step`` or ``reset`` when a process fails once more than ``max_restarts``.
+    :raises ValueError: for a ``timeout`` that is not above 0.
     """
 
     def __init__(
@@ -103,13 +107,18 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         env_fns: list[Callable[[], gym.Env[Any, Any]]],
         start_method: str | None = None,
         max_restarts: int = MAX_RESTARTS,
+        timeout: float | None = None,
     ) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout={timeout} is not allowed: give seconds above 0, or None to wait for ever")
         start_method = start_method or ("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
         super().__init__(env_fns, start_method)
         self.remotes = list(self.remotes)
         self._env_fns, self._max_restarts = env_fns, max_restarts
         self._context: Any = get_context(start_method)
+        self._timeout = timeout
         self._restarts = [0] * self.num_envs
+        self._failures = [""] * self.num_envs
         self._first_seeds: list[int | None] = [None] * self.num_envs
         self._last: list[Any] = [None] * self.num_envs
 
@@ -146,6 +155,8 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
                 self._receive(env)
             self._send(env, ("close", None))
         for process, remote in zip(self.processes, self.remotes, strict=True):
+            process.join(self._timeout)
+            process.kill()  # does nothing to one that has ended
             process.join()
             remote.close()
         self.closed = True
@@ -155,19 +166,22 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             self.remotes[env].send(message)
 
     def _receive(self, env: int) -> Any:
-        """What the process answers; None if it is dead."""
+        """What the process answers; None if it is dead, as it is after a time without an answer."""
         remote, process = self.remotes[env], self.processes[env]
-        wait([remote, process.sentinel])
-        try:
-            return remote.recv() if remote.poll() else None
-        except DEAD:
-            return None
+        in_time = wait([remote, process.sentinel], self._timeout)
+        if not in_time:
+            process.kill()
+        with suppress(*DEAD):
+            if in_time and remote.poll():
+                return remote.recv()
+        process.join()
+        self._failures[env] = f"exit code {process.exitcode}" if in_time else f"no answer for {self._timeout:g} s"
+        return None
 
     def _cut_off(self, env: int) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
         """What a step answers in which the process died: the end of its episode, and the start of the next one."""
-        self.processes[env].join()
         info = {
-            "restarted": f"exit code {self.processes[env].exitcode}",
+            "restarted": self._failures[env],
             "TimeLimit.truncated": True,
             "terminal_observation": self._last[env],
         }
@@ -177,8 +191,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
     def _restart(self, env: int, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Replace a dead process until one lives through ``reset``, and give what that answers."""
         while True:
-            self.processes[env].join()
-            failure = f"The process of environment {env} died (exit code {self.processes[env].exitcode})"
+            failure = f"The process of environment {env} died ({self._failures[env]})"
             self._restarts[env] += 1
             if self._restarts[env] > self._max_restarts:
                 self.waiting = False
