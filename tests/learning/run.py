@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[1:3])  # tests/, and the checkout itself
 
@@ -31,16 +30,17 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="agent settings")
     parser.add_argument("--env", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="the task's own")
     parser.add_argument("--csv", type=Path, help="file for the whole learning curve")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="of torch instead of the table's")
     parser.add_argument("--bfloat16", action="store_true", help="precision, at float32's speed on CPUs without it")
     chosen = parser.parse_args(words)
-    torch.set_num_threads(chosen.threads)
     if chosen.bfloat16:
         emulate_bfloat16()
         chosen.set.append("precision=bfloat16")
     task = TASKS[chosen.task]
     if chosen.steps is not None:
         task = task._replace(steps=chosen.steps)
+    if chosen.threads is not None:
+        task = task._replace(threads=chosen.threads)
     settings = dict(parse_setting(text) for text in chosen.set)
     difficulty = dict(parse_setting(text) for text in chosen.env)
     if chosen.algorithm == "agent":

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from learning.foresight import main as ask_foresight
 from learning.run import main
@@ -17,6 +19,12 @@ from learning.trial import BASELINES, Trial, plot_harmony, run_agent, run_baseli
 SEEDS = (0, 1)
 MANY_SEEDS = (0, 1, 2, 3)
 HARMONY_SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_afterwards() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)  # as tests/conftest.py has it
 
 
 @pytest.mark.slow

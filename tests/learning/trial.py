@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -91,6 +92,7 @@ def run_agent(
         difficulty: arguments of the environment.
         show: print the learning curve.
     """
+    torch.set_num_threads(task.threads)
     arguments = {**SETTINGS[name], **(settings or {})}
     env = task.make(**(difficulty or {}))
     agent = HarmonyDreamAgent(arguments.pop("policy", task.policy), Monitor(env), seed=seed, **arguments)
@@ -101,6 +103,7 @@ def run_baseline(
     algorithm: str, task: Task, seed: int, difficulty: Mapping[str, Any] | None = None, show: bool = False
 ) -> Trial:
     """Train "ppo" or "dqn" of Stable-Baselines3 on the same task, for the same steps."""
+    torch.set_num_threads(task.threads)
     kind, arguments = BASELINES[algorithm]
     env = task.make(**(difficulty or {}))
     agent = kind(task.policy, Monitor(env), seed=seed, device="cpu", **arguments)
