@@ -32,6 +32,7 @@ def one_thread_afterwards() -> Iterator[None]:
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "static"])
 def test_learns(name: str, seed: int) -> None:
     trial = run_agent(name, TASKS[name], seed)
+    print(f"{name}, seed {seed}: {trial.mean:.2f} ± {np.std(trial.returns):.2f} after {trial.minutes:.1f} min")
     assert trial.mean >= TASKS[name].bar, trial.returns
 
 
