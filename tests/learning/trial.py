@@ -102,8 +102,8 @@ def run_agent(
 def run_baseline(
     algorithm: str, task: Task, seed: int, difficulty: Mapping[str, Any] | None = None, show: bool = False
 ) -> Trial:
-    """Train "ppo" or "dqn" of Stable-Baselines3 on the same task, for the same steps."""
-    torch.set_num_threads(task.threads)
+    """Train "ppo" or "dqn" of Stable-Baselines3 on the same task, for the same steps, on one thread."""
+    torch.set_num_threads(1)
     kind, arguments = BASELINES[algorithm]
     env = task.make(**(difficulty or {}))
     agent = kind(task.policy, Monitor(env), seed=seed, device="cpu", **arguments)
