@@ -1,8 +1,8 @@
-"""bfloat16 on a CPU without its instructions, at a third of the speed of float32.
+"""bfloat16 on a CPU without its instructions, at four fifths of the speed of float32.
 
-PyTorch's own bfloat16 products take several times as long there. They are made here as the instructions make them:
-inputs rounded to bfloat16, summed in float32, the result rounded to bfloat16. Only the order of the sums differs, as it
-does between any two CPUs.
+PyTorch's own bfloat16 products make an update take five times as long there. They are made here as the instructions
+make them: inputs rounded to bfloat16, summed in float32, the result rounded to bfloat16. Only the order of the sums
+differs, as it does between any two CPUs.
 """
 
 from typing import Any

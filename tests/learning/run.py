@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--env", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="the task's own")
     parser.add_argument("--csv", type=Path, help="file for the whole learning curve")
     parser.add_argument("--threads", type=int, help="of the agent, instead of the table's")
-    parser.add_argument("--bfloat16", action="store_true", help="emulated at a third of float32's speed")
+    parser.add_argument("--bfloat16", action="store_true", help="emulated where the CPU has none")
     chosen = parser.parse_args(words)
     if chosen.bfloat16:
         emulate_bfloat16()
