@@ -80,7 +80,7 @@ def test_script_prints_its_evaluation(algorithm: str, tmp_path: Path, capsys: py
 _PRODUCTS = """
 import torch
 from torch.nn import functional as F
-from learning.emulation import emulate_bfloat16
+from learning import emulation
 
 torch.manual_seed(0)
 image, kernel = torch.randn(4, 8, 16, 16).bfloat16(), torch.randn(8, 8, 4, 4).bfloat16()
@@ -92,9 +92,12 @@ def products():
     return [F.conv2d(image, kernel, stride=2), left @ right.t(), F.linear(left, right, bias), plain]
 
 
-native = products()
-emulate_bfloat16()
-for one, other in zip(native, products(), strict=True):
+native, convert, converted = products(), emulation._as, []
+emulation._as = lambda *words: converted.append(words) or convert(*words)
+emulation.emulate_bfloat16()
+emulated = products()
+assert converted  # else these were PyTorch's own again
+for one, other in zip(native, emulated, strict=True):
     assert one.dtype == other.dtype and one.stride() == other.stride()
     torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-7 * float(one.abs().max()) / 256)
 """
