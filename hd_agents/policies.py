@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
+from hd_agents.acting import Acting, make_acting
 from hd_agents.backbones import Networks, build
 from hd_agents.saving import read_archive, write_archive
 from hd_agents.spaces import ActionCodec, Observation, ObservationCodec
@@ -80,6 +81,7 @@ class DreamPolicy(BasePolicy):
             gamma=gamma,
             overrides=overrides,
         )
+        self._acting: Acting | None = None  # made when it is first needed
         self._memoryless_calls = 0
 
     def _check_pairing(self) -> None:
@@ -144,9 +146,9 @@ class DreamPolicy(BasePolicy):
 
         :param first: (N,) or None for nowhere. :param draws: what :meth:`draw` gives, or None twice for modes.
         """
-        of_latent, of_action = draws
-        state = self._filter(observation, latent, first, of_latent)
-        return Latent(state.deter, state.stoch, self._choose(state, of_action))
+        acting, (of_latent, of_action) = self._acting_now(), draws
+        state = acting.filter(observation, State(latent.deter, latent.stoch), latent.action, first, of_latent)
+        return Latent(state.deter, state.stoch, self._sample(acting.choose(state), of_action))
 
     @torch.inference_mode()
     def observe(
@@ -154,38 +156,37 @@ class DreamPolicy(BasePolicy):
     ) -> State:
         """The posterior state after one observation; arguments as for :meth:`step`."""
         first = torch.as_tensor(is_first, device=self.device) if is_first.any() else None
-        draw = None if deterministic else self.latent_draw(len(is_first))
-        return self._filter(self.to_device(encoded), latent, first, draw)
+        draw, state = None if deterministic else self.latent_draw(len(is_first)), State(latent.deter, latent.stoch)
+        return self._acting_now().filter(self.to_device(encoded), state, latent.action, first, draw)
 
     @torch.inference_mode()
     def choose(self, state: State, deterministic: bool) -> Tensor:
         """The actor's action vectors (N, A) in ``state``; continuous ones are cut to [-1, 1], as the env will see."""
-        return self._choose(state, None if deterministic else self._action_draw(len(state.deter)))
+        draw = None if deterministic else self.networks.actor.draw(len(state.deter), device=self.device)
+        return self._sample(self._acting_now().choose(state), draw)
 
     def to_device(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """Encoded observations as tensors where the networks are."""
-        return {key: torch.as_tensor(value, device=self.device) for key, value in encoded.items()}
+        device = self.device
+        return {key: torch.as_tensor(value, device=device) for key, value in encoded.items()}
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
         """Random numbers for one step of ``n`` environments: latents (n, S), and what the actor wants for actions."""
-        return self.latent_draw(n), self._action_draw(n)
+        return self.latent_draw(n), self.networks.actor.draw(n, device=self.device)
 
     def latent_draw(self, n: int) -> Tensor:
         """Random numbers (n, S) for one sample of the latent, from torch's global generator."""
         return torch.rand(n, self.networks.world_model.rssm.stoch, device=self.device)
 
-    def _action_draw(self, n: int) -> Tensor:
-        return self.networks.actor.draw(n, device=self.device)
+    def _acting_now(self) -> Acting:
+        """What acts as the networks do, made anew where they have changed by more than what they have learned."""
+        model, actor = self.networks.world_model, self.networks.actor
+        if self._acting is None or not self._acting.fits(model, actor):
+            self._acting = make_acting(model, actor)
+        return self._acting
 
-    def _filter(
-        self, observation: Mapping[str, Tensor], latent: Latent, first: Tensor | None, draw: Tensor | None
-    ) -> State:
-        model = self.networks.world_model
-        embed = model.encode(observation)
-        return model.rssm.observe_step(State(latent.deter, latent.stoch), latent.action, embed, first, draw)
-
-    def _choose(self, state: State, draw: Tensor | None) -> Tensor:
-        distribution = self.networks.actor(self.networks.world_model.features(state))
+    def _sample(self, parameters: Tensor, draw: Tensor | None) -> Tensor:
+        distribution = self.networks.actor.distribution(parameters)
         action = distribution.mode() if draw is None else distribution.sample(draw)
         return action if self.actions.groups else action.clamp(-1.0, 1.0)
 

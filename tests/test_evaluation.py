@@ -107,18 +107,19 @@ def test_evaluate_policy_gives_the_same_numbers(suites: None, agent: Any, task: 
 
 def test_the_papers_rules(suites: None, agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[bool, bool]] = []
-    update, choose = agent.policy._filter, agent.policy._choose
+    acting, sample = agent.policy._acting_now(), agent.policy._sample
+    update = acting.filter
 
-    def filtered(observation: Any, latent: Any, first: Any, draw: Any) -> Any:
+    def filtered(observation: Any, state: Any, action: Any, first: Any, draw: Any) -> Any:
         calls.append((draw is None, False))
-        return update(observation, latent, first, draw)
+        return update(observation, state, action, first, draw)
 
-    def chosen(state: Any, draw: Any) -> Any:
+    def sampled(parameters: Any, draw: Any) -> Any:
         calls[-1] = calls[-1][0], draw is None
-        return choose(state, draw)
+        return sample(parameters, draw)
 
-    monkeypatch.setattr(agent.policy, "_filter", filtered)
-    monkeypatch.setattr(agent.policy, "_choose", chosen)
+    monkeypatch.setattr(acting, "filter", filtered)
+    monkeypatch.setattr(agent.policy, "_sample", sampled)
     expected = {
         ("atari100k/Pong-v7", "paper"): ("sampled", 100, (False, False)),
         ("metaworld/reach-v7", "paper"): ("mode", 10, (False, True)),

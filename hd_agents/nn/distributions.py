@@ -117,22 +117,22 @@ class OneHotActions:
     """
 
     def __init__(self, logits: Tensor, groups: tuple[int, ...], unimix: float) -> None:
-        self.parts = logits.float().split(groups, -1)
+        self.parts = logits.float().split(groups, -1) if len(groups) > 1 else (logits.float(),)
         self.unimix = unimix
 
     @cached_property
     def log_probs(self) -> Tensor:
         """(..., A), which acting does without."""
-        return torch.cat([unimix_log_probs(part, self.unimix) for part in self.parts], -1)
+        return _side_by_side([unimix_log_probs(part, self.unimix) for part in self.parts])
 
     def mode(self) -> Tensor:
         """(..., A)."""
-        return torch.cat([sample_one_hot(part, None, self.unimix) for part in self.parts], -1)
+        return _side_by_side([sample_one_hot(part, None, self.unimix) for part in self.parts])
 
     def sample(self, draw: Tensor) -> Tensor:
         """``draw`` (..., number of groups), uniform in [0, 1) or int64 class indices."""
         pairs = zip(self.parts, draw.unbind(-1), strict=True)
-        return torch.cat([sample_one_hot(part, number, self.unimix) for part, number in pairs], -1)
+        return _side_by_side([sample_one_hot(part, number, self.unimix) for part, number in pairs])
 
     def log_prob(self, action: Tensor) -> Tensor:
         """(...)."""
@@ -141,6 +141,10 @@ class OneHotActions:
     def entropy(self) -> Tensor:
         """(...)."""
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 class NormalActions:

@@ -110,27 +110,13 @@ class Conv(nn.Module):
         self.norm = nn.LayerNorm(outputs, eps=NORM_EPS) if norm else None
         self.act = act
         self.padding = padding
-        self.transposed = transposed
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, outputs, H', W')."""
-        acting = len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
-        x = self._by_product(x) if acting and not self.transposed else self.conv(x)
+        x = self.conv(x)
         if self.norm is not None:  # over channels, for every pixel
             x = self.norm(x.permute(0, 2, 3, 1).float()).permute(0, 3, 1, 2)
         return x if self.act is None else activate(x, self.act)
-
-    def _by_product(self, x: Tensor) -> Tensor:
-        """The convolution of one image as a matrix product; oneDNN would rearrange the whole weight for it."""
-        kernel = self.conv.kernel_size[0]
-        image = F.pad(x.permute(0, 2, 3, 1), (0, 0, *(self.padding,) * 4)).contiguous()
-        _, height, width, channels = image.shape
-        height, width, line = (height - kernel) // 2 + 1, (width - kernel) // 2 + 1, width * channels
-        # As the weight has them; a row of a patch is one piece of memory.
-        patches = image.as_strided((height, width, kernel, kernel * channels), (2 * line, 2 * channels, line, 1))
-        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)  # channels-last memory: no copy
-        made = F.linear(patches.reshape(height * width, -1), weight, self.conv.bias)
-        return made.view(1, height, width, -1).permute(0, 3, 1, 2)
 
 
 class GRUCell(nn.Module):

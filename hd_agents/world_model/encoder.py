@@ -84,6 +84,10 @@ class Encoder(nn.Module):
         self.mlp = MLP(sum(vectors.values()), units, layers, norm=norm, act=act) if vectors else None
         self.outputs = sum(cnn.outputs for cnn in self.cnns) + (self.mlp.outputs if self.mlp is not None else 0)  # type: ignore[misc]
 
+    def convolutions(self) -> list[list[Conv]]:
+        """The layers of each image network, in the order of ``image_keys``."""
+        return [list(cnn.layers) for cnn in self.cnns]  # type: ignore[arg-type]
+
     def prepare(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the networks see and the decoder is asked for, with the leading axes flattened to N.
 

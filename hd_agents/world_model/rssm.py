@@ -92,9 +92,17 @@ class RSSM(nn.Module):
 
         :param action: (N, A) taken in ``state``. :param draw: (N, S), or None for the mode.
         """
-        inputs = torch.cat([state.stoch, self._clip(action)], -1)
+        inputs = torch.cat([state.stoch, self.clip(action)], -1)
         deter = self.gru(self.image_in(inputs), state.deter)
         return State(deter, self.sample(self.prior(deter), draw))
+
+    def restart(self, state: State, action: Tensor, is_first: Tensor) -> tuple[State, Tensor]:
+        """The initial state and no action (N, A) where ``is_first`` (N,) says so, else what they were."""
+        initial = self.initial(len(is_first))
+        keep = (~is_first).to(action.dtype).unsqueeze(-1)
+        deter = torch.addcmul((1.0 - keep) * initial.deter, state.deter, keep)
+        stoch = torch.addcmul((1.0 - keep) * initial.stoch, state.stoch, keep)
+        return State(deter, stoch), action * keep
 
     def observe_step(
         self, state: State, action: Tensor, embed: Tensor, is_first: Tensor | None, draw: Tensor | None
@@ -104,14 +112,10 @@ class RSSM(nn.Module):
         :param action: (N, A) that led to the observation. :param embed: (N, E). :param is_first: (N,) bool,
             restart there; None for nowhere. :param draw: (N, S), or None for the mode.
         """
-        deter, stoch = state
-        action = self._clip(action)
+        action = self.clip(action)
         if is_first is not None:
-            initial = self.initial(len(embed))
-            keep = (~is_first).to(embed.dtype).unsqueeze(-1)
-            action = action * keep
-            deter = torch.addcmul((1.0 - keep) * initial.deter, deter, keep)
-            stoch = torch.addcmul((1.0 - keep) * initial.stoch, stoch, keep)
+            state, action = self.restart(state, action, is_first)
+        deter, stoch = state
         first, observe = self.image_in.linear, self.observe_in.linear
         from_action = F.linear(action, first.weight[:, self.flat :], first.bias)
         hidden = self.image_in.finish(torch.addmm(from_action, stoch, first.weight[:, : self.flat].t()))
@@ -137,7 +141,7 @@ class RSSM(nn.Module):
         keep = (~is_first).float().unsqueeze(-1)
         initial = self.initial(embed.shape[0])
         inputs = Sequences(
-            F.linear(self._clip(action) * keep, first.weight[:, self.flat :], first.bias),
+            F.linear(self.clip(action) * keep, first.weight[:, self.flat :], first.bias),
             F.linear(embed, observe.weight[:, self.deter :], observe.bias),
             *initial,
             *(initial if state is None else state),
@@ -179,7 +183,8 @@ class RSSM(nn.Module):
         )
         return filter_by_hand(inputs, weights, stoch=self.stoch, unimix=self.unimix, act=self.image_in.act)
 
-    def _clip(self, action: Tensor) -> Tensor:
+    def clip(self, action: Tensor) -> Tensor:
+        """Actions (..., A) as the recurrence takes them."""
         return action / action.detach().abs().clamp(min=1.0) if self.clip_action else action
 
 
