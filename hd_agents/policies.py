@@ -172,7 +172,8 @@ class DreamPolicy(BasePolicy):
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
         """Random numbers for one step of ``n`` environments: latents (n, S), and what the actor wants for actions."""
-        return self.latent_draw(n), self.networks.actor.draw(n, device=self.device)
+        latents = self.latent_draw(n)
+        return latents, self.networks.actor.draw(n, device=latents.device)
 
     def latent_draw(self, n: int) -> Tensor:
         """Random numbers (n, S) for one sample of the latent, from torch's global generator."""

@@ -86,6 +86,8 @@ def to_one_hot(
 
 def from_one_hot(rows: FloatArray, groups: tuple[int, ...], start: NDArray[np.int64]) -> NDArray[np.int64]:
     """The largest entry of each group of (N, sum(groups)), as integers (N, G) in the space's own numbering."""
+    if len(groups) == 1:
+        return rows.argmax(axis=-1)[..., None] + start
     parts = np.split(rows, np.cumsum(groups)[:-1], axis=-1)
     return np.stack([part.argmax(axis=-1) for part in parts], axis=-1) + start
 
