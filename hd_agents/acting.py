@@ -159,11 +159,12 @@ class Convolution:
     def __init__(self, layer: Conv) -> None:
         weight = layer.conv.weight.detach()
         self.weight, self.kernel, self.padding = weight, weight.shape[-1], layer.padding
-        rows = weight.permute(0, 2, 3, 1).flatten(1)  # channels-last memory: no copy
+        rows = weight.permute(0, 2, 3, 1).flatten(1)
         self.product = _Layer(rows, layer.conv.bias, layer.norm, layer.act)
+        self.channels_last = rows.data_ptr() == weight.data_ptr()  # as we make them; else these rows are a copy
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) == 1 and x.device.type == "cpu":
+        if len(x) == 1 and x.device.type == "cpu" and self.channels_last:
             return self._one(x)
         x = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.product.bias, 2, self.padding)
         return self.product.finish(x.permute(0, 2, 3, 1))

@@ -84,6 +84,12 @@ def test_a_single_image_is_seen_as_many_are(seen: str, backbone: str) -> None:
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.deter, other.deter, rtol=1e-5, atol=1e-5)
         assert torch.equal(one.action, other.action)
+    policy = make_policy(seen, backbone=backbone)
+    rows = policy.to_device(policy.observations.encode(policy.observation_space.sample()))
+    with torch.no_grad():
+        embed, wanted = policy._acting_now()._embed(rows), policy.networks.world_model.encode(rows)
+    assert not torch.equal(embed, wanted)  # or it was not by a product
+    torch.testing.assert_close(embed, wanted, rtol=1e-5, atol=1e-5)
 
 
 def learn(policy: DreamPolicy) -> DreamPolicy:
@@ -141,6 +147,18 @@ def test_acts_with_what_the_networks_have_become(change: Any) -> None:
     assert torch.equal(found[-1].deter, expected[-1].deter)
     assert all(torch.equal(one.action, other.action) for one, other in zip(found, expected, strict=True))
     assert (change is deepcopy) == all(torch.equal(*pair) for pair in zip(before[-1], found[-1], strict=True))
+
+
+def test_weights_with_their_channels_first_are_not_copied() -> None:
+    policy = make_policy("image")
+    policy.load_state_dict({name: value.contiguous() for name, value in policy.state_dict().items()}, assign=True)
+    walk(policy, 1)
+    acting, seen = learn(policy)._acting, torch.randint(0, 256, (1, *IMAGE.shape), dtype=torch.uint8)
+    assert acting is policy._acting_now()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            acting._embed({"observation": seen}), policy.networks.world_model.encode({"observation": seen})
+        )
 
 
 def test_a_copy_learns_alone() -> None:
