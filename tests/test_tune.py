@@ -64,9 +64,9 @@ def test_a_study_of_real_trials(run: Run, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr("sys.argv", ["hd-agents", "tune", "CartPole-v1"])  # as typed; best.yml repeats it
     assert run("--trials", "2") == 0
     printed = capsys.readouterr().out
-    assert re.search(r"trial 0: learning_rate=lin_0\.001, horizon=\d, harmony=True\ntrial 0: return \d", printed)
+    assert re.search(r"trial 0: learning_rate=lin_0\.002, horizon=\d, harmony=True\ntrial 0: return \d", printed)
     first, second = run.trials()
-    assert first.params["learning_rate"] == 0.001  # the zoo's own values come first, where the space has them
+    assert first.params["learning_rate"] == 0.002  # the zoo's own values come first, where the space has them
     assert [list(trial.intermediate_values) for trial in (first, second)] == [[50, 100]] * 2
     assert first.value == first.intermediate_values[100]
     text = (run.folder / "best.yml").read_text()
@@ -193,7 +193,7 @@ def test_the_tasks_own_values_are_tried_again_if_their_trial_was_interrupted(
     scores += [1, 2]
     assert run("--trials", "1") == 0
     assert run.states() == ["FAIL", "COMPLETE"]
-    assert run.trials()[1].params["learning_rate"] == 0.001
+    assert run.trials()[1].params["learning_rate"] == 0.002
 
 
 @pytest.mark.parametrize("flag", ["--trials", "--evaluations", "--episodes"])
