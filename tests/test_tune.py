@@ -63,10 +63,13 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_study_of_real_trials(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["hd-agents", "tune", "CartPole-v1"])  # as typed; best.yml repeats it
     assert run("--trials", "2") == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"trial 0: learning_rate=lin_0\.002, horizon=\d, harmony=True\ntrial 0: return \d", printed)
+    printed, own = capsys.readouterr().out, zoo.hyperparameters("classic/CartPole")
+    assert re.search(
+        rf"trial 0: learning_rate={own['learning_rate']}, horizon=\d, harmony=True\ntrial 0: return \d", printed
+    )
     first, second = run.trials()
-    assert first.params["learning_rate"] == 0.002  # the zoo's own values come first, where the space has them
+    # The zoo's own values come first, where the space has them.
+    assert f"lin_{first.params['learning_rate']}" == own["learning_rate"]
     assert [list(trial.intermediate_values) for trial in (first, second)] == [[50, 100]] * 2
     assert first.value == first.intermediate_values[100]
     text = (run.folder / "best.yml").read_text()
@@ -75,9 +78,8 @@ def test_a_study_of_real_trials(run: Run, capsys: pytest.CaptureFixture[str], mo
     best = max((first, second), key=lambda trial: trial.value)
     assert row["horizon"] == best.params["horizon"] and row["harmony"] == best.params["harmony"]
     assert float(row["learning_rate"].removeprefix("lin_")) == pytest.approx(best.params["learning_rate"], rel=0.01)
-    assert (
-        row.items() >= {"n_timesteps": 100, "n_envs": 1, "policy": "MlpPolicy", "batch_size": 2, "gamma": 0.99}.items()
-    )
+    kept = {"n_timesteps": 100, "n_envs": 1, "policy": "MlpPolicy", "batch_size": 2, "gamma": own["gamma"]}
+    assert row.items() >= kept.items()
     inspect.signature(HarmonyDreamAgent).bind(
         env=None, **{key: value for key, value in row.items() if key not in ("n_timesteps", "n_envs")}
     )

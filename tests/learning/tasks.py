@@ -70,13 +70,13 @@ _NANO: dict[str, Any] = {
     "buffer_size": 20_000,
     "device": "cpu",
 }
-# The model is ahead of the actor, which learns sooner from it then. The rates fall to zero, as the best policy is easily
-# lost again; dreams end with the predicted probability, since the track's edge is narrower than what the model can tell
-# apart.
+# The model is ahead of the actor, which learns sooner from it then. The rates fall to zero, as the best policy is
+# easily lost again; dreams end with the predicted probability, since the track's edge is narrower than what the model
+# can tell apart.
 _CARTPOLE: dict[str, Any] = {
     **_NANO,
     "train_ratio": 56,
-    "gamma": 0.99,
+    "gamma": 0.995,
     "entropy_coefficient": 0.003,
     "learning_rate": "lin_0.002",
     "actor_learning_rate": "lin_0.0003",
@@ -92,6 +92,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **_CARTPOLE,
         "train_ratio": 64,
         "horizon": 10,
+        "gamma": 0.99,
         "entropy_coefficient": 0.01,
         "harmony_learning_rate": 3e-4,
     },
