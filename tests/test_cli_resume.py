@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hd_agents import HarmonyDreamAgent
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import main, resuming, train
 
@@ -33,7 +33,8 @@ def test_resume_begins_goes_on_and_has_an_end(tmp_path: Path, capsys: pytest.Cap
     assert steps_in(folder / "checkpoints") == [60, 50]
     episodes = (folder / "0.monitor.csv").read_text()
     assert learn(folder, "--resume", "--steps", "100", "--set=gamma=0.9") == 0
-    assert "resumed at step 60; changed: n_timesteps 60 -> 100, gamma 0.99 -> 0.9\n" in capsys.readouterr().out
+    changed = f"n_timesteps 60 -> 100, gamma {zoo.hyperparameters('CartPole-v1')['gamma']} -> 0.9"
+    assert f"resumed at step 60; changed: {changed}\n" in capsys.readouterr().out
     assert (folder / "0.monitor.csv").read_text().startswith(episodes)
     agent = HarmonyDreamAgent.load(folder / "agent.zip", device="cpu")
     assert (agent.num_timesteps, agent.gamma) == (100, 0.9)
