@@ -8,6 +8,7 @@ order they give the same numbers to the last bit, except that a single image is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.functional import draw_one_hot
-from hd_agents.nn.layers import NORM_EPS, Activation, Conv, Dense, activate
-from hd_agents.world_model.encoder import Encoder
+from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Conv, Dense, GRUCell, activate
+from hd_agents.world_model.encoder import Encoder, ImageEncoder
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
+
+OURS = {Encoder, ImageEncoder, RSSM, Actor, MLP, Dense, Conv, GRUCell}
+OURS |= {nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Sequential, nn.ModuleList}
 
 
 class Acting:
@@ -52,7 +56,8 @@ class FlatActing(Acting):
         super().__init__(model, actor)
         rssm, encoder = model.rssm, model.encoder
         self._rssm, self._encoder = rssm, encoder
-        owners = [*encoder.modules(), *rssm.modules(), *actor.modules()]
+        owners = _modules(model, actor)
+        self._hooks = _hooks(owners)
         self._parts = [(owner._modules, name, part) for owner in owners for name, part in owner._modules.items()]
         weights = [(owner._parameters, name) for owner in owners for name in owner._parameters]
         found = [(owner, name, weight) for owner, name in weights if (weight := owner[name]) is not None]
@@ -69,8 +74,13 @@ class FlatActing(Acting):
         self._actor = [*(_Layer.of(layer) for layer in actor.mlp), _Layer(actor.out.weight, actor.out.bias)]
 
     def fits(self, model: WorldModel, actor: Actor) -> bool:
-        """Whether it would act as these do: no module has another part or weight, and no weight has moved."""
-        if not super().fits(model, actor) or model.rssm is not self._rssm or model.encoder is not self._encoder:
+        """Whether it would act as these do: no module has another part, weight or hook, and no weight has moved."""
+        if (
+            any(self._hooks)
+            or not super().fits(model, actor)
+            or model.rssm is not self._rssm
+            or model.encoder is not self._encoder
+        ):
             return False
         for owner, name, weight, place in self._weights:
             if owner.get(name) is not weight or weight.data_ptr() != place:
@@ -118,9 +128,19 @@ class FlatActing(Acting):
 
 
 def make_acting(model: WorldModel, actor: Actor) -> Acting:
-    """A flat one, unless a part has a class that is not ours."""
-    ours = type(model) is WorldModel and type(model.encoder) is Encoder and type(model.rssm) is RSSM
-    return (FlatActing if ours and type(actor) is Actor else Acting)(model, actor)
+    """A flat one, unless there are modules that are not ours, or hooks, which want them called."""
+    modules = _modules(model, actor)
+    ours = type(model) is WorldModel and {type(module) for module in modules} <= OURS
+    return (FlatActing if ours and not any(_hooks(modules)) else Acting)(model, actor)
+
+
+def _modules(model: WorldModel, actor: Actor) -> list[nn.Module]:
+    """All that acting would call."""
+    return [*model.encoder.modules(), *model.rssm.modules(), *actor.modules()]
+
+
+def _hooks(modules: list[nn.Module]) -> list[Mapping[int, Any]]:
+    return [hooks for one in modules for hooks in (one._forward_hooks, one._forward_pre_hooks)]
 
 
 class _Layer:

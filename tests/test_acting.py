@@ -10,8 +10,9 @@ from gymnasium import spaces
 from torch import nn
 
 from hd_agents.acting import Acting, Convolution, FlatActing
-from hd_agents.nn.layers import Conv
+from hd_agents.nn.layers import Conv, Dense
 from hd_agents.policies import DreamPolicy, Latent
+from hd_agents.world_model.rssm import State
 
 TINY = {"deter": 24, "hidden": 20, "stoch": 5, "classes": 7, "depth": 3, "units": 18, "layers": 2}
 IMAGE, VECTOR = spaces.Box(0, 255, (16, 24, 3), np.uint8), spaces.Box(-9.0, 9.0, (5,))
@@ -191,6 +192,29 @@ def test_networks_of_ones_own_are_called() -> None:
     state = policy.observe(policy.observations.encode(rows), latent, np.ones(2, dtype=bool), deterministic=True)
     torch.testing.assert_close(*state.deter)
     assert torch.equal(*state.stoch)
+
+
+def test_a_layer_of_ones_own_is_called() -> None:
+    class Silent(Dense):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(super().forward(x))
+
+    policy = make_policy("vector")
+    before = policy._acting_now().choose(State(*policy.initial(1)[:2]))
+    mlp = policy.networks.actor.mlp
+    mlp[1] = Silent(18, 18, norm=True, act="silu")
+    after = policy._acting_now().choose(State(*policy.initial(1)[:2]))
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, policy.networks.actor.out.bias.unsqueeze(0))
+
+
+def test_hooks_are_called() -> None:
+    policy, seen = make_policy(), []
+    walk(policy, 1)
+    handle = policy.networks.actor.mlp[0].register_forward_hook(lambda *_: seen.append(1))
+    walk(policy, 1)
+    assert len(seen) == 6
+    handle.remove()
 
 
 @pytest.mark.parametrize("padding", [0, 1])
