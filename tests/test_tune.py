@@ -195,7 +195,8 @@ def test_the_tasks_own_values_are_tried_again_if_their_trial_was_interrupted(
     scores += [1, 2]
     assert run("--trials", "1") == 0
     assert run.states() == ["FAIL", "COMPLETE"]
-    assert run.trials()[1].params["learning_rate"] == 0.002
+    own = zoo.hyperparameters("classic/CartPole")["learning_rate"]
+    assert f"lin_{run.trials()[1].params['learning_rate']}" == own
 
 
 @pytest.mark.parametrize("flag", ["--trials", "--evaluations", "--episodes"])
