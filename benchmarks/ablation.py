@@ -24,9 +24,9 @@ from update import Updates, Worker, describe_machine, take_turns
 
 import hd_agents.nn.functional
 from hd_agents.behavior.actor_critic import Actor
+from hd_agents.nn.convolution import Conv
 from hd_agents.nn.distributions import TwoHot
 from hd_agents.nn.functional import symlog
-from hd_agents.nn.layers import Conv
 from hd_agents.world_model.rssm import RSSM
 
 

@@ -1,28 +1,26 @@
 """One step of acting: the posterior state after an observation, and the parameters of the actor's choice in a state.
 
-For one environment it takes a small network longer to find its layers, to check what it is given and to prepare for
-gradients than to compute. So :class:`FlatActing` finds the layers once and keeps the operations alone. In the same
-order they give the same numbers to the last bit, except that a single image is convolved by matrix products.
+:class:`FlatActing` does by operations alone what :class:`Acting` does by calling modules, see :mod:`hd_agents.nn.flat`;
+the numbers are the same to the last bit, except that a single image is convolved by matrix products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hd_agents.behavior.actor_critic import Actor
+from hd_agents.nn.convolution import Conv, patches_of
+from hd_agents.nn.flat import FlatLayer, can_be_flat, hooks_of
 from hd_agents.nn.functional import draw_one_hot
-from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Conv, Dense, GRUCell, activate
 from hd_agents.world_model.encoder import Encoder, ImageEncoder
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 
-OURS = {Encoder, ImageEncoder, RSSM, Actor, MLP, Dense, Conv, GRUCell}
-OURS |= {nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Sequential, nn.ModuleList}
+KINDS = {Encoder, ImageEncoder, RSSM, Actor, Conv, nn.Conv2d}
 
 
 class Acting:
@@ -57,21 +55,21 @@ class FlatActing(Acting):
         rssm, encoder = model.rssm, model.encoder
         self._rssm, self._encoder = rssm, encoder
         owners = _modules(model, actor)
-        self._hooks = _hooks(owners)
+        self._hooks = hooks_of(owners)
         self._parts = [(owner._modules, name, part) for owner in owners for name, part in owner._modules.items()]
         weights = [(owner._parameters, name) for owner in owners for name in owner._parameters]
         found = [(owner, name, weight) for owner, name in weights if (weight := owner[name]) is not None]
         self._weights = [(*slot, slot[-1].data_ptr()) for slot in found]
         self._cnns = [[Convolution(layer) for layer in cnn] for cnn in encoder.convolutions()]
-        self._mlp = None if encoder.mlp is None else [_Layer.of(layer) for layer in encoder.mlp]
+        self._mlp = None if encoder.mlp is None else [FlatLayer.of(layer) for layer in encoder.mlp]
         into, observe = rssm.image_in.linear, rssm.observe_in.linear
-        self._from_action = _Layer(into.weight[:, rssm.flat :], into.bias)
-        self._from_stoch = _Layer(into.weight[:, : rssm.flat], None, rssm.image_in.norm, rssm.image_in.act)
-        self._gru = _Layer(rssm.gru.linear.weight, rssm.gru.linear.bias, rssm.gru.norm)
-        self._from_embed = _Layer(observe.weight[:, rssm.deter :], observe.bias)
-        self._from_deter = _Layer(observe.weight[:, : rssm.deter], None, rssm.observe_in.norm, rssm.observe_in.act)
-        self._posterior = _Layer(rssm.posterior_out.weight, rssm.posterior_out.bias)
-        self._actor = [*(_Layer.of(layer) for layer in actor.mlp), _Layer(actor.out.weight, actor.out.bias)]
+        self._from_action = FlatLayer(into.weight[:, rssm.flat :], into.bias)
+        self._from_stoch = FlatLayer(into.weight[:, : rssm.flat], None, rssm.image_in.norm, rssm.image_in.act)
+        self._gru = FlatLayer(rssm.gru.linear.weight, rssm.gru.linear.bias, rssm.gru.norm)
+        self._from_embed = FlatLayer(observe.weight[:, rssm.deter :], observe.bias)
+        self._from_deter = FlatLayer(observe.weight[:, : rssm.deter], None, rssm.observe_in.norm, rssm.observe_in.act)
+        self._posterior = FlatLayer.of(rssm.posterior_out)
+        self._actor = [*(FlatLayer.of(layer) for layer in actor.mlp), FlatLayer.of(actor.out)]
 
     def fits(self, model: WorldModel, actor: Actor) -> bool:
         """Whether it would act as these do: no module has another part, weight or hook, and no weight has moved."""
@@ -129,48 +127,13 @@ class FlatActing(Acting):
 
 def make_acting(model: WorldModel, actor: Actor) -> Acting:
     """A flat one, unless there are modules that are not ours, or hooks, which want them called."""
-    modules = _modules(model, actor)
-    ours = type(model) is WorldModel and {type(module) for module in modules} <= OURS
-    return (FlatActing if ours and not any(_hooks(modules)) else Acting)(model, actor)
+    flat = type(model) is WorldModel and can_be_flat(_modules(model, actor), KINDS)
+    return (FlatActing if flat else Acting)(model, actor)
 
 
 def _modules(model: WorldModel, actor: Actor) -> list[nn.Module]:
     """All that acting would call."""
     return [*model.encoder.modules(), *model.rssm.modules(), *actor.modules()]
-
-
-def _hooks(modules: list[nn.Module]) -> list[Mapping[int, Any]]:
-    return [hooks for one in modules for hooks in (one._forward_hooks, one._forward_pre_hooks)]
-
-
-class _Layer:
-    """Product, norm and activation, each where there is one.
-
-    :param weight: (outputs, inputs). :param act: None for none.
-    """
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm | None = None, act: Activation | None = None
-    ) -> None:
-        self.weight, self.bias = weight.detach().t(), None if bias is None else bias.detach()
-        self.norm = None if norm is None else ([len(weight)], norm.weight.detach(), norm.bias.detach(), NORM_EPS)
-        self.act = act
-
-    @classmethod
-    def of(cls, layer: Dense) -> _Layer:
-        """The whole of a layer."""
-        return cls(layer.linear.weight, layer.linear.bias, layer.norm, layer.act)
-
-    def __call__(self, x: Tensor, more: Tensor | None = None) -> Tensor:
-        """(N, inputs) -> (N, outputs). :param more: (N, outputs), added to the product in the place of a bias."""
-        added = self.bias if more is None else more
-        return self.finish(torch.mm(x, self.weight) if added is None else torch.addmm(added, x, self.weight))
-
-    def finish(self, x: Tensor) -> Tensor:
-        """Norm and activation over the last axis."""
-        if self.norm is not None:
-            x = torch.native_layer_norm(x, *self.norm)[0]
-        return x if self.act is None else activate(x, self.act)
 
 
 class Convolution:
@@ -180,7 +143,7 @@ class Convolution:
         weight = layer.conv.weight.detach()
         self.weight, self.kernel, self.padding = weight, weight.shape[-1], layer.padding
         rows = weight.permute(0, 2, 3, 1).flatten(1)
-        self.product = _Layer(rows, layer.conv.bias, layer.norm, layer.act)
+        self.product = FlatLayer(rows, layer.conv.bias, layer.norm, layer.act)
         self.channels_last = rows.data_ptr() == weight.data_ptr()  # as we make them; else these rows are a copy
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -191,10 +154,5 @@ class Convolution:
 
     def _one(self, x: Tensor) -> Tensor:
         """One image by a matrix product; oneDNN would rearrange the whole weight for it."""
-        kernel, padding = self.kernel, self.padding
-        x = F.pad(x, (0, 0, padding, padding, padding, padding)).contiguous()
-        _, height, width, channels = x.shape
-        height, width, line = (height - kernel) // 2 + 1, (width - kernel) // 2 + 1, width * channels
-        # As the weight has them; a row of a patch is one piece of memory.
-        patches = x.as_strided((height, width, kernel, kernel * channels), (2 * line, 2 * channels, line, 1))
-        return self.product(patches.reshape(height * width, -1)).view(1, height, width, -1)
+        patches = patches_of(x, self.kernel, self.padding)
+        return self.product(patches.flatten(0, 2)).view(*patches.shape[:3], -1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hd_agents.behavior.actor_critic import Actor
-from hd_agents.world_model.rssm import State
+from hd_agents.nn.flat import FlatLayer, can_be_flat
+from hd_agents.nn.layers import product_dtype
+from hd_agents.nn.functional import draw_one_hot
+from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 
 
@@ -20,7 +22,8 @@ class Dream(NamedTuple):
 
         features[0] --action[0]--> features[1] --action[1]--> ... --action[H-1]--> features[H]
 
-    :param features: (H + 1, N, F). :param action: (H, N, A), taken in the state of the same index.
+    :param features: (H + 1, N, F), in the dtype of products where no gradients pass through them.
+    :param action: (H, N, A), taken in the state of the same index.
     :param actor_parameters: (H, N, outputs) of the actor at states 0..H-1, in the graph of the actor.
     """
 
@@ -39,17 +42,84 @@ def imagine(
     :param differentiable: keep the graph from actions to later states, for backpropagation through the dynamics; the
         actor's own inputs are cut from it either way.
     """
-    state, features = start, [model.features(start)]
-    actions, outputs = [], []
-    with nullcontext() if differentiable else torch.no_grad():
-        for draw, action_draw in zip(draws.unbind(0), action_draws.unbind(0), strict=True):
-            outputs.append(actor.linear_outputs(features[-1].detach()))
-            actions.append(actor.distribution(outputs[-1][-1]).sample(action_draw))
-            state = model.rssm.imagine_step(state, actions[-1], draw)
-            features.append(model.features(state))
-    stacked = torch.stack(features)
     if differentiable:
-        parameters = torch.stack([step[-1] for step in outputs])
-    else:
-        parameters = actor.recall(stacked[:-1], [torch.stack(steps) for steps in zip(*outputs, strict=True)])
+        features, actions, outputs = _roll_out(Dreaming(model, actor), start, draws, action_draws)
+        return Dream(torch.stack(features), torch.stack(actions), torch.stack([step[-1] for step in outputs]))
+    with torch.no_grad():
+        modules = [*model.rssm.modules(), *actor.modules()]
+        flat = type(model) is WorldModel and can_be_flat(modules, {RSSM, Actor})
+        features, actions, outputs = _roll_out(
+            (FlatDreaming if flat else Dreaming)(model, actor), start, draws, action_draws
+        )
+        stacked = torch.stack(features)
+    parameters = actor.recall(stacked[:-1], [torch.stack(steps) for steps in zip(*outputs, strict=True)])
     return Dream(stacked, torch.stack(actions), parameters)
+
+
+def _roll_out(
+    dreaming: Dreaming, state: State, draws: Tensor, action_draws: Tensor
+) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
+    """Features of H + 1 states; actions, and what the actor's linear layers gave, of H steps."""
+    features, actions, outputs = [dreaming.features(state)], [], []
+    for draw, action_draw in zip(draws.unbind(0), action_draws.unbind(0), strict=True):
+        outputs.append(dreaming.linear_outputs(features[-1].detach()))
+        actions.append(dreaming.actor.distribution(outputs[-1][-1]).sample(action_draw))
+        state = dreaming.step(state, actions[-1], draw)
+        features.append(dreaming.features(state))
+    return features, actions, outputs
+
+
+class Dreaming:
+    """Dreams by calling the modules, whatever they are."""
+
+    def __init__(self, model: WorldModel, actor: Actor) -> None:
+        self.model, self.actor = model, actor
+
+    def features(self, state: State) -> Tensor:
+        """(N, F)."""
+        return self.model.features(state)
+
+    def linear_outputs(self, features: Tensor) -> list[Tensor]:
+        """See :meth:`Actor.linear_outputs`."""
+        return self.actor.linear_outputs(features)
+
+    def step(self, state: State, action: Tensor, draw: Tensor) -> State:
+        """See :meth:`RSSM.imagine_step`."""
+        return self.model.rssm.imagine_step(state, action, draw)
+
+
+class FlatDreaming(Dreaming):
+    """The same by operations alone, with the weights of now, see :mod:`hd_agents.nn.flat`."""
+
+    def __init__(self, model: WorldModel, actor: Actor) -> None:
+        super().__init__(model, actor)
+        rssm, device = model.rssm, model.rssm.prior_out.weight.device.type
+        self.dtype = product_dtype(device)
+        self._actor = [FlatLayer.of(layer, self.dtype) for layer in (*actor.mlp, actor.out)]
+        gru = rssm.gru
+        self._into = FlatLayer.of(rssm.image_in, self.dtype)
+        self._gru = FlatLayer(gru.linear.weight, gru.linear.bias, gru.norm, dtype=self.dtype)
+        self._prior = [FlatLayer.of(layer, self.dtype) for layer in (rssm.image_out, rssm.prior_out)]
+
+    def features(self, state: State) -> Tensor:
+        """(N, F), in the dtype of products."""
+        return torch.cat([state.deter.to(self.dtype), state.stoch.to(self.dtype)], -1)
+
+    def linear_outputs(self, features: Tensor) -> list[Tensor]:
+        """See :meth:`Actor.linear_outputs`."""
+        outputs = []
+        for layer in self._actor:
+            outputs.append(layer.product(features))
+            features = layer.finish(outputs[-1])
+        return outputs
+
+    def step(self, state: State, action: Tensor, draw: Tensor) -> State:
+        """See :meth:`RSSM.imagine_step`."""
+        rssm, (deter, stoch), dtype = self.model.rssm, state, self.dtype
+        hidden = self._into(torch.cat([stoch.to(dtype), rssm.clip(action).to(dtype)], -1))
+        gates = self._gru(torch.cat([deter.to(dtype), hidden.to(dtype)], -1))
+        opened, candidate, update = gates.chunk(3, -1)
+        deter = torch.lerp(deter, torch.tanh(torch.sigmoid(opened) * candidate), torch.sigmoid(update - 1.0))
+        hidden, out = self._prior
+        logits = out(hidden(deter)).unflatten(-1, (rssm.stoch, rssm.classes))
+        return State(deter, draw_one_hot(logits, draw, rssm.unimix)[0].flatten(-2))

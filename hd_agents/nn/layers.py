@@ -33,6 +33,12 @@ def init_(weight: Tensor, kind: Init) -> None:
         nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+def product_dtype(device: str) -> torch.dtype:
+    """What linear layers compute in now on a type of device: that of autocast, or float32."""
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if enabled else torch.float32
+
+
 def linear(inputs: int, outputs: int, init: Init = "uniform", bias: bool = True) -> nn.Linear:
     """A linear layer with the given initialisation and a zero bias."""
     layer = nn.Linear(inputs, outputs, bias=bias)
@@ -45,6 +51,53 @@ def linear(inputs: int, outputs: int, init: Init = "uniform", bias: bool = True)
 def activate(x: Tensor, act: Activation) -> Tensor:
     """The activation by name."""
     return F.silu(x) if act == "silu" else F.elu(x)
+
+
+def activate_(x: Tensor, act: Activation) -> Tensor:
+    """The same in place."""
+    return F.silu(x, inplace=True) if act == "silu" else F.elu(x, inplace=True)
+
+
+def activate_backward(grad: Tensor, x: Tensor, act: Activation) -> Tensor:
+    """The gradient before the activation of ``x``, from the one after it."""
+    if act == "silu":
+        return torch.ops.aten.silu_backward(grad, x)
+    return torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, False, x)
+
+
+def norm_activate(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tensor:
+    """Layer norm in float32 and the activation.
+
+    On a CPU bfloat16 stays what is kept in memory, where the time goes; elsewhere the result is in float32.
+    """
+    if x.dtype == torch.bfloat16 and act is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _NormActivate.apply(x, norm.weight, norm.bias, act)
+    x = norm(x.float())
+    return x if act is None else activate(x, act)
+
+
+class _NormActivate(torch.autograd.Function):
+    """Norm and activation of bfloat16, without gradients in place; gradients of norms are summed in float32.
+
+    PyTorch's own would sum those of the weights in bfloat16, off by up to a quarter of the largest.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, act: Activation) -> Tensor:  # type: ignore[no-untyped-def]
+        y, mean, rstd = torch.native_layer_norm(x, (x.shape[-1],), weight, bias, NORM_EPS)
+        if not any(ctx.needs_input_grad):
+            return activate_(y, act)
+        ctx.act = act
+        ctx.save_for_backward(x, y, mean, rstd, weight, bias)
+        return activate(y, act)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        x, y, mean, rstd, weight, bias = ctx.saved_tensors
+        grad = activate_backward(grad.to(y.dtype), y, ctx.act)
+        arguments = grad.float(), x.float(), (x.shape[-1],), mean, rstd, weight, bias
+        ahead, *weights = torch.ops.aten.native_layer_norm_backward(*arguments, (True, True, True))
+        return ahead.to(x.dtype), *weights, None
 
 
 class Dense(nn.Module):
@@ -61,9 +114,9 @@ class Dense(nn.Module):
 
     def finish(self, x: Tensor) -> Tensor:
         """Norm and activation of an already projected input (..., outputs)."""
-        if self.norm is not None:
-            x = self.norm(x.float())  # as autocast has it on CUDA; CPU autocast would sum gradients in bfloat16
-        return activate(x, self.act)
+        if self.norm is None:
+            return activate(x, self.act)
+        return norm_activate(x, self.norm, self.act)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
@@ -80,43 +133,6 @@ class MLP(nn.Sequential):
     def __iter__(self) -> Iterator[Dense]:
         """The layers, first to last."""
         return super().__iter__()  # type: ignore[return-value]  # nothing else was put in
-
-
-class Conv(nn.Module):
-    """A strided (transposed) convolution -> (channel LayerNorm) -> (activation), on channels-last memory.
-
-    :param transposed: True doubles the image side, False halves it (with ``padding=1`` and ``kernel=4``).
-    :param act: None for the plain last layer of a decoder, which has a bias and no norm.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        kernel: int = 4,
-        padding: int = 1,
-        transposed: bool = False,
-        norm: bool,
-        act: Activation | None,
-    ) -> None:
-        super().__init__()
-        conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
-        self.conv = conv_class(inputs, outputs, kernel, stride=2, padding=padding, bias=not norm)
-        init_(self.conv.weight.data, "normal" if norm else "uniform")
-        if self.conv.bias is not None:
-            nn.init.zeros_(self.conv.bias)
-        self.conv.weight.data = self.conv.weight.data.contiguous(memory_format=torch.channels_last)
-        self.norm = nn.LayerNorm(outputs, eps=NORM_EPS) if norm else None
-        self.act = act
-        self.padding = padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, outputs, H', W')."""
-        x = self.conv(x)
-        if self.norm is not None:  # over channels, for every pixel
-            x = self.norm(x.permute(0, 2, 3, 1).float()).permute(0, 3, 1, 2)
-        return x if self.act is None else activate(x, self.act)
 
 
 class GRUCell(nn.Module):

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hd_agents.nn.convolution import Conv
 from hd_agents.nn.functional import symexp
-from hd_agents.nn.layers import MLP, Activation, Conv, linear
+from hd_agents.nn.layers import MLP, Activation, linear
 from hd_agents.world_model.encoder import model_size
 
 DREAMERV2_KERNELS = (5, 5, 6, 6)  # 1 -> 5 -> 13 -> 30 -> 64 pixels

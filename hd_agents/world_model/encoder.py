@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hd_agents.nn.convolution import Conv
 from hd_agents.nn.functional import symlog
-from hd_agents.nn.layers import MLP, Activation, Conv
+from hd_agents.nn.layers import MLP, Activation
 
 SMALLEST_SIDE = 16  # pixels; below that there is nothing to halve
 

@@ -73,7 +73,8 @@ def filter_by_hand(
     :param stoch: S. :param unimix: uniform share of the posterior. :param act: of the two layers with a norm.
     """
     flat = [tensor for part in weights for tensor in (part if isinstance(part, tuple) else (part,))]
-    return _Filter.apply((stoch, unimix, act), *inputs, *flat)
+    with torch.autocast(inputs.keep.device.type, enabled=False):  # it casts by itself
+        return _Filter.apply((stoch, unimix, act), *inputs, *flat)
 
 
 class _Filter(torch.autograd.Function):

@@ -12,6 +12,8 @@ from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
 from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
 from hd_agents.world_model.filtering import Sequences, Weights, filter_by_hand
 
+SMALL_PRODUCT = 4_000_000  # multiplications that a CPU does in float32 before a product in bfloat16 has begun
+
 
 class State(NamedTuple):
     """A latent state; any leading axes.
@@ -140,9 +142,13 @@ class RSSM(nn.Module):
         first, observe = self.image_in.linear, self.observe_in.linear
         keep = (~is_first).float().unsqueeze(-1)
         initial = self.initial(embed.shape[0])
+        from_action = F.linear(self.clip(action) * keep, first.weight[:, self.flat :], first.bias)
+        from_embed = F.linear(embed, observe.weight[:, self.deter :], observe.bias)
+        if embed.device.type == "cpu" and len(embed) * self.gru.linear.weight.numel() <= SMALL_PRODUCT:
+            from_action, from_embed = from_action.float(), from_embed.float()
         inputs = Sequences(
-            F.linear(self.clip(action) * keep, first.weight[:, self.flat :], first.bias),
-            F.linear(embed, observe.weight[:, self.deter :], observe.bias),
+            from_action,
+            from_embed,
             *initial,
             *(initial if state is None else state),
             keep.transpose(0, 1),

@@ -1,0 +1,129 @@
+"""Strided convolutions on channels-last memory, and what oneDNN takes long for on a CPU, done otherwise."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hd_agents.nn.layers import NORM_EPS, Activation, activate, init_, norm_activate, product_dtype
+
+SMALL_GRID = 32  # places of the kernel per image, up to which gradients by matrix products are faster in bfloat16
+
+
+class Conv(nn.Module):
+    """A strided (transposed) convolution -> (channel LayerNorm) -> (activation), on channels-last memory.
+
+    :param transposed: True doubles the image side, False halves it (with ``padding=1`` and ``kernel=4``).
+    :param act: None for the plain last layer of a decoder, which has a bias and no norm.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int = 4,
+        padding: int = 1,
+        transposed: bool = False,
+        norm: bool,
+        act: Activation | None,
+    ) -> None:
+        super().__init__()
+        conv_class = nn.ConvTranspose2d if transposed else nn.Conv2d
+        self.conv = conv_class(inputs, outputs, kernel, stride=2, padding=padding, bias=not norm)
+        init_(self.conv.weight.data, "normal" if norm else "uniform")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+        self.conv.weight.data = self.conv.weight.data.contiguous(memory_format=torch.channels_last)
+        self.norm = nn.LayerNorm(outputs, eps=NORM_EPS) if norm else None
+        self.act = act
+        self.padding, self.transposed = padding, transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, outputs, H', W')."""
+        x = self._convolve(x) if torch.is_grad_enabled() and not torch.compiler.is_compiling() else self.conv(x)
+        if self.norm is not None:  # over channels, for every pixel
+            return norm_activate(x.permute(0, 2, 3, 1), self.norm, self.act).permute(0, 3, 1, 2)
+        return x if self.act is None else activate(x, self.act)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """``conv`` with gradients of its weight and bias by other means, where those are faster."""
+        weight, bias, device = self.conv.weight, self.conv.bias, x.device.type
+        if device == "cpu" and (dtype := product_dtype(device)) != torch.float32 and self._grid(x) <= SMALL_GRID:
+            x = _ByProducts.apply(x, weight, self.padding, self.transposed, dtype)
+            return x if bias is None else x + bias.to(x.dtype).view(1, -1, 1, 1)
+        if bias is None:
+            return self.conv(x)
+        convolve = F.conv_transpose2d if self.transposed else F.conv2d
+        return _LearnBias.apply(convolve(x, weight, bias.detach(), 2, self.padding), bias)
+
+    def _grid(self, x: Tensor) -> int:
+        """In how many places of an image the kernel is applied."""
+        if self.transposed:
+            return x.shape[2] * x.shape[3]
+        kernel = self.conv.weight.shape[-1]
+        height, width = (1 + (side + 2 * self.padding - kernel) // 2 for side in x.shape[2:])
+        return height * width
+
+
+class _LearnBias(torch.autograd.Function):
+    """Nothing forward; backward, the gradient of a bias (C,) that was added to x (N, C, H, W).
+
+    A sum over the rows of channels-last memory, which oneDNN takes five times as long for in bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.dtype = bias.dtype
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        return grad, _rows(grad).sum(0).to(ctx.dtype)
+
+
+class _ByProducts(torch.autograd.Function):
+    """A convolution without bias whose weight learns by one matrix product.
+
+    A transposed convolution and the plain one that it turns round have the same patches, of their larger image.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, padding: int, transposed: bool, dtype: torch.dtype) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.padding, ctx.transposed, ctx.dtypes = padding, transposed, (x.dtype, weight.dtype)
+        x, weight = x.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(x, weight)
+        return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, None, 2, padding)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        small, large = (x, grad) if ctx.transposed else (grad, x)
+        kernel, padding = weight.shape[-1], ctx.padding
+        patches = patches_of(large.permute(0, 2, 3, 1), kernel, padding).flatten(0, 2)
+        to_weight = (_rows(small).t() @ patches).view(len(weight), kernel, kernel, -1).permute(0, 3, 1, 2)
+        ahead = None
+        if ctx.needs_input_grad[0] and ctx.transposed:
+            ahead = (patches @ _rows(weight).view(len(weight), -1).t()).view(len(x), *x.shape[2:], -1)
+            ahead = ahead.permute(0, 3, 1, 2)
+        elif ctx.needs_input_grad[0]:
+            arguments = (2, 2), (padding, padding), (1, 1), False, (0, 0), 1, (True, False, False)
+            ahead = torch.ops.aten.convolution_backward(grad, x, weight, None, *arguments)[0]
+        x_dtype, weight_dtype = ctx.dtypes
+        return None if ahead is None else ahead.to(x_dtype), to_weight.to(weight_dtype), None, None, None
+
+
+def patches_of(x: Tensor, kernel: int, padding: int) -> Tensor:
+    """What a kernel of stride 2 sees in each place of images (N, H, W, C): (N, H', W', kernel * kernel * C)."""
+    x = F.pad(x, (0, 0, padding, padding, padding, padding)).contiguous()
+    n, height, width, channels = x.shape
+    image, line = height * width * channels, width * channels
+    # As channels-last weights have them; a row of a patch is one piece of memory.
+    shape = (n, (height - kernel) // 2 + 1, (width - kernel) // 2 + 1, kernel, kernel * channels)
+    return x.as_strided(shape, (image, 2 * line, 2 * channels, line, 1)).flatten(3)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N * H * W, C), a view of channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)

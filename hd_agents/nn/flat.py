@@ -1,0 +1,76 @@
+"""Layers as operations on their weights, for loops that need no gradients.
+
+On a small network it takes longer to find its layers, to check what they are given and to prepare for gradients and
+lower precision than to compute. So the layers are found once, and the operations alone are left, in the same order and
+with the same results to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, activate_
+
+OURS: Set[type[nn.Module]] = {MLP, Dense, GRUCell, nn.Linear, nn.LayerNorm, nn.Sequential, nn.ModuleList}
+
+
+class FlatLayer:
+    """Product, norm and activation, each where there is one. Reads the weights where they are, if in their own dtype.
+
+    :param weight: (outputs, inputs). :param act: None for none.
+    :param dtype: of the product.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm: nn.LayerNorm | None = None,
+        act: Activation | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.dtype = dtype
+        self.weight, self.bias = weight.detach().to(dtype).t(), None if bias is None else bias.detach().to(dtype)
+        self.norm = None if norm is None else ([len(weight)], norm.weight.detach(), norm.bias.detach(), NORM_EPS)
+        self.act = act
+
+    @classmethod
+    def of(cls, layer: Dense | nn.Linear, dtype: torch.dtype = torch.float32) -> FlatLayer:
+        """The whole of a layer."""
+        if isinstance(layer, nn.Linear):
+            return cls(layer.weight, layer.bias, dtype=dtype)
+        return cls(layer.linear.weight, layer.linear.bias, layer.norm, layer.act, dtype)
+
+    def __call__(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """(N, inputs) -> (N, outputs). :param more: (N, outputs), added to the product in the place of a bias."""
+        return self.finish(self.product(x, more))
+
+    def product(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """What comes before norm and activation, in ``dtype``."""
+        added = self.bias if more is None else more
+        x = x.to(self.dtype)
+        return torch.mm(x, self.weight) if added is None else torch.addmm(added, x, self.weight)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Norm and activation over the last axis."""
+        if self.norm is None:
+            return x if self.act is None else activate(x, self.act)
+        if self.act is None or not x.is_cpu:
+            x = x.float()
+        x = torch.native_layer_norm(x, *self.norm)[0]
+        return x if self.act is None else activate_(x, self.act)
+
+
+def hooks_of(modules: Iterable[nn.Module]) -> list[Mapping[int, Any]]:
+    """What wants to be called around the modules."""
+    return [hooks for one in modules for hooks in (one._forward_hooks, one._forward_pre_hooks)]
+
+
+def can_be_flat(modules: Iterable[nn.Module], kinds: Set[type[nn.Module]]) -> bool:
+    """Whether operations alone do what calling these does: they are of ``kinds`` or :data:`OURS`, without hooks."""
+    modules = list(modules)
+    return {type(module) for module in modules} <= kinds | OURS and not any(hooks_of(modules))
