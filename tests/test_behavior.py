@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hd_agents.behavior.actor_critic import ActorLoss, ReturnScale, update_slow
-from hd_agents.behavior.imagination import imagine
+from hd_agents.behavior.imagination import Dreaming, FlatDreaming, imagine
 from hd_agents.behavior.returns import NextStateCredit, SameStateCredit, lambda_return
 from tests.models import networks
 
@@ -102,6 +102,38 @@ def test_a_dream_steps_through_the_model_with_the_actors_actions(groups):
         torch.testing.assert_close(dream.action[t], net.actor(features).sample(action_draws[t]))
         state = net.world_model.rssm.imagine_step(state, dream.action[t], draws[t])
     torch.testing.assert_close(dream.features[4], net.world_model.features(state))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+@pytest.mark.parametrize("groups", [(2, 3), ()])
+def test_flat_dreams_are_those_of_the_modules_to_the_last_bit(groups, backbone, bfloat16, monkeypatch):
+    torch.manual_seed(1)
+    net = networks(backbone, groups=groups)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    start = net.world_model.rssm.initial(7).detach()
+    draws, action_draws = torch.rand(4, 7, 3), net.actor.draw(4, 7)
+    dreamers = []
+
+    def dream():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            found = imagine(net.world_model, net.actor, start, draws, action_draws, differentiable=False)
+            head = net.critic(found.features)
+        return found, head
+
+    for kind in (Dreaming, FlatDreaming):
+        made = lambda *arguments, kind=kind: dreamers.append(kind) or kind(*arguments)  # noqa: E731
+        monkeypatch.setattr(f"hd_agents.behavior.imagination.{kind.__name__}", made)
+    flat, head = dream()
+    net.actor.mlp[0].register_forward_hook(lambda *_: None)  # which wants the modules to be called
+    plain, plain_head = dream()
+    assert dreamers == [FlatDreaming, Dreaming]
+    assert flat.features.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+    assert torch.equal(flat.features, plain.features.to(flat.features.dtype)) and torch.equal(head, plain_head)
+    assert torch.equal(flat.action, plain.action)
+    assert torch.equal(flat.actor_parameters, plain.actor_parameters)
+    assert len(set(flat.action.flatten(0, 1).sum(-1).tolist())) > 1 or groups
 
 
 def test_gradients_reach_the_actor_through_the_dynamics_only_if_asked():

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from hd_agents.behavior.actor_critic import Actor
+from hd_agents.behavior.imagination import Dreaming
+from hd_agents.nn.convolution import Conv
 from hd_agents.nn.functional import softmax
 from hd_agents.nn.known import known_linear
 from hd_agents.nn.layers import linear
@@ -74,9 +76,12 @@ def test_gradients_of_the_recurrence(backbone: str, modes: bool, monkeypatch: py
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
-def test_the_recurrence_in_bfloat16(backbone: str) -> None:
+def test_the_recurrence_in_bfloat16(backbone: str, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory and gradients are float32, and close to those of a float32 run on the same classes."""
+    if not small:
+        monkeypatch.setattr(rssm_module, "SMALL_PRODUCT", 0)
     torch.manual_seed(0)
     rssm = networks(backbone).world_model.rssm
     embed, action = torch.randn(2, 7, rssm.observe_in.linear.in_features - rssm.deter), torch.randn(2, 7, 5)
@@ -86,6 +91,7 @@ def test_the_recurrence_in_bfloat16(backbone: str) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             posterior, logits = rssm.observe(embed, action, first, classes)
         assert posterior.deter.dtype == torch.float32
+        assert logits.dtype == (torch.bfloat16 if bfloat16 and not small else torch.float32)
         loss = posterior.deter.square().sum() + logits.float().square().sum()
         gradients.append(torch.autograd.grad(loss, [rssm.gru.linear.weight, rssm.posterior_out.weight]))
     for exact, rounded in zip(*gradients, strict=True):
@@ -109,6 +115,8 @@ def test_twenty_updates_on_the_fast_and_the_plain_path(backbone: str, monkeypatc
     monkeypatch.setattr(RSSM, "_filter_by_hand", RSSM._filter)
     monkeypatch.setattr("hd_agents.nn.functional.softmax", lambda logits: torch.softmax(logits.float(), -1))
     monkeypatch.setattr(Actor, "recall", lambda actor, features, _: actor.parameters_of(features))
+    monkeypatch.setattr("hd_agents.behavior.imagination.FlatDreaming", Dreaming)
+    monkeypatch.setattr(Conv, "_convolve", lambda layer, x: layer.conv(x))
     plain = twenty_updates()
     for left, right in zip(fast, plain, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)

@@ -42,17 +42,18 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, outputs, H', W')."""
-        x = self._convolve(x) if torch.is_grad_enabled() and not torch.compiler.is_compiling() else self.conv(x)
+        by_hand = x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        x = self._convolve(x) if by_hand else self.conv(x)
         if self.norm is not None:  # over channels, for every pixel
             return norm_activate(x.permute(0, 2, 3, 1), self.norm, self.act).permute(0, 3, 1, 2)
         return x if self.act is None else activate(x, self.act)
 
     def _convolve(self, x: Tensor) -> Tensor:
         """``conv`` with gradients of its weight and bias by other means, where those are faster."""
-        weight, bias, device = self.conv.weight, self.conv.bias, x.device.type
-        if device == "cpu" and (dtype := product_dtype(device)) != torch.float32 and self._grid(x) <= SMALL_GRID:
+        weight, bias, dtype = self.conv.weight, self.conv.bias, product_dtype(x.device.type)
+        if dtype == torch.bfloat16 and self._grid(x) <= SMALL_GRID:
             x = _ByProducts.apply(x, weight, self.padding, self.transposed, dtype)
-            return x if bias is None else x + bias.to(x.dtype).view(1, -1, 1, 1)
+            return x if bias is None else _LearnBias.apply(x + bias.detach().to(dtype).view(-1, 1, 1), bias)
         if bias is None:
             return self.conv(x)
         convolve = F.conv_transpose2d if self.transposed else F.conv2d
@@ -80,7 +81,9 @@ class _LearnBias(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        return grad, _rows(grad).sum(0).to(ctx.dtype)
+        rows = _rows(grad)
+        longer = rows.reshape(-1, 64 * rows.shape[1]) if len(rows) % 64 == 0 else rows  # which are summed faster
+        return grad, longer.sum(0, dtype=ctx.dtype).view(-1, rows.shape[1]).sum(0)
 
 
 class _ByProducts(torch.autograd.Function):

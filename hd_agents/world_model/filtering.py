@@ -88,8 +88,7 @@ class _Filter(torch.autograd.Function):
         groups, unimix, act = settings
         dtype = inputs.from_action.dtype
         into, gru, observe, post = (weight.to(dtype).t() for weight in (w_in, w_gru, w_obs, w_post))
-        gru_bias = w_gru.new_zeros(()) if b_gru is None else b_gru
-        gru_bias, post_bias = gru_bias.to(dtype), b_post.to(dtype)
+        gru_bias, post_bias = None if b_gru is None else b_gru.to(dtype), b_post.to(dtype)
         reset = 1.0 - inputs.keep
         first_deter, first_stoch = (reset * inputs.initial_deter).unbind(), (reset * inputs.initial_stoch).unbind()
         keep, draws = inputs.keep.unbind(), [None] * len(reset) if inputs.draws is None else inputs.draws.unbind()
@@ -103,7 +102,7 @@ class _Filter(torch.autograd.Function):
             x_in = torch.addmm(action, start, into)
             y_in, mean_in, rstd_in = _norm(x_in, norm_in)
             joint = torch.cat([before, activate(y_in, act)], -1).to(dtype)
-            x_gru = torch.addmm(gru_bias, joint, gru)
+            x_gru = torch.mm(joint, gru) if gru_bias is None else torch.addmm(gru_bias, joint, gru)
             y_gru, mean_gru, rstd_gru = _norm(x_gru, norm_gru)
             open_, candidate, update = y_gru.chunk(3, -1)
             candidate = torch.tanh(torch.sigmoid(open_) * candidate)
