@@ -19,14 +19,18 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 import torch
 import torch.nn.functional as F
 from cases import CASES
-from torch import Tensor
+from torch import Tensor, nn
 from update import Updates, Worker, describe_machine, take_turns
 
 import hd_agents.nn.functional
+from hd_agents.behavior import imagination
 from hd_agents.behavior.actor_critic import Actor
+from hd_agents.nn import convolution, layers
 from hd_agents.nn.convolution import Conv
 from hd_agents.nn.distributions import TwoHot
 from hd_agents.nn.functional import symlog
+from hd_agents.nn.layers import Activation, activate
+from hd_agents.world_model import rssm
 from hd_agents.world_model.rssm import RSSM
 
 
@@ -56,6 +60,31 @@ def actor_twice() -> None:
     Actor.recall = lambda actor, features, _: actor.parameters_of(features)  # type: ignore[method-assign]
 
 
+def dreams_by_modules() -> None:
+    """Every layer of a dream called as a module."""
+    imagination.FlatDreaming = imagination.Dreaming  # type: ignore[misc]
+
+
+def library_convolutions() -> None:
+    """All gradients of convolutions as PyTorch has them."""
+    Conv._convolve = lambda layer, x: layer.conv(x)  # type: ignore[method-assign]
+
+
+def norms_through_float32() -> None:
+    """Norms and activations of bfloat16 with what is between them in float32."""
+
+    def plain(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tensor:
+        x = norm(x.float())
+        return x if act is None else activate(x, act)
+
+    layers.norm_activate = convolution.norm_activate = plain
+
+
+def small_products_too() -> None:
+    """The recurrence in bfloat16 however small its products are."""
+    rssm.SMALL_PRODUCT = 0
+
+
 def dense_targets() -> None:
     """Two-hot targets as vectors over all bins."""
 
@@ -81,6 +110,10 @@ UNDONE: dict[str, Callable[[], None]] = {
     "channels first": channels_first,
     "recurrence by autograd": recurrence_by_autograd,
     "actor computed twice": actor_twice,
+    "dreams by modules": dreams_by_modules,
+    "PyTorch's convolutions": library_convolutions,
+    "norms through float32": norms_through_float32,
+    "small products in bfloat16": small_products_too,
     "dense two-hot targets": dense_targets,
     "PyTorch's softmax": library_softmax,
 }

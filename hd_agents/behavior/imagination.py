@@ -48,9 +48,8 @@ def imagine(
     with torch.no_grad():
         modules = [*model.rssm.modules(), *actor.modules()]
         flat = type(model) is WorldModel and can_be_flat(modules, {RSSM, Actor})
-        features, actions, outputs = _roll_out(
-            (FlatDreaming if flat else Dreaming)(model, actor), start, draws, action_draws
-        )
+        dreaming = (FlatDreaming if flat else Dreaming)(model, actor)
+        features, actions, outputs = _roll_out(dreaming, start, draws, action_draws)
         stacked = torch.stack(features)
     parameters = actor.recall(stacked[:-1], [torch.stack(steps) for steps in zip(*outputs, strict=True)])
     return Dream(stacked, torch.stack(actions), parameters)
@@ -93,13 +92,12 @@ class FlatDreaming(Dreaming):
 
     def __init__(self, model: WorldModel, actor: Actor) -> None:
         super().__init__(model, actor)
-        rssm, device = model.rssm, model.rssm.prior_out.weight.device.type
-        self.dtype = product_dtype(device)
-        self._actor = [FlatLayer.of(layer, self.dtype) for layer in (*actor.mlp, actor.out)]
-        gru = rssm.gru
-        self._into = FlatLayer.of(rssm.image_in, self.dtype)
-        self._gru = FlatLayer(gru.linear.weight, gru.linear.bias, gru.norm, dtype=self.dtype)
-        self._prior = [FlatLayer.of(layer, self.dtype) for layer in (rssm.image_out, rssm.prior_out)]
+        rssm, gru = model.rssm, model.rssm.gru
+        self.dtype = dtype = product_dtype(gru.linear.weight.device.type)
+        self._actor = [FlatLayer.of(layer, dtype) for layer in (*actor.mlp, actor.out)]
+        self._image_in = FlatLayer.of(rssm.image_in, dtype)
+        self._gru = FlatLayer(gru.linear.weight, gru.linear.bias, gru.norm, dtype=dtype)
+        self._image_out, self._prior_out = FlatLayer.of(rssm.image_out, dtype), FlatLayer.of(rssm.prior_out, dtype)
 
     def features(self, state: State) -> Tensor:
         """(N, F), in the dtype of products."""
@@ -116,10 +114,9 @@ class FlatDreaming(Dreaming):
     def step(self, state: State, action: Tensor, draw: Tensor) -> State:
         """See :meth:`RSSM.imagine_step`."""
         rssm, (deter, stoch), dtype = self.model.rssm, state, self.dtype
-        hidden = self._into(torch.cat([stoch.to(dtype), rssm.clip(action).to(dtype)], -1))
+        hidden = self._image_in(torch.cat([stoch.to(dtype), rssm.clip(action).to(dtype)], -1))
         gates = self._gru(torch.cat([deter.to(dtype), hidden.to(dtype)], -1))
         opened, candidate, update = gates.chunk(3, -1)
         deter = torch.lerp(deter, torch.tanh(torch.sigmoid(opened) * candidate), torch.sigmoid(update - 1.0))
-        hidden, out = self._prior
-        logits = out(hidden(deter)).unflatten(-1, (rssm.stoch, rssm.classes))
+        logits = self._prior_out(self._image_out(deter)).unflatten(-1, (rssm.stoch, rssm.classes))
         return State(deter, draw_one_hot(logits, draw, rssm.unimix)[0].flatten(-2))

@@ -70,23 +70,23 @@ def norm_activate(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tens
 
     On a CPU bfloat16 stays what is kept in memory, where the time goes; elsewhere the result is in float32.
     """
-    if x.dtype == torch.bfloat16 and act is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if x.dtype != torch.bfloat16 or act is None or not x.is_cpu or torch.compiler.is_compiling():
+        x = norm(x.float())
+        return x if act is None else activate(x, act)
+    if torch.is_grad_enabled():
         return _NormActivate.apply(x, norm.weight, norm.bias, act)
-    x = norm(x.float())
-    return x if act is None else activate(x, act)
+    return activate_(torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, NORM_EPS)[0], act)
 
 
 class _NormActivate(torch.autograd.Function):
-    """Norm and activation of bfloat16, without gradients in place; gradients of norms are summed in float32.
+    """Norm and activation of bfloat16, whose gradients are summed in float32.
 
     PyTorch's own would sum those of the weights in bfloat16, off by up to a quarter of the largest.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, act: Activation) -> Tensor:  # type: ignore[no-untyped-def]
-        y, mean, rstd = torch.native_layer_norm(x, (x.shape[-1],), weight, bias, NORM_EPS)
-        if not any(ctx.needs_input_grad):
-            return activate_(y, act)
+        y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)
         ctx.act = act
         ctx.save_for_backward(x, y, mean, rstd, weight, bias)
         return activate(y, act)
@@ -95,7 +95,7 @@ class _NormActivate(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, y, mean, rstd, weight, bias = ctx.saved_tensors
         grad = activate_backward(grad.to(y.dtype), y, ctx.act)
-        arguments = grad.float(), x.float(), (x.shape[-1],), mean, rstd, weight, bias
+        arguments = grad.float(), x.float(), x.shape[-1:], mean, rstd, weight, bias
         ahead, *weights = torch.ops.aten.native_layer_norm_backward(*arguments, (True, True, True))
         return ahead.to(x.dtype), *weights, None
 
