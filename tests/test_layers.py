@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hd_agents.nn import convolution
-from hd_agents.nn.convolution import Conv, _ByProducts
+from hd_agents.nn.convolution import Conv, _ByProducts, _FewOutputs
 from hd_agents.nn.layers import Dense, norm_activate
 
 
@@ -27,18 +27,31 @@ def test_a_convolution_learns_by_products_what_it_learns_else(
     x = torch.randn(3, 2, *sides, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
     shape = (2, 5, kernel, kernel) if transposed else (5, 2, kernel, kernel)
     weight = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
-    plain = F.conv_transpose2d if transposed else F.conv2d
-    found = gradients(lambda: _ByProducts.apply(x, weight, padding, transposed, torch.float64), [x, weight])
-    torch.testing.assert_close(found, gradients(lambda: plain(x, weight, None, 2, padding), [x, weight]))
+    bias, plain = torch.randn(5, dtype=torch.float64), F.conv_transpose2d if transposed else F.conv2d
+    found = gradients(lambda: _ByProducts.apply(x, weight, bias, padding, transposed, torch.float64), [x, weight])
+    torch.testing.assert_close(found, gradients(lambda: plain(x, weight, bias, 2, padding), [x, weight]))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_few_outputs_are_those_of_the_transposed_convolution(outputs: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 6, 9, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, outputs, 4, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(outputs, dtype=torch.float64)
+    found = gradients(lambda: _FewOutputs.apply(x, weight, bias, torch.float64), [x, weight])
+    torch.testing.assert_close(found, gradients(lambda: F.conv_transpose2d(x, weight, bias, 2, 1), [x, weight]))
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("outputs", [4, 8])
 @pytest.mark.parametrize(("norm", "channels", "side"), [(True, 2, 8), (False, 1, 16), (False, 3, 5), (True, 3, 32)])
-def test_gradients_of_a_whole_layer(norm: bool, channels: int, side: int, transposed: bool, bfloat16: bool) -> None:
+def test_gradients_of_a_whole_layer(
+    norm: bool, channels: int, side: int, outputs: int, transposed: bool, bfloat16: bool
+) -> None:
     """Beside the modules alone, in float32."""
     torch.manual_seed(0)
-    layer = Conv(channels, 4, transposed=transposed, norm=norm, act="elu" if side == 5 else "silu")
+    layer = Conv(channels, outputs, transposed=transposed, norm=norm, act="elu" if side == 5 else "silu")
     for weight in layer.parameters():
         nn.init.normal_(weight)
     x = torch.randn(16, channels, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -10,6 +10,8 @@ from hd_agents.nn.layers import NORM_EPS, Activation, activate, init_, norm_acti
 
 SMALL_GRID = 32  # places of the kernel per image, up to which gradients by matrix products are faster in bfloat16
 
+FEW_OUTPUTS = 4  # channels of a transposed convolution, up to which a plain one of four times as many is faster
+
 
 class Conv(nn.Module):
     """A strided (transposed) convolution -> (channel LayerNorm) -> (activation), on channels-last memory.
@@ -51,13 +53,15 @@ class Conv(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         """``conv`` with gradients of its weight and bias by other means, where those are faster."""
         weight, bias, dtype = self.conv.weight, self.conv.bias, product_dtype(x.device.type)
+        constant = None if bias is None else bias.detach().to(dtype)  # its gradient is made apart
+        few = self.transposed and weight.shape[1] <= FEW_OUTPUTS and (weight.shape[-1], self.padding) == (4, 1)
         if dtype == torch.bfloat16 and self._grid(x) <= SMALL_GRID:
-            x = _ByProducts.apply(x, weight, self.padding, self.transposed, dtype)
-            return x if bias is None else _LearnBias.apply(x + bias.detach().to(dtype).view(-1, 1, 1), bias)
-        if bias is None:
-            return self.conv(x)
-        convolve = F.conv_transpose2d if self.transposed else F.conv2d
-        return _LearnBias.apply(convolve(x, weight, bias.detach(), 2, self.padding), bias)
+            x = _ByProducts.apply(x, weight, constant, self.padding, self.transposed, dtype)
+        elif few:
+            x = _FewOutputs.apply(x, weight, constant, dtype)
+        else:
+            x = (F.conv_transpose2d if self.transposed else F.conv2d)(x, weight, constant, 2, self.padding)
+        return x if bias is None else _LearnBias.apply(x, bias)
 
     def _grid(self, x: Tensor) -> int:
         """In how many places of an image the kernel is applied."""
@@ -87,17 +91,19 @@ class _LearnBias(torch.autograd.Function):
 
 
 class _ByProducts(torch.autograd.Function):
-    """A convolution without bias whose weight learns by one matrix product.
+    """A convolution whose weight learns by one matrix product.
 
     A transposed convolution and the plain one that it turns round have the same patches, of their larger image.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, padding: int, transposed: bool, dtype: torch.dtype) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, transposed: bool, dtype: torch.dtype
+    ) -> Tensor:
         ctx.padding, ctx.transposed, ctx.dtypes = padding, transposed, (x.dtype, weight.dtype)
         x, weight = x.to(dtype), weight.to(dtype)
         ctx.save_for_backward(x, weight)
-        return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, None, 2, padding)
+        return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, bias, 2, padding)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
@@ -114,7 +120,37 @@ class _ByProducts(torch.autograd.Function):
             arguments = (2, 2), (padding, padding), (1, 1), False, (0, 0), 1, (True, False, False)
             ahead = torch.ops.aten.convolution_backward(grad, x, weight, None, *arguments)[0]
         x_dtype, weight_dtype = ctx.dtypes
-        return None if ahead is None else ahead.to(x_dtype), to_weight.to(weight_dtype), None, None, None
+        return None if ahead is None else ahead.to(x_dtype), to_weight.to(weight_dtype), *[None] * 4
+
+
+class _FewOutputs(torch.autograd.Function):
+    """A transposed convolution of kernel 4 and padding 1 to few channels.
+
+    A plain one to four times as many makes the four pixels that a place becomes; each is then put in its own place.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.dtypes = x.dtype, weight.dtype
+        # Where a kernel of 3 has, for the first and the second of two pixels, what entries of the one of 4.
+        taps = torch.tensor([[[0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]])
+        taps = taps.to(weight.dtype)
+        outputs = weight.shape[1]
+        plain = torch.einsum("ayk,bxl,ickl->abciyx", taps, taps, weight).flatten(0, 2).to(dtype)
+        x, weight = x.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(x, weight)
+        plain, biases = plain.contiguous(memory_format=torch.channels_last), None if bias is None else bias.repeat(4)
+        pixels = F.conv2d(x, plain, biases, 1, 1).permute(0, 2, 3, 1)
+        n, height, width, _ = pixels.shape
+        pixels = pixels.reshape(n, height, width, 2, 2, outputs).permute(0, 1, 3, 2, 4, 5)
+        return pixels.reshape(n, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        arguments = (2, 2), (1, 1), (1, 1), True, (0, 0), 1, (ctx.needs_input_grad[0], True, False)
+        ahead, to_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *arguments)
+        return None if ahead is None else ahead.to(ctx.dtypes[0]), to_weight.to(ctx.dtypes[1]), None, None
 
 
 def patches_of(x: Tensor, kernel: int, padding: int) -> Tensor:
