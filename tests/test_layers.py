@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hd_agents.nn import convolution
 from hd_agents.nn.convolution import Conv, _ByProducts, _FewOutputs
+from hd_agents.nn.flat import FlatLayer
 from hd_agents.nn.layers import Dense, norm_activate
 
 
@@ -103,9 +104,9 @@ def test_norms_of_bfloat16_sum_their_gradients_in_float32(act: str) -> None:
         assert (one - other).norm() < 0.01 * other.norm()
 
 
-def test_a_layer_without_norm_keeps_its_input() -> None:
-    """In place is what no one else holds."""
+def test_a_flat_layer_without_norm_keeps_its_input() -> None:
+    """In place is what no one else holds: dreams keep what the actor's linear layers gave."""
     x = torch.randn(3, 4)
     before = x.clone()
-    Dense(4, 5, norm=False, act="elu").finish(x)
+    FlatLayer.of(Dense(4, 4, norm=False, act="elu")).finish(x)
     assert torch.equal(x, before)

@@ -144,7 +144,8 @@ class RSSM(nn.Module):
         initial = self.initial(embed.shape[0])
         from_action = F.linear(self.clip(action) * keep, first.weight[:, self.flat :], first.bias)
         from_embed = F.linear(embed, observe.weight[:, self.deter :], observe.bias)
-        if embed.device.type == "cpu" and len(embed) * self.gru.linear.weight.numel() <= SMALL_PRODUCT:
+        small = embed.is_cpu and len(embed) * self.gru.linear.weight.numel() <= SMALL_PRODUCT
+        if small and from_embed.dtype == torch.bfloat16:
             from_action, from_embed = from_action.float(), from_embed.float()
         inputs = Sequences(
             from_action,

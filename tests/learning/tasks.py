@@ -87,8 +87,8 @@ _CARTPOLE: dict[str, Any] = {
 # Gradient steps per env step are train_ratio / (batch_size * sequence_length).
 SETTINGS: dict[str, dict[str, Any]] = {
     "cartpole": _CARTPOLE,
-    # With less entropy the policy leans to one side, drifts off the track, and no longer tries the other side. The
-    # track's edge is first seen late, so model and critic keep their rates.
+    # With less entropy the policy leans to one side, drifts off the track, and no longer tries the other side. Model
+    # and critic keep their rates: the track's edge may be met late.
     "no_velocity": {
         **_CARTPOLE,
         "train_ratio": 64,
