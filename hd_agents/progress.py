@@ -22,7 +22,8 @@ FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} env steps [{elapsed}<{re
 class ProgressBar(BaseCallback):
     """Env steps, gradient steps, both rates and the time left, in one line.
 
-    It moves with every env step, and with gradient steps while the environments wait for them.
+    It moves with every env step, and with gradient steps while the environments wait for them. ``TQDM_MININTERVAL``
+    (seconds, tqdm's own variable) makes it move less often, as suits a file.
 
     :raises ImportError: where tqdm is not installed, naming what to install.
     """
@@ -50,7 +51,7 @@ class ProgressBar(BaseCallback):
     def on_update(self) -> None:
         """Called after every gradient step, because an env step may have to wait for many."""
         now = time.monotonic()
-        if now - self._shown < REFRESH_SECONDS:
+        if now - self._shown < max(REFRESH_SECONDS, self._bar.mininterval):
             return
         self._shown = now
         self._bar.set_postfix_str(self.describe(now - self._started), refresh=False)

@@ -32,3 +32,18 @@ def test_time_left_follows_when_learning_begins(capsys: pytest.CaptureFixture[st
     assert bar._bar.format_dict["rate"] < 20
     bar.close()
     assert " env steps [" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("interval", "expected"), [(60.0, range(1, 5)), (0.1, range(6, 60))])
+def test_the_bar_moves_as_seldom_as_tqdm_is_told(
+    interval: float, expected: range, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a file needs, which keeps every line: TQDM_MININTERVAL, which tqdm reads when it is imported, is 60 there."""
+    monkeypatch.setattr("hd_agents.progress.REFRESH_SECONDS", 0.1)
+    bar = started(100)
+    bar._bar.mininterval = interval
+    for _ in range(20):
+        time.sleep(0.05)
+        bar._on_step()
+    bar.close()
+    assert capsys.readouterr().err.count("env steps [") in expected
