@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from hd_agents.backbones import build
+from hd_agents.nn.distributions import TwoHot
 from hd_agents.world_model import decoder
 from hd_agents.world_model.encoder import model_size
+from hd_agents.world_model.heads import ScalarHead
 from tests.models import TINY, batch, networks
 
 BACKBONES = ["dreamerv3", "dreamerv2"]
@@ -194,3 +196,27 @@ def test_decoding_in_chunks_leaves_frozen_weights_alone(monkeypatch):
     net.harmonizer(net.world_model.losses(batch(), torch.rand(2, 11, 3)).losses)[0].backward()
     assert all(p.grad is None for p in net.world_model.decoder.parameters())
     assert any(p.grad.any() for p in net.world_model.encoder.parameters())
+
+
+def test_a_head_that_knows_its_targets_goes_on_learning_in_bfloat16():
+    """Rounded logits would leave a gradient that is mostly noise, of nearly the size of the true one."""
+    torch.manual_seed(0)
+    head = ScalarHead(16, TwoHot(), units=32, layers=1, norm=True, act="silu", init="zeros")
+    features, target = torch.randn(256, 16), (torch.rand(256) < 0.1).float()
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+
+    def learn(predict, bfloat16):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            head.loss(predict(features), target).mean().backward()
+        return head.out.weight.grad.clone()
+
+    for _ in range(400):
+        learn(head, bfloat16=False)
+        optimizer.step()
+    right = learn(head, bfloat16=False)
+    assert torch.equal(learn(head.exactly, bfloat16=False), right)
+    calls = {"exactly": head.exactly, "forward": head}
+    off = {name: (learn(predict, True) - right).norm() / right.norm() for name, predict in calls.items()}
+    assert off["exactly"] < 0.1
+    assert off["forward"] > 0.3

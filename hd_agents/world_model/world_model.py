@@ -99,7 +99,7 @@ class WorldModel(nn.Module):
         losses = {}
         for key, loss in self.decoder.losses(features.flatten(0, 1), prepared).items():
             losses[self.observation_losses[key]] = loss.unflatten(0, size) if loss.dim() else loss
-        losses["reward"] = self.reward_head.loss(self.reward_head(features), batch.reward)
+        losses["reward"] = self.reward_head.loss(self.reward_head.exactly(features), batch.reward)
         if self.continue_head is not None:
             inputs = features if self.continue_gradient else features.detach()
             losses["continue"] = self.continue_head.loss(self.continue_head(inputs), batch.terminated)
