@@ -47,6 +47,8 @@ def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     facts = json.loads(path.read_text())
     assert 0 < facts["wall_seconds"] < 100
+    repeated = ["hd-agents", "train", "CartPole-v1", "--seed", "0", "--steps", "30", *TINY]
+    assert facts["command"] == shlex.join(repeated), "neither the folder nor that it may go on"
     path.write_text(json.dumps({**facts, "wall_seconds": 1000.0}))
     assert learn(tmp_path, "--resume", "--steps", "40") == 0
     assert 1000 < json.loads(path.read_text())["wall_seconds"] < 1100

@@ -3,7 +3,6 @@
 import argparse
 import inspect
 import json
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import pictures, tracking, train
 from hd_agents.cli.compare import EVALUATION_SEED
 from hd_agents.cli.models import bar_is_seen, checked
-from hd_agents.cli.resuming import changed_settings, typed
+from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, task_id
 from hd_agents.evaluation import expected_range
@@ -159,21 +158,12 @@ def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run
     plan = make_plan(name, options.steps, options.size, options.device, options.settings, options.preset)
     own = folder / f"{name.partition('/')[2]}_{seed}"
     chosen = argparse.Namespace(**{**vars(options), "seed": seed})
-    plain = argparse.Namespace(
-        **{
-            **vars(chosen),
-            "track": False,
-            "track_project": tracking.PROJECT,
-            "checkpoint_every": None,
-            "device": "auto",
-        }
-    )
     training = [*PROGRAM, "train", name, "--folder", str(own), "--resume", *typed(chosen)]
     evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / "agent.zip"), "--seed", str(EVALUATION_SEED)]
     evaluation += ["--n-envs", "5", "--device", options.device, "--output", str(own / EVALUATION)]
     evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
     job = Job(f"{name} seed {seed}", (tuple(training), tuple(evaluation)), own.with_name(f"{own.name}.log"))
-    return Run(name, seed, plan, own, shlex.join(["hd-agents", "train", name, *typed(plain)]), job)
+    return Run(name, seed, plan, own, repeat_command(name, chosen), job)
 
 
 class _Board:

@@ -60,6 +60,12 @@ def resume_command(options: argparse.Namespace, folder: Path) -> str:
     return shlex.join(["hd-agents", "train", options.task, "--folder", str(folder), "--resume", *typed(options)])
 
 
+def repeat_command(task: str, options: argparse.Namespace) -> str:
+    """What to type for the same agent anywhere: without folders, and without what has no influence on it."""
+    usual = {"track": False, "track_project": PROJECT, "checkpoint_every": None, "device": "auto"}
+    return shlex.join(["hd-agents", "train", task, *typed(argparse.Namespace(**{**vars(options), **usual}))])
+
+
 def typed(options: argparse.Namespace) -> list[str]:
     """The flags of `train`, other than folders, that give these options again; those at their defaults are left out."""
     flags: list[str] = ["--track"] if options.track else []

@@ -21,7 +21,7 @@ from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures, tasks, tracking
-from hd_agents.cli.resuming import own_run_folder, resume, resume_command
+from hd_agents.cli.resuming import own_run_folder, repeat_command, resume, resume_command
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.host import atomic_write
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
         with tracking.tracked(options, folder, plan.settings(options.seed)):
             agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
             _write_config(folder / "config.yml", plan, options)
-            facts = _Facts(folder / zoo.RUN, plan.task, agent, options.seed, resuming)
+            facts = _Facts(folder / zoo.RUN, plan.task, agent, options, resuming)
             status = _learn(agent, plan.steps, checkpoint, facts)
         facts.write()
         agent.save(folder / "agent.zip")
@@ -145,15 +145,17 @@ def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Pa
 class _Facts:
     """How the agent is trained, for the card of a packed model: a file that is kept up to date."""
 
-    def __init__(self, path: Path, task: str, agent: HarmonyDreamAgent, seed: int, resuming: bool) -> None:
+    def __init__(
+        self, path: Path, task: str, agent: HarmonyDreamAgent, options: argparse.Namespace, resuming: bool
+    ) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] if resuming and path.exists() else 0.0
         self._path, self._started = path, time.monotonic() - before
         self._facts: dict[str, Any] = {
             "task": task,
-            "command": shlex.join(["hd-agents", *sys.argv[1:]]),
+            "command": repeat_command(options.task, options),
             "commit": commit(),
             "machine": machine(agent.device),
-            "seed": seed,
+            "seed": options.seed,
             "trained": datetime.now(timezone.utc).date().isoformat(),
             "versions": system_info(),
         }
