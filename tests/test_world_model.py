@@ -198,6 +198,19 @@ def test_decoding_in_chunks_leaves_frozen_weights_alone(monkeypatch):
     assert any(p.grad.any() for p in net.world_model.encoder.parameters())
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_reward_head_learns_from_logits_of_float32(backbone, monkeypatch):
+    torch.manual_seed(0)
+    model, dtypes = networks(backbone).world_model, []
+    loss = ScalarHead.loss
+    monkeypatch.setattr(
+        ScalarHead, "loss", lambda head, out, target: dtypes.append(out.dtype) or loss(head, out, target)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        model.losses(batch(), torch.rand(2, 11, 3))
+    assert dtypes == [torch.float32]
+
+
 def test_a_head_that_knows_its_targets_goes_on_learning_in_bfloat16():
     """Rounded logits would leave a gradient that is mostly noise, of nearly the size of the true one."""
     torch.manual_seed(0)

@@ -61,7 +61,7 @@ def resume_command(options: argparse.Namespace, folder: Path) -> str:
 
 
 def repeat_command(task: str, options: argparse.Namespace) -> str:
-    """What to type for the same agent anywhere: without folders, and without what has no influence on it."""
+    """What to type for the same run on another machine: without folders, device, and what has no influence on it."""
     usual = {"track": False, "track_project": PROJECT, "checkpoint_every": None, "device": "auto"}
     return shlex.join(["hd-agents", "train", task, *typed(argparse.Namespace(**{**vars(options), **usual}))])
 

@@ -1,6 +1,6 @@
 """How far the gradients of bfloat16 are from those of float32, for every weight of an agent that has learned.
 
-``python tests/learning/precision.py catch --steps 900`` trains in float32, then makes both gradients of the same
+``python tests/learning/precision.py catch --steps 1000`` trains in float32, then makes both gradients of the same
 batches, weights and samples. For every weight it prints the cosine between them and the ratio of their norms.
 """
 
