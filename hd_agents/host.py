@@ -46,6 +46,16 @@ def cpu_has_bfloat16() -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
+def cpu_beyond_mkl() -> bool:
+    """Whether the processor has AVX512 without being Intel's, whose MKL does not use it then; False if unknown."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    facts = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
+    return "avx512f" in facts.get("flags", []) and facts.get("vendor_id") != ["GenuineIntel"]
+
+
 def keep_freed_memory() -> bool:
     """Tell the C library to keep the memory that this process frees, for reuse; whether it could be told.
 

@@ -26,6 +26,23 @@ def test_bfloat16_is_read_from_the_flags(
     assert not host.cpu_has_bfloat16()
 
 
+@pytest.mark.parametrize(
+    ("vendor", "flag", "expected"),
+    [("AuthenticAMD", "avx512f", True), ("AuthenticAMD", "avx2", False), ("GenuineIntel", "avx512f", False)],
+)
+def test_what_mkl_leaves_unused(
+    vendor: str, flag: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flag}\nbugs\t\t:\n\npower management:\n"
+    )
+    monkeypatch.setattr(host, "CPUINFO", cpuinfo)
+    assert host.cpu_beyond_mkl() is expected
+    monkeypatch.setattr(host, "CPUINFO", tmp_path / "nothing")
+    assert not host.cpu_beyond_mkl()
+
+
 @pytest.mark.parametrize(("able", "pays", "expected"), [(True, 1, True), (False, 1, False), (True, 1 << 30, False)])
 def test_auto_takes_bfloat16_where_it_pays(
     able: bool, pays: int, expected: bool, monkeypatch: pytest.MonkeyPatch

@@ -8,11 +8,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
+    {"host"},
     {
         "aggregates",
         "checks",
         "compilation",
-        "host",
         "jsonable",
         "nn",
         "presets",

@@ -20,6 +20,7 @@ from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, official
 from hd_agents.backbones import objectives
+from hd_agents.nn import products
 
 CASES = case_names(folder())
 OURS = [name for name in case_names(KEPT) if not unsupported(KEPT, name)]
@@ -39,10 +40,14 @@ def test_folder_has_cases() -> None:
     assert any(unsupported(folder(), name) is None for name in CASES), f"no case for us in {folder()}"
 
 
+@pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", CASES)
-def test_agrees_with_official(name: str, part: str) -> None:
+def test_agrees_with_official(name: str, part: str, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With either library's matrix products."""
     found = case(name)
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: onednn)
+    monkeypatch.setattr(products, "LARGE", 0)
     if not (found.where / f"{name}_{FILES.get(part, part)}.npz").exists():
         pytest.skip(f"{name} has no file for this part")
     rows = PARTS[part](found)

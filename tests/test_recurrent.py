@@ -7,6 +7,7 @@ import torch
 
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import Dreaming
+from hd_agents.nn import products
 from hd_agents.nn.convolution import Conv
 from hd_agents.nn.functional import softmax
 from hd_agents.nn.known import known_linear
@@ -111,7 +112,10 @@ def test_twenty_updates_on_the_fast_and_the_plain_path(backbone: str, monkeypatc
             student.train_step(data)
         return list(made.parameters())
 
+    monkeypatch.setattr(products, "LARGE", 0)
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
     fast = twenty_updates()
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
     monkeypatch.setattr(RSSM, "_filter_by_hand", RSSM._filter)
     monkeypatch.setattr("hd_agents.nn.functional.softmax", lambda logits: torch.softmax(logits.float(), -1))
     monkeypatch.setattr(Actor, "recall", lambda actor, features, _: actor.parameters_of(features))

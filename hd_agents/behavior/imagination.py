@@ -10,7 +10,7 @@ from torch import Tensor
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.flat import FlatLayer, can_be_flat
 from hd_agents.nn.functional import draw_one_hot
-from hd_agents.nn.layers import product_dtype
+from hd_agents.nn.products import product_dtype
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 

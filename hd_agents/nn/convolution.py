@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hd_agents.nn.layers import NORM_EPS, Activation, activate, init_, norm_activate, product_dtype
+from hd_agents.nn.layers import NORM_EPS, Activation, activate, init_, norm_activate
+from hd_agents.nn.products import product_dtype
 
 SMALL_GRID = 32  # places of the kernel per image, up to which gradients by matrix products are faster in bfloat16
 FEW_OUTPUTS = 4  # channels of a transposed convolution, up to which a plain one of four times as many is faster

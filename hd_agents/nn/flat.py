@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, activate_
+from hd_agents.nn.products import Linear, product
 
-OURS: Set[type[nn.Module]] = {MLP, Dense, GRUCell, nn.Linear, nn.LayerNorm, nn.Sequential, nn.ModuleList}
+OURS: Set[type[nn.Module]] = {MLP, Dense, GRUCell, Linear, nn.LayerNorm, nn.Sequential, nn.ModuleList}
 
 
 class FlatLayer:
@@ -51,9 +52,7 @@ class FlatLayer:
 
     def product(self, x: Tensor, more: Tensor | None = None) -> Tensor:
         """What comes before norm and activation, in ``dtype``."""
-        added = self.bias if more is None else more
-        x = x.to(self.dtype)
-        return torch.mm(x, self.weight) if added is None else torch.addmm(added, x, self.weight)
+        return product(x.to(self.dtype), self.weight, self.bias if more is None else more)
 
     def finish(self, x: Tensor) -> Tensor:
         """Norm and activation over the last axis."""

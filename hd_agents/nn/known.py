@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hd_agents.nn.products import product
+
 
 def known_linear(layer: nn.Linear, x: Tensor, out: Tensor) -> Tensor:
     """``layer(x)`` in the graph, where the result is already known: from a loop that ran without gradients.
@@ -28,9 +30,10 @@ class _KnownLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
-        rows = grad.flatten(0, -2)
-        ahead = (grad @ weight.to(grad.dtype)).to(ctx.x_dtype) if ctx.needs_input_grad[1] else None
-        gradients = [(rows.t() @ x.flatten(0, -2)).to(weight.dtype)]
+        rows, ahead = grad.flatten(0, -2), None
+        if ctx.needs_input_grad[1]:
+            ahead = product(rows, weight.to(rows.dtype)).view_as(x).to(ctx.x_dtype)
+        gradients = [product(rows.t(), x.flatten(0, -2)).to(weight.dtype)]
         if ctx.has_bias:
             gradients.append(rows.sum(0, dtype=weight.dtype))
         return None, ahead, *gradients

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hd_agents.nn.products import Linear
+
 NORM_EPS = 1e-3  # both official codes
 Init = Literal["normal", "uniform", "zeros"]
 Activation = Literal["silu", "elu"]
@@ -33,15 +35,9 @@ def init_(weight: Tensor, kind: Init) -> None:
         nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-def product_dtype(device: str) -> torch.dtype:
-    """What linear layers compute in now on a type of device: that of autocast, or float32."""
-    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if enabled else torch.float32
-
-
-def linear(inputs: int, outputs: int, init: Init = "uniform", bias: bool = True) -> nn.Linear:
+def linear(inputs: int, outputs: int, init: Init = "uniform", bias: bool = True) -> Linear:
     """A linear layer with the given initialisation and a zero bias."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
+    layer = Linear(inputs, outputs, bias=bias)
     init_(layer.weight.data, init)
     if bias:
         nn.init.zeros_(layer.bias)

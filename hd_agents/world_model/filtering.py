@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hd_agents.nn.functional import draw_one_hot
 from hd_agents.nn.layers import NORM_EPS, Activation, activate
+from hd_agents.nn.products import product
 
 Grads = tuple[Tensor | None, ...]
 
@@ -87,7 +88,7 @@ class _Filter(torch.autograd.Function):
         norm_gru, norm_obs = (norm_w, norm_b), (n_obs_w, n_obs_b)
         groups, unimix, act = settings
         dtype = inputs.from_action.dtype
-        into, gru, observe, post = (weight.to(dtype).t() for weight in (w_in, w_gru, w_obs, w_post))
+        into, gru, observe, post = (weight.to(dtype).contiguous().t() for weight in (w_in, w_gru, w_obs, w_post))
         gru_bias, post_bias = None if b_gru is None else b_gru.to(dtype), b_post.to(dtype)
         reset = 1.0 - inputs.keep
         first_deter, first_stoch = (reset * inputs.initial_deter).unbind(), (reset * inputs.initial_stoch).unbind()
@@ -99,19 +100,19 @@ class _Filter(torch.autograd.Function):
         for t, (action, embed) in enumerate(zip(actions, embeds, strict=True)):
             start = torch.addcmul(first_stoch[t], stoch, keep[t]).to(dtype)
             before = torch.addcmul(first_deter[t], deter, keep[t])
-            x_in = torch.addmm(action, start, into)
+            x_in = product(start, into, action)
             y_in, mean_in, rstd_in = _norm(x_in, norm_in)
             joint = torch.cat([before, activate(y_in, act)], -1).to(dtype)
-            x_gru = torch.mm(joint, gru) if gru_bias is None else torch.addmm(gru_bias, joint, gru)
+            x_gru = product(joint, gru, gru_bias)
             y_gru, mean_gru, rstd_gru = _norm(x_gru, norm_gru)
             open_, candidate, update = y_gru.chunk(3, -1)
             candidate = torch.tanh(torch.sigmoid(open_) * candidate)
             deter = torch.lerp(before, candidate, torch.sigmoid(update - 1.0))
             deter_used = deter.to(dtype)
-            x_obs = torch.addmm(embed, deter_used, observe)
+            x_obs = product(deter_used, observe, embed)
             y_obs, mean_obs, rstd_obs = _norm(x_obs, norm_obs)
             hidden = activate(y_obs, act).to(dtype)
-            logits = torch.addmm(post_bias, hidden, post).unflatten(-1, (groups, -1))
+            logits = product(hidden, post, post_bias).unflatten(-1, (groups, -1))
             sample, probs = draw_one_hot(logits, draws[t], unimix)
             stoch = sample.flatten(-2)
             made.append((deter, stoch, logits))
@@ -131,7 +132,7 @@ class _Filter(torch.autograd.Function):
         start, before, joint, deter_used, hidden, probs, x_in, y_in, x_gru, y_gru, x_obs, y_obs, *moments = columns
         mean_in, rstd_in, mean_gru, rstd_gru, mean_obs, rstd_obs = moments
         dtype, size = x_in[0].dtype, before[0].shape[-1]
-        into, gru, observe, post = (weight.to(dtype) for weight in (w_in, w_gru, w_obs, w_post))
+        into, gru, observe, post = (weight.to(dtype).contiguous() for weight in (w_in, w_gru, w_obs, w_post))
 
         # For all steps at once: how the memory answers its gates, and the slopes of the activations.
         opened, candidate, update = torch.stack(y_gru).chunk(3, -1)
@@ -151,16 +152,16 @@ class _Filter(torch.autograd.Function):
             weighted = to_sample.view_as(probs[t]) * probs[t]
             pulled = torch.addcmul(weighted, weighted.sum(-1, keepdim=True), probs[t], value=-1.0)
             logits = torch.add(outer_logits[t], pulled, alpha=1.0 - unimix).flatten(-2).to(dtype)
-            at_obs = (logits @ post) * slope_obs[t]
+            at_obs = product(logits, post) * slope_obs[t]
             before_obs = _norm_back(at_obs, x_obs[t], mean_obs[t], rstd_obs[t], n_obs, b_obs).to(dtype)
-            to_memory = to_memory + before_obs @ observe
+            to_memory = to_memory + product(before_obs, observe)
             at_gru = (to_memory.unsqueeze(-2) * gates[t]).flatten(-2)
             before_gru = _norm_back(at_gru, x_gru[t], mean_gru[t], rstd_gru[t], n_gru, nb_gru).to(dtype)
-            at_joint = before_gru @ gru
+            at_joint = product(before_gru, gru)
             at_before = torch.addcmul(at_joint[:, :size], to_memory, stays[t])
             at_in = at_joint[:, size:] * slope_in[t]
             before_in = _norm_back(at_in, x_in[t], mean_in[t], rstd_in[t], n_in, b_in).to(dtype)
-            at_start = before_in @ into
+            at_start = product(before_in, into)
             if t:  # at the first step they are the gradients of the state before it
                 to_memory = torch.addcmul(outer_deter[t - 1], at_before, keeps[t])
                 to_sample = torch.addcmul(outer_stoch[t - 1], at_start, keeps[t])
@@ -225,7 +226,7 @@ def _slope(x: Tensor, act: Activation) -> Tensor:
 
 def _product(grad: Tensor, x: tuple[Tensor, ...], weight: Tensor) -> Tensor:
     """The gradient of a linear layer's weight, from those of its outputs (T, B, outputs) and its inputs."""
-    return (grad.flatten(0, 1).t() @ torch.cat(x)).to(weight.dtype)
+    return product(grad.flatten(0, 1).t(), torch.cat(x)).to(weight.dtype)
 
 
 def _sum(grad: Tensor, bias: Tensor) -> Tensor:

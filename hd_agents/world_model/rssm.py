@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
 from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
+from hd_agents.nn.products import apply_linear, product
 from hd_agents.world_model.filtering import Sequences, Weights, filter_by_hand
 
 SMALL_PRODUCT = 4_000_000  # multiplications that a CPU does in float32 before a product in bfloat16 has begun
@@ -119,11 +120,11 @@ class RSSM(nn.Module):
             state, action = self.restart(state, action, is_first)
         deter, stoch = state
         first, observe = self.image_in.linear, self.observe_in.linear
-        from_action = F.linear(action, first.weight[:, self.flat :], first.bias)
-        hidden = self.image_in.finish(torch.addmm(from_action, stoch, first.weight[:, : self.flat].t()))
+        from_action = apply_linear(action, first.weight[:, self.flat :], first.bias)
+        hidden = self.image_in.finish(product(stoch, first.weight[:, : self.flat].t(), from_action))
         deter = self.gru(hidden, deter)
-        from_embed = F.linear(embed, observe.weight[:, self.deter :], observe.bias)
-        hidden = self.observe_in.finish(torch.addmm(from_embed, deter, observe.weight[:, : self.deter].t()))
+        from_embed = apply_linear(embed, observe.weight[:, self.deter :], observe.bias)
+        hidden = self.observe_in.finish(product(deter, observe.weight[:, : self.deter].t(), from_embed))
         logits = self.posterior_out(hidden).unflatten(-1, (self.stoch, self.classes))
         return State(deter, self.sample(logits, draw))
 
@@ -142,8 +143,8 @@ class RSSM(nn.Module):
         first, observe = self.image_in.linear, self.observe_in.linear
         keep = (~is_first).float().unsqueeze(-1)
         initial = self.initial(embed.shape[0])
-        from_action = F.linear(self.clip(action) * keep, first.weight[:, self.flat :], first.bias)
-        from_embed = F.linear(embed, observe.weight[:, self.deter :], observe.bias)
+        from_action = apply_linear(self.clip(action) * keep, first.weight[:, self.flat :], first.bias)
+        from_embed = apply_linear(embed, observe.weight[:, self.deter :], observe.bias)
         small = embed.is_cpu and len(embed) * self.gru.linear.weight.numel() <= SMALL_PRODUCT
         if small and from_embed.dtype == torch.bfloat16:
             from_action, from_embed = from_action.float(), from_embed.float()
