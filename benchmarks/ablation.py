@@ -25,7 +25,7 @@ from update import Updates, Worker, describe_machine, take_turns
 import hd_agents.nn.functional
 from hd_agents.behavior import imagination
 from hd_agents.behavior.actor_critic import Actor
-from hd_agents.nn import convolution, layers
+from hd_agents.nn import convolution, layers, products
 from hd_agents.nn.convolution import Conv
 from hd_agents.nn.distributions import TwoHot
 from hd_agents.nn.functional import symlog
@@ -85,6 +85,11 @@ def small_products_too() -> None:
     rssm.SMALL_PRODUCT = 0
 
 
+def library_products() -> None:
+    """Every product in float32 by the library that PyTorch asks."""
+    products._onednn_is_faster = lambda: False
+
+
 def dense_targets() -> None:
     """Two-hot targets as vectors over all bins."""
 
@@ -112,6 +117,7 @@ UNDONE: dict[str, Callable[[], None]] = {
     "actor computed twice": actor_twice,
     "dreams by modules": dreams_by_modules,
     "PyTorch's convolutions": library_convolutions,
+    "PyTorch's products": library_products,
     "norms through float32": norms_through_float32,
     "small products in bfloat16": small_products_too,
     "dense two-hot targets": dense_targets,
