@@ -15,6 +15,7 @@ acting           latent              action             is
 import json
 import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import hd_agents
 from hd_agents import checks
@@ -129,7 +130,8 @@ def evaluate(
             if bar is not None:
                 bar.update()
 
-    env = agent._wrap_env(seeded_envs(task, shares))  # as in training: images come channels first
+    envs = normalized(seeded_envs(task, shares), agent.get_vec_normalize_env())
+    env = agent._wrap_env(envs)  # as in training: images come channels first
     check_for_correct_spaces(env, agent.observation_space, agent.action_space)
     player = player_for(agent, how)
     try:
@@ -194,8 +196,9 @@ class ActorsMode:
         encoded = policy.observations.encode(observation)
         n = len(next(iter(encoded.values())))
         latent = policy.initial(n) if state is None else policy.read_state(state, n)
-        starts = np.ones(n, dtype=bool) if state is None or episode_start is None else episode_start
-        found = policy.observe(encoded, latent, starts, deterministic=False)
+        if episode_start is None or state is None:
+            episode_start = np.full(n, state is None)
+        found = policy.observe(encoded, latent, episode_start, deterministic=False)
         action = policy.choose(found, deterministic=True)
         actions = policy.actions.decode(action.cpu().numpy())
         state = tuple(part.cpu().numpy() for part in (found.deter, found.stoch, action))
@@ -229,6 +232,16 @@ def seeded_envs(task: str | Callable[[], gym.Env[Any, Any]], shares: Sequence[Se
         return Monitor(SeededEpisodes(gym.make(task) if isinstance(task, str) else task(), share))
 
     return DummyVecEnv([lambda share=share: make(share) for share in shares])  # type: ignore[misc]
+
+
+def normalized(envs: VecEnv, normalizer: VecNormalize | None) -> VecEnv:
+    """``envs`` with observations as ``normalizer`` gives them now, whose statistics stay as they are."""
+    if normalizer is None:
+        return envs
+    same = copy(normalizer)  # without the environments that it wraps
+    same.set_venv(envs)
+    same.training = same.norm_reward = False
+    return same
 
 
 def human_normalized(task: str, score: float) -> float | None:

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import nn
 
 from hd_agents.acting import Acting, Convolution, FlatActing
+from hd_agents.nn import products
 from hd_agents.nn.convolution import Conv
 from hd_agents.nn.layers import Dense
 from hd_agents.policies import DreamPolicy, Latent
@@ -67,8 +68,10 @@ def by_modules(policy: DreamPolicy) -> DreamPolicy:
 @pytest.mark.parametrize("done", ACTIONS)
 @pytest.mark.parametrize("seen", OBSERVATIONS)
 def test_flat_acting_is_that_of_the_modules_to_the_last_bit(
-    seen: str, done: str, backbone: str, deterministic: bool
+    seen: str, done: str, backbone: str, deterministic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: done == "discrete")
+    monkeypatch.setattr(products, "LARGE", 0)
     policy = make_policy(seen, done, backbone)
     found = walk(policy, 3, deterministic)
     assert isinstance(policy._acting, FlatActing)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from hd_agents import evaluation
 from hd_agents.cli import main
@@ -139,12 +139,30 @@ def test_actors_mode_remembers_and_forgets_as_predict_does(agent: Any, monkeypat
         agent.policy, "observe", lambda e, latent, first, deterministic: observe(e, latent, first, True)
     )
     rng, ours, theirs = np.random.default_rng(0), None, None
-    for start in ([1, 1], [0, 0], [0, 1], [0, 0]):
-        obs, starts = rng.uniform(-5, 5, (2, 3)).astype(np.float32), np.array(start, bool)
+    for start in ([1, 1], [0, 0], [0, 1], [0, 0], None):
+        obs = rng.uniform(-5, 5, (2, 3)).astype(np.float32)
+        starts = None if start is None else np.array(start, bool)
         mode, ours = ActorsMode(agent.policy).predict(obs, ours, starts)
         plain, theirs = agent.predict(obs, theirs, starts, deterministic=True)
         assert np.array_equal(mode, plain)
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_observations_are_normalised_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Monitor(Chance())]))
+    agent = tiny(env=env).learn(60)
+    before, count = env.obs_rms.mean.copy(), env.obs_rms.count
+    seen: list[Any] = []
+    predict = agent.predict
+    monkeypatch.setattr(agent, "predict", lambda obs, *a, **k: seen.append(obs) or predict(obs, *a, **k))
+    found = evaluate(agent, Chance, 2, seed=5)
+    first, _ = Chance().reset(seed=5)
+    np.testing.assert_allclose(seen[0][0], env.normalize_obs(first), rtol=1e-6)
+    assert abs(seen[0][0] - first).max() > 0.1
+    assert (env.obs_rms.count, env.training, env.venv.num_envs) == (count, True, 1)
+    assert np.array_equal(env.obs_rms.mean, before)
+    assert all(total == round(total) for total in found.returns)  # the task's own rewards
+    agent.learn(20, reset_num_timesteps=False)
 
 
 def test_the_record_is_json_and_says_what_was_done(suites: None, agent: Any) -> None:

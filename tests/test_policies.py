@@ -57,6 +57,14 @@ def test_an_episode_start_forgets_everything() -> None:
         assert np.array_equal(again[0], fresh[0])
 
 
+def test_an_episode_start_forgets_even_what_is_no_number() -> None:
+    agent = tiny()
+    _, fresh = agent.predict(OBSERVATIONS[0], deterministic=True)
+    spoilt = tuple(np.full_like(part, np.nan) for part in fresh)
+    _, state = agent.predict(OBSERVATIONS[0], spoilt, np.ones(3, bool), deterministic=True)
+    assert all(np.array_equal(part, whole) for part, whole in zip(state, fresh, strict=True))
+
+
 def test_the_state_remembers_the_action() -> None:
     agent = tiny(seed=0)
     _, state = agent.predict(OBSERVATIONS[0, 0], deterministic=True)

@@ -40,11 +40,11 @@ def test_product(transposed: str, added: tuple[int, ...] | None, wide: bool, cal
 @pytest.mark.parametrize("part", [False, True])
 def test_gradients_of_a_linear_layer(bias: bool, pull: str, part: bool, calls: list[int]) -> None:
     torch.manual_seed(0)
-    x = torch.randn(4, 7, 9, requires_grad=True)
+    x = torch.randn(4, 17, 9, requires_grad=True)
     whole = torch.randn(5, 12 if part else 9, requires_grad=True)
     weight, offset = whole[:, :9], torch.randn(5, requires_grad=True) if bias else None
     leaves = [x, whole] if offset is None else [x, whole, offset]
-    pulls = torch.randn(4, 7, 5) if pull == "random" else torch.ones(1, 1, 1).expand(4, 7, 5)
+    pulls = torch.randn(4, 17, 5) if pull == "random" else torch.ones(1, 1, 1).expand(4, 17, 5)
     expected = F.linear(x, weight, offset)
     found = apply_linear(x, weight, offset)
     torch.testing.assert_close(found, expected)
@@ -69,6 +69,18 @@ def test_gradients_of_gradients_are_refused(calls: list[int]) -> None:
         slope.sum().backward()
 
 
+@pytest.mark.parametrize("shape", [(9,), (1, 9), (2, 3, 1, 9)])
+def test_any_leading_axes(shape: tuple[int, ...], calls: list[int]) -> None:
+    layer, x = Linear(9, 5), torch.randn(shape)
+    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert layer(x).shape == (*shape[:-1], 5)
+
+
+def test_a_wrong_width_has_pytorchs_message(calls: list[int]) -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        Linear(3, 5)(torch.randn(2, 4))
+
+
 def test_what_is_left_to_pytorch(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Linear(3, 5), torch.randn(2, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -77,6 +89,9 @@ def test_what_is_left_to_pytorch(calls: list[int], monkeypatch: pytest.MonkeyPat
     layer.float()
     product(x[:, :2], torch.randn(2, 4))  # rows with gaps between them
     product(torch.randn(2, 3, requires_grad=True), torch.randn(3, 4)).sum().backward()
+    product(x, torch.randn(3, 4), torch.randn(4, requires_grad=True)).sum().backward()
+    product(x, torch.randn(3, 4), torch.randn(1))
+    product(x, torch.randn(3, 4), torch.randn(4, 2)[:, 0])
     assert torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False
     try:
@@ -91,9 +106,11 @@ def test_what_is_left_to_pytorch(calls: list[int], monkeypatch: pytest.MonkeyPat
 
 
 def test_what_pays() -> None:
-    one, eight, many = torch.empty(1, 512), torch.empty(8, 512), torch.empty(512, 512)
-    faster = products._onednn_is_faster()
-    assert not products._pays(one, torch.empty(512, 512))  # 0.3 million multiplications
-    assert products._pays(one, torch.empty(512, 4096)) is faster
-    assert not products._pays(eight, torch.empty(512, 512))
-    assert products._pays(many, torch.empty(512, 512)) is faster
+    square, faster = torch.empty(512, 512), products._onednn_is_faster()
+    assert not products._pays(1, square)  # 0.3 million multiplications
+    assert products._pays(1, torch.empty(512, 4096)) is faster
+    assert not products._pays(8, square)
+    assert products._pays(16, square) is faster
+    assert not products._pays(16, square, apart=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not products._pays(512, square)

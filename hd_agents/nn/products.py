@@ -30,8 +30,7 @@ def product(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
 
     :param added: (M,) or (N, M), added to it.
     """
-    learns = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    if learns or not (_pays(a, b) and _is_dense(a) and _is_dense(b)):
+    if not _pays(a.shape[0], b, a.stride(1) != 1) or not _can_make(a, b, added):
         return torch.mm(a, b) if added is None else torch.addmm(added, a, b)
     if added is None and a.stride(1) != 1 and a.shape[0] > b.shape[1]:
         return _onednn(b.t(), a).t()  # rows that are far apart are rearranged first: better the fewer
@@ -42,11 +41,10 @@ def product(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
 
 def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """:func:`torch.nn.functional.linear`, and that is what it is for everything but large products in float32."""
-    if torch.compiler.is_compiling() or product_dtype(x.device.type) != torch.float32:
+    rows = x.numel() // max(x.shape[-1], 1)
+    if x.dtype != torch.float32 or not _pays(rows, weight.t()) or (rows < 64 and not weight.is_contiguous()):
         return F.linear(x, weight, bias)
-    if _pays(x.flatten(0, -2), weight.t()):
-        return _Linear.apply(x, weight.contiguous(), bias)
-    return F.linear(x, weight, bias)
+    return _Linear.apply(x, weight.contiguous(), bias)
 
 
 class Linear(nn.Linear):
@@ -62,37 +60,51 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, weight)
-        return product(x.flatten(0, -2), weight.t(), bias).view(*x.shape[:-1], -1)
+        wanted = ctx.needs_input_grad
+        ctx.save_for_backward(x if wanted[1] else None, weight if wanted[0] else None)
+        return product(_rows(x), weight.t(), bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
-        rows = grad.flatten(0, -2)
-        wanted = ctx.needs_input_grad
+        rows = _rows(grad)
         return (
-            product(rows, weight).view_as(x) if wanted[0] else None,
-            product(rows.t(), x.flatten(0, -2)) if wanted[1] else None,
-            rows.sum(0) if wanted[2] else None,
+            None if weight is None else product(rows, weight).view(*grad.shape[:-1], -1),
+            None if x is None else product(rows.t(), _rows(x)),
+            rows.sum(0) if ctx.needs_input_grad[2] else None,
         )
 
 
-def _pays(a: Tensor, b: Tensor) -> bool:
-    """Whether oneDNN is faster: sooner for a single row, later where it has to rearrange ``a``."""
-    least = LARGE // 2 if a.shape[0] == 1 else LARGE if a.stride(1) == 1 else 2 * LARGE
+def _rows(x: Tensor) -> Tensor:
+    """(..., K) -> (N, K)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _pays(rows: int, b: Tensor, apart: bool = False) -> bool:
+    """Whether oneDNN is faster for so many rows times ``b``: sooner for one, later where the rows are far apart."""
+    least = LARGE // 2 if rows == 1 else 2 * LARGE if apart else LARGE
     return (
-        a.shape[0] * b.shape[0] * b.shape[1] >= least
-        and a.is_cpu
-        and a.dtype == b.dtype == torch.float32
+        rows * b.shape[0] * b.shape[1] >= least
+        and b.is_cpu
+        and b.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
         and _onednn_is_faster()
         and torch._C._get_mkldnn_enabled()
     )
 
 
-def _is_dense(x: Tensor) -> bool:
-    """Whether its rows or its columns follow each other in memory; for others oneDNN has plain loops, or nothing."""
-    return x.is_contiguous() or x.t().is_contiguous()
+def _can_make(a: Tensor, b: Tensor, added: Tensor | None) -> bool:
+    """Whether oneDNN has more than plain loops, or nothing, for tensors that lie in memory like these."""
+    tensors = (a, b) if added is None else (a, b, added)
+    return (
+        all(one.dtype == torch.float32 for one in tensors)
+        and not (torch.is_grad_enabled() and any(one.requires_grad for one in tensors))
+        and all(one.is_contiguous() or one.t().is_contiguous() for one in (a, b))
+        and a.shape[1] == b.shape[0]
+        and (added is None or added.dim() == 2 or (len(added) == b.shape[1] and added.is_contiguous()))
+    )
 
 
 @cache

@@ -102,10 +102,9 @@ class RSSM(nn.Module):
     def restart(self, state: State, action: Tensor, is_first: Tensor) -> tuple[State, Tensor]:
         """The initial state and no action (N, A) where ``is_first`` (N,) says so, else what they were."""
         initial = self.initial(len(is_first))
-        keep = (~is_first).to(action.dtype).unsqueeze(-1)
-        deter = torch.addcmul((1.0 - keep) * initial.deter, state.deter, keep)
-        stoch = torch.addcmul((1.0 - keep) * initial.stoch, state.stoch, keep)
-        return State(deter, stoch), action * keep
+        first = is_first.unsqueeze(-1)
+        deter, stoch = torch.where(first, initial.deter, state.deter), torch.where(first, initial.stoch, state.stoch)
+        return State(deter, stoch), action.masked_fill(first, 0.0)
 
     def observe_step(
         self, state: State, action: Tensor, embed: Tensor, is_first: Tensor | None, draw: Tensor | None
@@ -120,10 +119,10 @@ class RSSM(nn.Module):
             state, action = self.restart(state, action, is_first)
         deter, stoch = state
         first, observe = self.image_in.linear, self.observe_in.linear
-        from_action = apply_linear(action, first.weight[:, self.flat :], first.bias)
+        from_action = product(action, first.weight[:, self.flat :].t(), first.bias)
         hidden = self.image_in.finish(product(stoch, first.weight[:, : self.flat].t(), from_action))
         deter = self.gru(hidden, deter)
-        from_embed = apply_linear(embed, observe.weight[:, self.deter :], observe.bias)
+        from_embed = product(embed, observe.weight[:, self.deter :].t(), observe.bias)
         hidden = self.observe_in.finish(product(deter, observe.weight[:, : self.deter].t(), from_embed))
         logits = self.posterior_out(hidden).unflatten(-1, (self.stoch, self.classes))
         return State(deter, self.sample(logits, draw))
