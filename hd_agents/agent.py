@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks, footprint, official, recorder
 from hd_agents.arrivals import watch
@@ -44,7 +45,7 @@ from hd_agents.restoring import (
     warn_of_frozen_schedules,
 )
 from hd_agents.saving import read_archive, write_archive
-from hd_agents.spaces import Observation, ObservationCodec
+from hd_agents.spaces import ActionCodec, Observation, ObservationCodec
 from hd_agents.vetting import blamed_on, check_values, check_weights
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
@@ -200,6 +201,11 @@ class HarmonyDreamAgent(BaseAlgorithm):
         self._frozen_schedules: dict[str, str] = {}
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        ActionCodec(env.action_space)  # its errors name the fix, Stable-Baselines3's assertions do not
+        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:

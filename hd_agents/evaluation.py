@@ -112,6 +112,8 @@ def evaluate(
     :param progress_bar: show one, on stderr; needs tqdm.
     :raises ValueError: for a number or rule that is not allowed, and for a task with other spaces than the agent's.
     """
+    if not isinstance(task, str) and not callable(task):
+        raise ValueError(f"task={task!r}: pass a Gymnasium id, or a function that makes the environment, lambda: env.")
     name = task if isinstance(task, str) else getattr(task, "__name__", type(task).__name__)
     how, usual = acting(name, rule), protocol(name)[1]
     episodes = checks.whole("episodes", episodes, 1, usual)

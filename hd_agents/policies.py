@@ -19,7 +19,7 @@ from torch import Tensor
 from hd_agents.acting import Acting, make_acting
 from hd_agents.backbones import Networks, build
 from hd_agents.saving import read_archive, write_archive
-from hd_agents.spaces import ActionCodec, Observation, ObservationCodec
+from hd_agents.spaces import TO_PIXELS, ActionCodec, Observation, ObservationCodec, looks_like_images
 from hd_agents.vetting import blamed_on, check_weights
 from hd_agents.world_model.rssm import State
 
@@ -91,11 +91,15 @@ class DreamPolicy(BasePolicy):
         else:
             right = "CnnPolicy" if self.observations.images else "MlpPolicy"
         if self.observations_wanted not in ("any", right):
+            hint = f"{TO_PIXELS} Else " if looks_like_images(self.observation_space) else ""
             raise ValueError(
                 f"{self.observations_wanted} does not take the observation space {self.observation_space}; "
-                f'use policy="{right}". CnnPolicy takes one image, MlpPolicy one vector or integers, '
+                f'{hint}use policy="{right}". CnnPolicy takes one image, MlpPolicy one vector or integers, '
                 "MultiInputPolicy a Dict of both."
             )
+        for key in self.observations.flattened_images():
+            numbers = self.observations.vectors[key].size
+            warnings.warn(f"The observation {key!r} is learned as a vector of {numbers:,}. {TO_PIXELS}", stacklevel=3)
 
     def describe(self) -> str:
         """Lines that say which network each observation key goes to, what is resized, and what the actions are."""

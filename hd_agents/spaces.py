@@ -23,6 +23,10 @@ OBSERVATIONS_SUPPORTED = (
     "supported observations: Box images (uint8, 0..255, HxWxC or CxHxW, 1 to 4 channels, 16 pixels or more a side), "
     "any other finite-size Box (flattened to a vector), Discrete, MultiDiscrete, MultiBinary, and a Dict of these"
 )
+TO_PIXELS = (
+    "If it is an image, make it one of uint8, 0 to 255: gymnasium.wrappers.TransformObservation(env, lambda image: "
+    "(255 * image).astype('uint8'), gymnasium.spaces.Box(0, 255, shape, 'uint8')) for floats from 0 to 1."
+)
 ACTIONS_SUPPORTED = "supported actions: Box with finite bounds, Discrete, MultiDiscrete, MultiBinary"
 
 
@@ -126,6 +130,10 @@ class ObservationCodec:
                 "Convert it with gymnasium.wrappers.FlattenObservation or TransformObservation."
             )
 
+    def flattened_images(self) -> list[str]:
+        """Keys that are read as vectors though they have the shape of images."""
+        return [key for key in self.vectors if looks_like_images(self._spaces[key])]
+
     def is_batched(self, observation: Observation) -> bool:
         """Whether the observation has an env axis in front. ValueError where its shape fits the space neither way."""
         return self._batched_values(observation)[1]
@@ -170,6 +178,10 @@ class ObservationCodec:
         return out
 
     def _batched_values(self, observation: Observation) -> tuple[dict[str, NDArray[Any]], bool]:
+        if isinstance(observation, tuple) and isinstance(observation[-1], Mapping):
+            raise ValueError(
+                "The observation is a tuple (observation, info), as reset() gives it: pass its first part."
+            )
         if self.is_dict != isinstance(observation, Mapping):
             wanted = f"a dict with the keys {sorted(self._spaces)}" if self.is_dict else "one array, not a dict"
             raise ValueError(f"The observation is a {type(observation).__name__}; {self.space} needs {wanted}.")
@@ -198,9 +210,11 @@ class ObservationCodec:
     @staticmethod
     def _encode_image(key: str, spec: ImageSpec, rows: NDArray[Any]) -> NDArray[np.uint8]:
         if rows.dtype != np.uint8:
-            raise ValueError(
-                f"The observation {key!r} is {rows.dtype}: an image must hold uint8, 0 to 255: do not scale it."
-            )
+            if rows.dtype.kind not in "iu" or rows.min(initial=0) < 0 or rows.max(initial=0) > 255:
+                raise ValueError(
+                    f"The observation {key!r} is {rows.dtype}: an image must hold uint8, 0 to 255: do not scale it."
+                )
+            rows = rows.astype(np.uint8)
         return rows if rows.shape[1:] == spec.shape else rows.transpose(0, 2, 3, 1)
 
 
@@ -223,7 +237,11 @@ class ActionCodec:
             )
         if isinstance(space, spaces.Box):
             if not (np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high))):
-                raise ValueError(f"The action space {space} is unbounded: give every dimension finite bounds.")
+                raise ValueError(
+                    f"The action space {space} is unbounded: every dimension needs finite bounds. Give it some with "
+                    "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(-1, 1, shape)), Box of "
+                    "gymnasium.spaces."
+                )
             self._low = space.low.astype(np.float64).ravel()
             self._high = space.high.astype(np.float64).ravel()
         self.size = sum(self.groups) if found else int(np.prod(space.shape or ()))
@@ -264,6 +282,15 @@ def _image_spec(key: str, space: spaces.Space[Any]) -> ImageSpec:
             "pixels, gymnasium.wrappers.FlattenObservation and MlpPolicy."
         )
     return ImageSpec(int(height), int(width), int(channels), first)
+
+
+def looks_like_images(space: spaces.Space[Any]) -> bool:
+    """Whether a Box has the shape of an image, though its numbers are no pixels of uint8, 0 to 255."""
+    shape = space.shape or ()
+    if len(shape) != 3 or is_image(space):
+        return False
+    channels, *sides = sorted(shape)
+    return isinstance(space, spaces.Box) and channels <= MOST_CHANNELS and min(sides) >= SMALLEST_IMAGE
 
 
 def _refuse_flat_image(key: str, space: spaces.Box) -> None:

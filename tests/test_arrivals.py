@@ -106,6 +106,8 @@ def test_what_fits_is_taken() -> None:
     parts = {"eye": np.full((16, 17, 3), 255), "arm": np.arange(5), "mode": np.int8(2)}
     for part, value in parts.items():
         tiny("MultiInputPolicy", DummyVecEnv(makers(2, part, value))).learn(9)
+        tiny("MultiInputPolicy", DummyVecEnv(makers(2, part, value, length=2))).learn(9)  # as an episode's last
+        tiny("MultiInputPolicy", SubprocVecEnv(makers(2, part, value))).learn(9)
 
 
 def test_numbers_beyond_float32_are_refused() -> None:

@@ -148,6 +148,11 @@ def test_actors_mode_remembers_and_forgets_as_predict_does(agent: Any, monkeypat
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_an_environment_itself_is_refused(agent: Any) -> None:
+    with pytest.raises(ValueError, match="a function that makes the environment"):
+        evaluate(agent, Chance(), 1)
+
+
 def test_observations_are_normalised_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     env = VecNormalize(DummyVecEnv([lambda: Monitor(Chance())]))
     agent = tiny(env=env).learn(60)

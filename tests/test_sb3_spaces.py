@@ -123,7 +123,7 @@ def test_other_observations_are_refused(space: spaces.Space[Any]) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
-@pytest.mark.parametrize("shape", [(16, 16, 1), (21, 30, 3), (3, 33, 16), (2, 16, 40), (64, 64, 4)])
+@pytest.mark.parametrize("shape", [(16, 16, 1), (30, 45, 3), (21, 30, 3), (3, 33, 16), (2, 16, 40), (64, 64, 4)])
 def test_images(shape: tuple[int, ...], backbone: Any, tmp_path: Path) -> None:
     space = spaces.Box(0, 255, shape, np.uint8)
     agent = tiny("CnnPolicy", Scripted(space, spaces.Discrete(3)), backbone=backbone)
@@ -158,6 +158,17 @@ def test_stacked_grey_frames() -> None:
 
 def test_an_image_of_floats_is_a_vector() -> None:
     space = spaces.Box(0.0, 1.0, (16, 16, 3))
-    with pytest.raises(ValueError, match="MlpPolicy"):
+    with pytest.raises(ValueError, match=r"uint8, 0 to 255.*MlpPolicy"):
         tiny("CnnPolicy", Scripted(space, spaces.Discrete(2)))
-    check_learns(tiny("MlpPolicy", Scripted(space, spaces.Discrete(2))))
+    with pytest.warns(UserWarning, match=r"a vector of 768\..*uint8, 0 to 255"):
+        agent = tiny("MlpPolicy", Scripted(space, spaces.Discrete(2)))
+    check_learns(agent)
+
+
+def test_unbounded_actions_are_refused_with_the_fix() -> None:
+    actions = spaces.Box(-np.inf, np.inf, (2,))
+    with pytest.raises(ValueError, match=r"unbounded.*TransformAction"):
+        tiny(env=Scripted(VECTOR, actions))
+    agent = tiny(env=Scripted(VECTOR, spaces.Box(-1.0, 1.0, (2,))))
+    with pytest.raises(ValueError, match=r"unbounded.*TransformAction"):
+        agent.set_env(Scripted(VECTOR, actions))

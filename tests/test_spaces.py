@@ -77,6 +77,13 @@ def test_images_are_taken_in_either_layout(space: spaces.Box, batched: bool) -> 
         assert np.array_equal(encoded, last if batched else last[None])
 
 
+def test_images_of_other_integers_are_taken() -> None:
+    seen = image((17, 19, 3))
+    found = ObservationCodec(HWC).encode(seen.astype(np.int64))["observation"]
+    assert found.dtype == np.uint8
+    assert np.array_equal(found[0], seen)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_images_may_have_one_to_four_channels(channels: int) -> None:
     assert ObservationCodec(spaces.Box(0, 255, (16, 23, channels), np.uint8)).images["observation"].channels == channels
@@ -132,6 +139,9 @@ def test_an_unsupported_observation_says_what_is_supported(space: spaces.Space[A
         (spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(2)}), {"a": 0, "b": np.array([1])}, "env axis"),
         (spaces.Discrete(3), np.int64(3), "outside"),
         (HWC, image((17, 19, 3)).astype(np.float32), "uint8"),
+        (HWC, np.full((17, 19, 3), 256), "uint8"),
+        (HWC, np.full((17, 19, 3), -1), "uint8"),
+        (HWC, (image((17, 19, 3)), {}), "pass its first part"),
     ],
 )
 def test_an_observation_that_does_not_fit_is_refused(space: spaces.Space[Any], observation: Any, word: str) -> None:

@@ -94,10 +94,21 @@ def test_images_are_scaled_alike_with_any_leading_axes(shape):
         ((17, 31), (16, 32, 2)),
         ((128, 128), (128, 128, 5)),
         ((16, 200), (16, 200, 2)),
+        ((30, 45), (28, 44, 2)),
+        ((31, 31), (28, 28, 2)),
+        ((240, 426), (224, 416, 5)),
     ],
 )
 def test_sizes_that_cannot_be_halved_go_to_the_nearest_that_can(size, expected):
     assert model_size(*size) == expected
+
+
+def test_the_size_of_a_size_is_itself():
+    for height in range(16, 260):
+        for width in range(height, 2 * height + 60):
+            found = model_size(height, width)
+            assert model_size(*found[:2]) == found
+            assert 4 <= min(found[:2]) / 2 ** found[2] < 8
 
 
 def test_imagination_and_filtering_share_the_dynamics():

@@ -21,13 +21,17 @@ def model_size(height: int, width: int) -> tuple[int, int, int]:
     """The image size that the networks use, and how often they halve it.
 
     The shorter side is halved until 4 to 7 pixels are left; sizes that cannot be halved that often are rounded to the
-    nearest that can, so that 64x64 stays, 84x84 becomes 80x80 and 210x160 becomes 224x160.
+    nearest that can, so that 64x64 stays, 84x84 becomes 80x80 and 210x160 becomes 224x160. What comes out stays as it
+    is the next time.
 
     :return: height, width, stages.
     """
     stages = int(math.log2(min(height, width) / 4))
     unit = 2**stages
-    return max(4, round(height / unit)) * unit, max(4, round(width / unit)) * unit, stages
+    left = [max(4, round(side / unit)) for side in (height, width)]
+    if min(left) == 8:  # which could be halved once more
+        left = [7 if side == 8 else side for side in left]
+    return left[0] * unit, left[1] * unit, stages
 
 
 class ImageEncoder(nn.Module):

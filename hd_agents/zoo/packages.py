@@ -44,11 +44,17 @@ class ActingAgent(HarmonyDreamAgent):
 
     def learn(self, *arguments: Any, **named: Any) -> NoReturn:
         """Refused: critic, decoder and reward head are not in the package."""
-        raise ValueError("This model was packed for acting only, and cannot learn on. Pack it with full=True (--full).")
+        raise ValueError(
+            "This model was packed for acting only, and cannot learn on. Only a package made with full=True (--full) can: "
+            "train an agent of your own with `hd-agents train TASK`, or ask for a full one."
+        )
 
     def imagine(self, *arguments: Any, **named: Any) -> NoReturn:
         """Refused: decoder, reward head and critic are not in the package."""
-        raise ValueError("This model was packed for acting only, and cannot dream. Pack it with full=True (--full).")
+        raise ValueError(
+            "This model was packed for acting only, and cannot dream. Only a package made with full=True (--full) can: "
+            "train an agent of your own with `hd-agents train TASK`, or ask for a full one."
+        )
 
 
 def write(agent: HarmonyDreamAgent, target: Path, full: bool = False, bits: int = 16) -> dict[str, Any]:
