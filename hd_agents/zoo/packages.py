@@ -35,6 +35,7 @@ FILES = (AGENT, WEIGHTS, README, VIDEO, DREAM)  # that the card has checksums of
 FORMAT, FORMAT_VERSION = "hd_agents package", 2
 READABLE = (1, 2)  # versions; the first had neither pictures nor weights in 8 bits
 ACTING = tuple(f"networks.{part}." for part in ("world_model.encoder", "world_model.rssm", "actor"))
+FULL = "Train an agent of your own by `hd-agents train TASK`, or ask for a package made with full=True (--full)."
 # Where the agent ran, which is nobody else's business, and its seed, which would reseed whoever loads it.
 PRIVATE = ("ep_info_buffer", "ep_success_buffer", "system_info", "tensorboard_log", "verbose", "seed")
 
@@ -44,17 +45,11 @@ class ActingAgent(HarmonyDreamAgent):
 
     def learn(self, *arguments: Any, **named: Any) -> NoReturn:
         """Refused: critic, decoder and reward head are not in the package."""
-        raise ValueError(
-            "This model was packed for acting only, and cannot learn on. Only a package made with full=True (--full) can: "
-            "train an agent of your own with `hd-agents train TASK`, or ask for a full one."
-        )
+        raise ValueError(f"This model was packed for acting only, and cannot learn on. {FULL}")
 
     def imagine(self, *arguments: Any, **named: Any) -> NoReturn:
         """Refused: decoder, reward head and critic are not in the package."""
-        raise ValueError(
-            "This model was packed for acting only, and cannot dream. Only a package made with full=True (--full) can: "
-            "train an agent of your own with `hd-agents train TASK`, or ask for a full one."
-        )
+        raise ValueError(f"This model was packed for acting only, and cannot dream. {FULL}")
 
 
 def write(agent: HarmonyDreamAgent, target: Path, full: bool = False, bits: int = 16) -> dict[str, Any]:
