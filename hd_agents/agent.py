@@ -308,6 +308,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         self._updates_at_start = self._n_updates
+        if self.verbose >= 1 and total_timesteps < self.learning_starts:
+            print(f"Random actions only: {total_timesteps:,} env steps end before learning_starts={self.learning_starts:,}.")
         callback.on_training_start(locals(), globals())
         try:
             while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
