@@ -149,7 +149,7 @@ def test_float_totals_are_whole_numbers() -> None:
 def test_learning_too_little_to_begin_with_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     agent = tiny(verbose=1, learning_starts=40)
     agent.learn(39, log_interval=None)
-    assert "39 env steps end before learning_starts=40" in capsys.readouterr().out
+    assert "39 steps end before learning_starts=40" in capsys.readouterr().out
     assert agent._n_updates == 0
     agent.learn(1, reset_num_timesteps=False, log_interval=None)
     assert "learning_starts" not in capsys.readouterr().out
