@@ -309,7 +309,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         )
         self._updates_at_start = self._n_updates
         if self.verbose >= 1 and total_timesteps < self.learning_starts:
-            print(f"Random actions only: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
+            print(f"Random actions: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
         callback.on_training_start(locals(), globals())
         try:
             while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
