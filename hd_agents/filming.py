@@ -20,6 +20,7 @@ CONTEXT = 9  # steps that the agent takes before it dreams on
 HORIZON = 14  # steps that it dreams where images are shown
 CURVE_HORIZON = 45  # steps that it dreams where curves are drawn
 MIN_SIDE = 256  # pixels; smaller frames are enlarged
+ENDINGS = (".mp4", ".webm", ".mkv", ".avi")  # of files that can hold VP9
 COLUMNS = 8  # at most so many moments of a dream, or numbers of an observation, are drawn
 LINE = 18  # pixels; height of a line of a video's caption
 
@@ -101,24 +102,32 @@ def to_rgb(image: Image) -> Image:
 
 
 def write_video(path: Path, frames: Sequence[Image], fps: float, captions: Sequence[str] | None = None) -> None:
-    """Write RGB frames of one size as an mp4 that browsers play (VP9), enlarged to at least MIN_SIDE pixels.
+    """Write RGB frames of one size as a video that browsers play (VP9), enlarged to at least MIN_SIDE pixels.
 
+    :param path: with one of ENDINGS.
     :param captions: one per frame, all with as many lines, for a black bar below it; None for no bar.
-    :raises OSError: where OpenCV cannot write such files.
+    :raises ValueError: for another ending. :raises OSError: where OpenCV cannot write such files.
     """
     import cv2
 
+    check_ending(path)
     height, width = frames[0].shape[:2]
     scale = max(1, -(-MIN_SIDE // min(height, width)))
     bars = [_bar(caption, width * scale) for caption in captions or ()]
     size = (width * scale, height * scale + (len(bars[0]) if bars else 0))
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"vp09"), fps, size)
     if not writer.isOpened():
-        raise OSError(f"OpenCV cannot write {path}: its build has no VP9 encoder")
+        raise OSError(f"OpenCV cannot write {path}: the folder cannot be written, or its build has no VP9 encoder")
     for number, frame in enumerate(frames):
         large = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR).repeat(scale, axis=0).repeat(scale, axis=1)
         writer.write(np.concatenate([large, bars[number]]) if bars else large)
     writer.release()
+
+
+def check_ending(path: Path) -> None:
+    """Raise ValueError where a video cannot be written because of its name."""
+    if path.suffix.lower() not in ENDINGS:
+        raise ValueError(f"{path}: a video's name ends in {', '.join(ENDINGS)}; use {path.with_suffix('.mp4').name}.")
 
 
 def _bar(caption: str, width: int) -> Image:

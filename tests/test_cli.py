@@ -1,5 +1,7 @@
 """The command line: what it reads, what it refuses, and what a run leaves behind."""
 
+import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,7 @@ import yaml
 from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
-from hd_agents.cli import main, pictures
+from hd_agents.cli import main, pictures, tasks, train
 from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
 from hd_agents.envs.restarting import RestartingEnv
 
@@ -102,7 +104,9 @@ def test_unsupported_space_is_told_in_one_line(
         (["classic/CartPoel"], "Did you mean classic/CartPole"),
         (["NoSuchTask-v0"], "cannot make 'NoSuchTask-v0'"),
         (["CartPole-v1", "--set", "batchsize=3"], "Did you mean batch_size"),
-        (["CartPole-v1", "--set", "seed=3"], "no such setting"),
+        (["CartPole-v1", "--set", "seed=3"], "no such setting. Use the argument seed; on the command line --seed"),
+        (["CartPole-v1", "--set", "steps=600"], "on the command line --steps"),
+        (["CartPole-v1", "--set", "n_timesteps=600"], "on the command line --steps"),
         (["CartPole-v1", "--steps", "0"], "steps must be"),
         (["CartPole-v1", "--steps", "inf"], "steps must be"),
         (["CartPole-v1", "--checkpoint-every", "nan"], "--checkpoint-every must be"),
@@ -178,13 +182,16 @@ def test_flags_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--pre" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--seed", "1.5"], ["--device", "foo"]])
+@pytest.mark.parametrize(
+    "flags", [["--seed", "-1"], ["--seed", "1.5"], ["--device", "foo"], ["--device", "cuda"], ["--device", "cuda:1"]]
+)
 def test_seeds_and_devices_that_do_not_exist(
-    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for command in ("train", "tune"):
         with pytest.raises(SystemExit, match="2"):
-            main([command, "CartPole-v1", "--folder", str(tmp_path / "runs"), *flags])
+            main([command, "CartPole-v1", "--steps", "20", "--folder", str(tmp_path / "runs"), *flags])
         assert repr(flags[1]) in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -197,3 +204,84 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureF
     assert str(tmp_path / "file") in first
     assert str(tmp_path / "file") in second
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert [tasks._device(text) for text in ("cuda", "cuda:0", "auto", "cpu")] == ["cuda", "cuda:0", "auto", "cpu"]
+    with pytest.raises(argparse.ArgumentTypeError, match="'cuda:1' is not there, PyTorch finds cuda:0: use auto"):
+        tasks._device("cuda:1")
+
+
+def test_tasks_of_modules_in_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["import gymnasium", "from gymnasium.envs.classic_control import CartPoleEnv"]
+    words += ["gymnasium.register('Mine-v0', CartPoleEnv, max_episode_steps=9)"]
+    (tmp_path / "own_module_of_tests.py").write_text("\n".join(words))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    assert main(["train", "own_module_of_tests:Mine-v0", "--steps", "20", *TINY]) == 0
+    del gym.registry["Mine-v0"]
+
+
+def test_large_networks_on_the_cpu_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    train._hint_of_gpu.cache_clear()
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
+    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    words = ["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", *TINY]
+    told = []
+    for flags in ([], ["--size", "xsmall"], ["--size", "xsmall"]):
+        assert main([*words, *flags]) == 130
+        told.append(capsys.readouterr().err.count("--preset nano"))
+    assert told == [0, 1, 0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run."""
+    parent = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_leave_pictures", lambda *arguments: None)
+        assert main(["train", "CartPole-v1", "--steps", "20", "--folder", str(parent), "--device", "cpu", *TINY]) == 0
+    return parent / "CartPole-v1_1"
+
+
+def test_a_model_is_its_file_or_its_runs_folder(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in (trained, trained / "agent", trained / "agent.zip"):
+        assert main(["enjoy", str(model), "--episodes", "1"]) == 0
+        assert main(["evaluate", "CartPole-v1", "--model", str(model), "--episodes", "1"]) == 0
+        assert "seed 0: return" in capsys.readouterr().out
+
+
+def test_what_is_near_a_model_that_is_not_there(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained.parent / "empty").mkdir(exist_ok=True)
+    for model in (trained.parent, trained.with_name("CartPole-v1_7"), trained / "agnet.zip"):
+        assert main(["enjoy", str(model)]) == 2
+        assert f"is it {trained / 'agent.zip'}?" in capsys.readouterr().err
+    assert main(["enjoy", str(trained.parent / "empty")]) == 2
+    assert "holds no agent.zip, and is no package" in capsys.readouterr().err
+
+
+def test_models_and_tasks_that_do_not_fit(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["enjoy", str(trained), "--task", "Acrobot-v1"], ["evaluate", "Acrobot-v1", "--model", str(trained)]):
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert f"the model {trained} cannot play Acrobot-v1: the model's observation space is Box(" in told
+        assert "the task's is Box(" in told
+
+
+def test_help_says_what_is_taken_and_left(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {}
+    for command in ("train", "enjoy", "evaluate"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        told[command] = " ".join(capsys.readouterr().out.split())
+    assert "for tasks with images" not in told["train"]
+    for command in ("enjoy", "evaluate"):
+        assert "agent.zip, a run's or a package's folder, or org/repo of the Hub" in told[command]

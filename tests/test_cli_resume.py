@@ -113,3 +113,44 @@ def test_a_finished_run_without_checkpoints_is_left_alone(tmp_path: Path, capsys
     assert learn(folder, "--resume", "--steps", "60") == 2
     assert "holds a run without checkpoints" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_without_checkpoints_leaves_its_agent(
+    number: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(report: train._Report) -> bool:
+        if report.num_timesteps == 46:
+            signal.raise_signal(number)
+        return True
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # without the fix not the end of all tests
+    try:
+        monkeypatch.setattr(train._Report, "_on_step", stop)
+        assert learn(tmp_path, "--steps", "100") == status
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    file = tmp_path / "CartPole-v1_1" / "agent.zip"
+    printed = capsys.readouterr().out
+    assert f"The agent of 46 env steps is in {file}. Without checkpoints" in printed
+    assert "--checkpoint-every 5." in printed
+    assert ("pictures" in printed) == (number == signal.SIGINT)
+    assert HarmonyDreamAgent.load(file, device="cpu").num_timesteps == 46
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_resume_needs_a_folder(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "CartPole-v1", "--resume", "--steps", "20", *TINY]) == 2
+    assert "--resume needs --folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_another_task_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert learn(tmp_path, "--resume", "--steps", "20") == 0
+    assert main(["train", "Acrobot-v1", "--folder", str(tmp_path), "--resume", "--device", "cpu", *TINY]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path} holds a run of CartPole-v1, which cannot go on with Acrobot-v1: " in told
+    assert "(the run's, then the task's)" in told

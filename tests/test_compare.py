@@ -1,13 +1,15 @@
 """`hd-agents compare`: the same seeds with and without harmony, and what it makes of them."""
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from hd_agents import HarmonyDreamAgent, filming
-from hd_agents.cli import compare, main
+from hd_agents.cli import compare, main, train
 from tests.test_cli import TINY
 
 ROWS = [
@@ -47,12 +49,64 @@ def test_both_settings_are_trained_and_evaluated_alike(
     assert "on minus off" in capsys.readouterr().out
 
 
-def test_runs_of_a_comparison_can_have_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filming, "MAX_STEPS", 5)
-    flags = ["--seeds", "1", "--harmony", "on", "--steps", "50", "--episodes", "1", "--folder", str(tmp_path), *TINY]
-    assert main(["compare", "classic/CartPole", *flags, "--resume"]) == 0
-    (row,) = json.loads((tmp_path / "CartPole-v1_compare_1" / "compare.json").read_text())
-    assert (Path(row["folder"]) / "checkpoints").is_dir()
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that later calls of ``learn`` are asked for."""
+    asked: list[int] = []
+    learn = HarmonyDreamAgent.learn
+
+    def counted(agent: HarmonyDreamAgent, steps: int, **options: Any) -> HarmonyDreamAgent:
+        asked.append(steps)
+        return learn(agent, steps, **options)
+
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", counted)
+    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    return asked
+
+
+def test_a_comparison_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, folder = trained(monkeypatch), tmp_path / "mine"
+    words = ["compare", "classic/CartPole", "--steps", "50", "--folder", str(folder), "--resume", *TINY]
+    assert main([*words, "--seeds", "1", "--harmony", "on", "--episodes", "1"]) == 0
+    (row,) = json.loads((folder / "compare.json").read_text())
+    assert row["folder"] == str(folder / "on_0")
+    assert (folder / "on_0" / "checkpoints").is_dir()
+    assert main([*words, "--seeds", "1", "--episodes", "1"]) == 0  # only what is not there yet
+    assert main([*words, "--seeds", "1", "--episodes", "2"]) == 0  # evaluated anew, not trained anew
+    assert asked == [50, 50]
+    rows = json.loads((folder / "compare.json").read_text())
+    assert [(row["harmony"], row["seed"], row["evaluation"]["episodes"]) for row in rows] == [
+        ("on", 0, 2),
+        ("off", 0, 2),
+    ]
+    capsys.readouterr()
+    assert main([*words, "--seeds", "1", "--set=gamma=0.9"]) == 2
+    assert "was begun with other settings (gamma" in capsys.readouterr().err
+    assert main([*words[:4], "--folder", str(tmp_path), "--resume"]) == 2
+    assert f"Did you mean {folder}?" in capsys.readouterr().err
+
+
+def test_a_stopped_comparison_goes_on_in_the_run_that_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(report: train._Report) -> bool:
+        if report.num_timesteps == 46:
+            signal.raise_signal(signal.SIGTERM)
+        return True
+
+    asked = trained(monkeypatch)
+    words = ["compare", "CartPole-v1", "--seeds", "1", "--episodes", "1", "--steps", "60", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Report, "_on_step", stop)
+        assert main([*words, "--folder", str(tmp_path), "--checkpoint-every", "20"]) == 143
+    folder = tmp_path / "CartPole-v1_compare_1"
+    assert f"--folder {folder} --resume" in capsys.readouterr().out
+    assert main([*words, "--folder", str(folder), "--resume"]) == 0
+    assert asked[0] == 60
+    assert 0 < asked[1] < 20
+    assert asked[2:] == [60]
+    assert [path.name for path in (folder / "on_0").iterdir()] == ["CartPole-v1_1"]
 
 
 def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,6 +295,6 @@ def test_command_line_mistakes(
     assert main(["evaluate", "CartPole-v1", "--model", str(tmp_path / "agent.zip"), *change]) == 2
     assert message in capsys.readouterr().err
     assert main(["evaluate", "Acrobot-v1", "--model", str(tmp_path / "agent.zip")]) == 2
-    assert "spaces do not match" in capsys.readouterr().err
+    assert "cannot play Acrobot-v1" in capsys.readouterr().err
     assert main(["evaluate", "NoTask-v0", "--model", str(tmp_path / "agent.zip")]) == 2
     assert "cannot make 'NoTask-v0'" in capsys.readouterr().err

@@ -151,3 +151,15 @@ def test_episodes_shorter_than_a_strip_are_drawn_whole(space: Any, length: int, 
 def test_tables_of_states_can_be_played() -> None:
     env = gym.make("FrozenLake-v1")
     assert play(tiny("MlpPolicy", env), env, seed=1, steps=3).rewards
+
+
+@pytest.mark.parametrize("name", ["v.gif", "v", "v.mov"])
+def test_a_videos_name_says_what_it_is(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ends in \.mp4, .*; use v\.mp4"):
+        write_video(tmp_path / name, [np.zeros((8, 8, 3), np.uint8)], 10.0)
+
+
+@pytest.mark.parametrize("ending", filming.ENDINGS)
+def test_every_ending_can_be_read_again(ending: str, tmp_path: Path) -> None:
+    write_video(tmp_path / f"v{ending}", [np.zeros((8, 8, 3), np.uint8)] * 3, 10.0)
+    assert len(read_video(tmp_path / f"v{ending}")) == 3

@@ -132,3 +132,10 @@ def test_runs_are_told_apart_by_what_only_one_of_them_states() -> None:
     row = Run("classic/Catch", 0, {"size": "nano"}, {}, None)  # says nothing of the horizon
     assert plot.label([logged(), logged(horizon=3), row]) == ["hd_agents", "horizon 3", "hd_agents"]
     assert plot.label([logged(), logged(), row]) == ["hd_agents"] * 3
+
+
+def test_help_shows_one_percent_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["plot", "--help"])
+    printed = capsys.readouterr().out
+    assert "95% intervals" in " ".join(printed.split())

@@ -260,7 +260,11 @@ def test_enjoy_films_a_model(shipped: Path, saved: Path, tmp_path: Path, capsys:
     [
         (["atari100k/pong"], "No trained model ships"),
         (["nowhere.zip"], "no saved agent"),
-        (["classic/CartPole", "--task", "Acrobot-v1"], "spaces do not match"),
+        (
+            ["classic/CartPole", "--task", "Acrobot-v1"],
+            "the model classic/CartPole cannot play Acrobot-v1: the",
+        ),
+        (["classic/CartPole", "--video", "v.gif"], "use v.mp4"),
         (["classic/CartPole", "--episodes", "0"], "--episodes must be"),
     ],
 )

@@ -204,9 +204,21 @@ def test_train_gives_the_agent_that_the_command_line_trains(tmp_path: Path) -> N
 def test_train_refuses_what_does_not_exist() -> None:
     with pytest.raises(ValueError, match=r"batchsize=3: no such setting\. Did you mean batch_size"):
         zoo.train("classic/CartPole", batchsize=3)
+    for name in ("n_timesteps", "total_timesteps"):
+        with pytest.raises(ValueError, match=rf"{name}=60: no such setting\. Use the argument steps"):
+            zoo.train("classic/CartPole", **{name: 60})
     with pytest.raises(ValueError, match="Did you mean classic/CartPole"):
         zoo.train("classic/CartPoel")
     with pytest.raises(ValueError, match="steps must be a number from 1 up, not 0"):
         zoo.train("classic/CartPole", steps=0)
     with pytest.raises(ValueError, match="batch_size"):
         zoo.train("classic/CartPole", batch_size=0)
+
+
+def test_load_points_to_who_reads_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "agent.zip").touch()
+    for name, file in (("catch.zip", "catch.zip"), ("run", "run/agent.zip"), ("run/agent", "run/agent.zip")):
+        with pytest.raises(ValueError, match=rf"HarmonyDreamAgent\.load\('{file}'\)"):
+            zoo.load(name)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import pictures, train
 from hd_agents.cli.curves import draw_mean, smoothed
 from hd_agents.cli.models import bar_is_seen
+from hd_agents.cli.resuming import changed_settings, told_folder
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
-from hd_agents.evaluation import evaluate
+from hd_agents.evaluation import evaluate, protocol
+from hd_agents.host import atomic_write
+from hd_agents.zoo.training import Plan
 
 EVALUATION_SEED = 10_000  # of the first episode; the same episodes for every agent
+TABLE = "compare.json"
 COLOURS = {"on": "#08519c", "off": "#d94801"}
 MEANING = {"on": "with harmony", "off": "without harmony"}
 
@@ -25,13 +30,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "compare",
         help="train with and without harmony on the same seeds; one table and one figure",
         description="Train a task with each setting of harmony on the same seeds, evaluate every agent on the same "
-        "episodes by the papers' rule, and leave the runs, compare.json and compare.png in runs/<task>_compare_<n>/.",
+        "episodes by the papers' rule, and leave the runs, compare.json and compare.png in runs/<task>_compare_<n>/. "
+        "The same command with --resume and --folder, that folder, goes on with what is not done yet.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--harmony", nargs="+", choices=list(COLOURS), default=["on", "off"], help="default: on off")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 up (default: %(default)s)")
     parser.add_argument("--episodes", type=int, help="of each evaluation (default: the papers' number)")
-    train.add_plan_flags(parser)
+    train.add_plan_flags(parser, "comparison")
     parser.set_defaults(run=run)
 
 
@@ -39,24 +45,83 @@ def run(options: argparse.Namespace) -> int:
     """Compare as asked and return the exit status: 0, or 130 when Ctrl-C ended a training early."""
     if options.seeds < 1 or (options.episodes is not None and options.episodes < 1):
         raise UsageError("--seeds and --episodes must be 1 or more.")
-    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
-    make_env(plan.task).close()
-    folder = new_run_folder(options.folder, f"{plan.task}_compare")
-    rows: list[dict[str, Any]] = []
-    for seed in range(options.seeds):
-        for setting in options.harmony:
-            print(f"--- {plan.task}, {MEANING[setting]}, seed {seed}", flush=True)
-            parent = folder / f"{setting}_{seed}"
-            changed = [*options.settings, f"harmony={setting == 'on'}"]
-            arguments = {**vars(options), "seed": seed, "folder": parent, "settings": changed}
+    runs = {(setting, seed): _plan(setting, options) for seed in range(options.seeds) for setting in options.harmony}
+    task = next(iter(runs.values())).task
+    resumed = told_folder(options, "comparison") if options.resume else None
+    make_env(task).close()
+    folder = _own_folder(resumed, runs) if resumed else new_run_folder(options.folder or train.RUNS, f"{task}_compare")
+    rows = _read_rows(folder / TABLE)
+    for (setting, seed), plan in runs.items():
+        print(f"--- {task}, {MEANING[setting]}, seed {seed}", flush=True)
+        if _is_judged(rows.get((setting, seed)), task, options.episodes):
+            print("done already")
+            continue
+        own = _run_folder(folder, setting, seed)
+        if not _is_trained(own, plan):
+            arguments = {**vars(options), "seed": seed, "folder": own, "settings": _settings(setting, options)}
             if status := train.run(argparse.Namespace(**arguments)):
+                print(f"To go on with the comparison: the same command, with --folder {folder} --resume", flush=True)
                 return status
-            rows.append(_judge(parent if options.resume else next(parent.iterdir()), plan.task, setting, seed, options))
-            (folder / "compare.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    print(table(rows))
-    draw(folder / "compare.png", plan.task, rows)
-    print(f"  {folder / 'compare.json'}  every episode of every evaluation\n  {folder / 'compare.png'}")
+        rows[setting, seed] = _judge(_run_folder(folder, setting, seed), task, setting, seed, options)
+        with atomic_write(folder / TABLE) as file:
+            file.write((json.dumps(list(rows.values()), indent=1, allow_nan=False) + "\n").encode())
+    found = [rows[run] for run in runs]
+    print(table(found))
+    draw(folder / "compare.png", task, found)
+    print(f"  {folder / TABLE}  every episode of every evaluation\n  {folder / 'compare.png'}")
     return 0
+
+
+def _settings(setting: str, options: argparse.Namespace) -> list[str]:
+    return [*options.settings, f"harmony={setting == 'on'}"]
+
+
+def _plan(setting: str, options: argparse.Namespace) -> Plan:
+    settings = _settings(setting, options)
+    return make_plan(options.task, options.steps, options.size, options.device, settings, options.preset)
+
+
+def _own_folder(folder: Path, runs: Mapping[tuple[str, int], Plan]) -> Path:
+    """Make and return the folder of a comparison that may have begun there.
+
+    Raises UsageError if it holds anything else, or runs by other settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--folder {folder} is a file: give the comparison's folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not any(any(folder.glob(f"{setting}_*")) for setting in COLOURS):
+        there = sorted(path.parent for path in folder.glob(f"*/{TABLE}"))
+        hint = f" Did you mean {there[-1]}?" if there else ""
+        raise UsageError(
+            f"{folder} holds files, but no comparison: with --resume, --folder is the folder of one comparison.{hint}"
+        )
+    for (setting, seed), plan in runs.items():
+        if changed := changed_settings(_run_folder(folder, setting, seed) / "config.yml", plan, seed):
+            raise UsageError(f"{folder} was begun with other settings ({changed}): give another --folder.")
+    return folder
+
+
+def _run_folder(folder: Path, setting: str, seed: int) -> Path:
+    """Where a run of the comparison is, or goes: `train` without --resume makes a folder within the one it is told."""
+    own = folder / f"{setting}_{seed}"
+    return next((path.parent for path in own.glob("*/0.monitor.csv")), own)
+
+
+def _read_rows(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What was evaluated before, by harmony and seed."""
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return {(row["harmony"], row["seed"]): row for row in rows}
+
+
+def _is_judged(row: dict[str, Any] | None, task: str, episodes: int | None) -> bool:
+    """Whether a row is of as many episodes as are asked for."""
+    return row is not None and row["evaluation"]["episodes"] == (episodes or protocol(task)[1])
+
+
+def _is_trained(folder: Path, plan: Plan) -> bool:
+    """Whether a run has come to its end."""
+    path = folder / "agent.zip"
+    return path.exists() and HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= plan.steps
 
 
 def _judge(folder: Path, task: str, setting: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

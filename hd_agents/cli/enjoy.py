@@ -4,11 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from stable_baselines3.common.utils import check_for_correct_spaces
-
 from hd_agents import filming, zoo
 from hd_agents.cli import tasks
-from hd_agents.cli.models import checked, is_file, load_model
+from hd_agents.cli.models import MODEL, check_spaces, checked, load_model, model_file
 from hd_agents.cli.tasks import UsageError, make_env
 
 
@@ -19,9 +17,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="watch a trained agent play, or film it",
         description="Play episodes with a trained agent and print their returns; with --video, film them.",
     )
-    parser.add_argument("agent", metavar="TASK|FILE", help="a name that a model ships for, or an agent.zip")
+    parser.add_argument("agent", metavar="MODEL", help=MODEL)
     parser.add_argument("--task", help="what to play (default: what the model was trained on)")
-    parser.add_argument("--video", type=Path, metavar="MP4", help="film the episodes")
+    parser.add_argument("--video", type=Path, metavar="MP4", help=f"film the episodes ({', '.join(filming.ENDINGS)})")
     parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first episode (default: %(default)s)")
     tasks.add_device_flag(parser)
@@ -32,11 +30,13 @@ def run(options: argparse.Namespace) -> int:
     """Play as asked and return the exit status, 0."""
     if options.episodes < 1:
         raise UsageError(f"--episodes must be 1 or more, not {options.episodes}.")
+    if options.video is not None:
+        checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
     agent = load_model(options.agent, options.device)
     task = options.task or trained_on(options.agent)
     env = make_env(task, render=options.video is not None)
     try:
-        checked(lambda: check_for_correct_spaces(agent._wrap_env(env), agent.observation_space, agent.action_space))
+        check_spaces(agent, options.agent, task, env)
         played = [filming.play(agent, env, options.seed + number) for number in range(options.episodes)]
         fps = float(env.metadata.get("render_fps") or 30)
     finally:
@@ -57,9 +57,10 @@ def run(options: argparse.Namespace) -> int:
 
 def trained_on(model: str) -> str:
     """The task that a model was trained on: its card says it, or the file that its training left beside it."""
-    if not is_file(model):
+    file = model_file(model)
+    if file is None:
         return str(checked(lambda: zoo.card(model))["task"])
-    facts = Path(model).with_name(zoo.RUN)
+    facts = file.with_name(zoo.RUN)
     if not facts.is_file():
         raise UsageError(f"{model} does not say what it was trained on, and has no {zoo.RUN} beside it: add --task.")
     return str(checked(lambda: json.loads(facts.read_text(encoding="utf-8")))["task"])

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hd_agents.cli import tasks
-from hd_agents.cli.models import bar_is_seen, checked, load_model
+from hd_agents.cli.models import MODEL, bar_is_seen, check_spaces, checked, load_model
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.evaluation import RULES, Evaluation, evaluate
 from hd_agents.host import atomic_write
@@ -21,9 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "successes and seeds, and the versions of everything, as JSON. The same command gives the same numbers again.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
-    parser.add_argument(
-        "--model", required=True, metavar="FILE", help="agent.zip of a training run, or a name that a model ships for"
-    )
+    parser.add_argument("--model", required=True, help=MODEL)
     parser.add_argument("--episodes", type=int, help="default: 100 for Atari, 10 for the robotics suites, 20 elsewhere")
     parser.add_argument(
         "--rule",
@@ -45,7 +43,11 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate as asked and return the exit status, 0."""
     agent = load_model(options.model, options.device)
     task = task_id(options.task)
-    make_env(task).close()  # says what is missing where there is no such task
+    env = make_env(task)  # says what is missing where there is no such task
+    try:
+        check_spaces(agent, options.model, task, env)
+    finally:
+        env.close()
     arguments = (options.episodes, options.rule, options.seed, options.n_envs, bar_is_seen())
     found = checked(lambda: evaluate(agent, task, *arguments))
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}

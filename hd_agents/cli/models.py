@@ -1,6 +1,7 @@
 """`hd-agents list` and `hd-agents zoo`: what there is to learn, and the models that were trained on it."""
 
 import argparse
+import difflib
 import importlib.util
 import json
 import sys
@@ -8,15 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import report
 from hd_agents.cli.tasks import UsageError
 from hd_agents.jsonable import ArchiveError
+from hd_agents.zoo.models import agent_file, is_package
 from hd_agents.zoo.precision import BITS
 
 FAILED = 1  # exit status of a verification that fails
+# What a model may be given as.
+MODEL = "a name of `hd-agents list --pretrained`, agent.zip, a run's or a package's folder, or org/repo of the Hub"
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -120,13 +125,13 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def load_model(name: str, device: str) -> HarmonyDreamAgent:
-    """The agent of a file of `save`, of a package's folder, or of a name of the zoo."""
+    """The agent of MODEL."""
     try:
         get_device(device)
     except (RuntimeError, AssertionError) as error:  # what torch raises depends on what it was built for
         raise UsageError(f"--device {device}: {error}") from error
-    if is_file(name):
-        return checked(lambda: HarmonyDreamAgent.load(name, device=device, verbose=0))
+    if (file := model_file(name)) is not None:
+        return checked(lambda: HarmonyDreamAgent.load(file, device=device, verbose=0))
     return checked(lambda: zoo.load(name, device=device))
 
 
@@ -135,9 +140,37 @@ def bar_is_seen() -> bool:
     return sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
 
 
-def is_file(name: str) -> bool:
-    """Whether a file is meant, rather than a name of the zoo or a package's folder."""
-    return Path(name).is_file() or name.endswith(".zip")
+def model_file(name: str) -> Path | None:
+    """The agent's file that is meant; None where it is a package, here or elsewhere.
+
+    Raises UsageError for a folder or path without one, naming what is near.
+    """
+    if is_package(name) or name in zoo.pretrained():
+        return None
+    if (file := agent_file(name)) is not None:
+        return file
+    path = Path(name)
+    folder = path if path.is_dir() else path.parent
+    if folder != Path():
+        there = [str(found) for glob in ("agent*.zip", "*/agent*.zip") for found in folder.glob(glob)]
+        if near := difflib.get_close_matches(name, there, n=1, cutoff=0.0):
+            raise UsageError(f"{name} is no agent's file, no run with an agent.zip and no package: is it {near[0]}?")
+    if path.is_dir():
+        raise UsageError(f"{name} holds no agent.zip, and is no package.")
+    return path if path.suffix == ".zip" else None
+
+
+def check_spaces(agent: HarmonyDreamAgent, model: str, task: str, env: gym.Env[Any, Any]) -> None:
+    """Raises UsageError where a model cannot play in the task's environment."""
+    wrapped = agent._wrap_env(env)  # as in training: images come channels first
+    for name in ("observation_space", "action_space"):
+        ours, theirs = getattr(agent, name), getattr(wrapped, name)
+        if ours != theirs:
+            what = name.replace("_", " ")
+            raise UsageError(
+                f"the model {model} cannot play {task}: the model's {what} is {ours}, the task's is {theirs}. Give the "
+                "task that the model was trained on, or a model of this task."
+            )
 
 
 def checked(action: Callable[[], Any]) -> Any:

@@ -43,7 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="learning curves and aggregate scores of runs, beside the published ones",
         description="Draw learning curves (a thin line per seed, a thick one for the mean), the scores of every task, "
         "and per suite the interquartile mean, median, mean, optimality gap, performance profiles and probability of "
-        "improvement with 95%% intervals by rliable. Runs by different settings get lines of their own. Atari's games "
+        "improvement with 95% intervals by rliable. Runs by different settings get lines of their own. Atari's games "
         "have the official curves and scores beside them.",
     )
     what = "folders of runs, tables of results (.csv), or suites: their results in the zoo (default: runs)"

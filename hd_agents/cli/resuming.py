@@ -21,6 +21,13 @@ DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "devic
 DEFAULTS |= {"track_project": PROJECT}
 
 
+def told_folder(options: argparse.Namespace, what: str) -> Path:
+    """The folder that ``--resume`` goes on in. Raises UsageError if none was given."""
+    if options.folder is None:
+        raise UsageError(f"--resume needs --folder, the folder of the {what} itself, such as --folder runs/my_{what}.")
+    return Path(options.folder)
+
+
 def own_run_folder(folder: Path) -> Path:
     """Make and return the folder of a run that may have begun there. Raises UsageError if it holds anything else."""
     if folder.exists() and not folder.is_dir():
@@ -45,6 +52,11 @@ def resume(
     except CheckpointError:
         raise
     except (TypeError, ValueError) as error:
+        if "spaces do not match" in str(error):
+            raise UsageError(
+                f"{folder} holds a run of {_task_of(folder)}, which cannot go on with {plan.task}: {error} (the run's, "
+                "then the task's). Give the run's task, or another --folder."
+            ) from error
         raise UsageError(str(error)) from error
     for warning in caught:
         print(f"Warning: {warning.message}", file=sys.stderr)
@@ -85,6 +97,14 @@ def changed_settings(config: Path, plan: Plan, seed: int) -> str:
     now, then = plan.settings(seed), yaml.safe_load(config.read_text(encoding="utf-8")).get(plan.task, {})
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     return ", ".join(f"{key} {then.get(key)} -> {now.get(key)}" for key in keys)
+
+
+def _task_of(folder: Path) -> str:
+    """The task of the run in a folder, as far as its files tell."""
+    import yaml
+
+    config = folder / "config.yml"
+    return ", ".join(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.exists() else "another task"
 
 
 def _forget_episodes(folder: Path, steps: int) -> None:

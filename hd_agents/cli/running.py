@@ -39,7 +39,7 @@ def run_jobs(
     :param watch: called several times a second with the jobs that run.
     """
     waiting, running = deque(jobs), dict[Job, tuple[subprocess.Popen[bytes], deque[tuple[str, ...]]]]()
-    with _sigterm_as_exit():
+    with sigterm_as_exit():
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
@@ -116,8 +116,8 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 @contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM ends this process by an exception, so that it can stop its children."""
+def sigterm_as_exit() -> Iterator[None]:
+    """Inside, SIGTERM raises SystemExit: time to stop children, or to save."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,14 +69,28 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _device(text: str) -> str:
+    if text == "auto":
+        return text
     try:
-        return text if text == "auto" else str(torch.device(text))
+        device = torch.device(text)
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no device: use auto, cpu, cuda or cuda:N") from error
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:  # Stable-Baselines3 would quietly take the CPU
+        devices = ", ".join(f"cuda:{index}" for index in range(there)) or "no CUDA device"
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not there, PyTorch finds {devices}: use auto or cpu, or install driver and PyTorch for CUDA"
+        )
+    return str(device)
 
 
 def task_id(task: str) -> str:
-    """The Gymnasium id of a name of the zoo, or the id itself. Raises UsageError for what is neither."""
+    """The Gymnasium id of a name of the zoo, or the id itself. Raises UsageError for what is neither.
+
+    The module of an id `module:Name-v0` is looked for in the current directory too, as `python -m` does.
+    """
+    if ":" in task and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         return zoo.env_id(task)
     except ValueError as error:

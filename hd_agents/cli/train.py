@@ -2,26 +2,30 @@
 
 import argparse
 import importlib.util
+import inspect
 import json
 import math
 import shlex
 import sys
 import time
+from contextlib import nullcontext
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures, tasks, tracking
-from hd_agents.cli.resuming import own_run_folder, repeat_command, resume, resume_command
+from hd_agents.cli.resuming import own_run_folder, repeat_command, resume, resume_command, told_folder
+from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.host import atomic_write
@@ -30,6 +34,7 @@ from hd_agents.restoring import system_info
 from hd_agents.zoo.training import Plan
 
 DEFAULT_TASK = "hd_agents/Catch-v0"
+RUNS = Path("runs")  # where run folders go
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
 EPISODES = 3  # played for the video
 REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
@@ -42,9 +47,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "train",
         help="learn a task; leaves agent, video, learning curve and dream in a folder of runs/",
-        description="Learn a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png (for tasks with images), "
+        description="Learn a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png, "
         "TensorBoard logs, 0.monitor.csv (every episode), config.yml and run.json in runs/<task>_<n>/. Ctrl-C stops "
-        "early and still leaves them.",
+        "early and still leaves them; SIGTERM leaves the agent.",
     )
     parser.add_argument(
         "task",
@@ -57,15 +62,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
-def add_plan_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how a task is trained and where the run goes."""
+def add_plan_flags(parser: argparse.ArgumentParser, what: str = "run") -> None:
+    """Add the flags that say how a task is trained and where the run, or ``what`` consists of runs, goes."""
     add_setting_flags(parser)
-    folder_help = "where run folders go (default: %(default)s); with --resume, the folder of the run itself"
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help=folder_help)
+    folder_help = f"where {what} folders go (default: {RUNS}); with --resume, the folder of the {what} itself"
+    parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument(
         "--checkpoint-every", type=float, metavar="STEPS", help="store the whole run every so many env steps"
     )
-    resume_help = "go on with the run in --folder where it was stored last; begin it, if there is none yet"
+    resume_help = f"go on with the {what} in --folder where it was stored last; begin it, if there is none yet"
     parser.add_argument("--resume", action="store_true", help=resume_help)
     tracking.add_flags(parser)
 
@@ -90,11 +95,14 @@ def run(options: argparse.Namespace) -> int:
     if options.track:
         tracking.check_installed()
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+    resumed = told_folder(options, "run") if options.resume else None
     make_env(plan.task).close()  # a task that does not exist gets no folder
+    if get_device(options.device).type == "cpu":
+        _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
     checkpointing = options.resume or options.checkpoint_every is not None
     if options.checkpoint_every is not None and not 1 <= options.checkpoint_every < math.inf:
         raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {options.checkpoint_every:g}.")
-    folder = own_run_folder(options.folder) if options.resume else new_run_folder(options.folder, plan.task)
+    folder = own_run_folder(resumed) if resumed else new_run_folder(options.folder or RUNS, plan.task)
     resuming = bool(steps_in(folder / CHECKPOINTS))
     if not resuming and (folder / "agent.zip").exists():
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
@@ -119,6 +127,12 @@ def run(options: argparse.Namespace) -> int:
         env.close()
     if status and checkpoint:
         print(f"To go on: {resume_command(options, folder)}", flush=True)
+    elif status:
+        print(
+            f"The agent of {agent.num_timesteps} env steps is in {folder / 'agent.zip'}. Without checkpoints this run "
+            f"cannot be gone on with; for one that can, add --checkpoint-every {max(1, plan.steps // REPORTS)}.",
+            flush=True,
+        )
     if status != SIGNALS["SIGTERM"]:
         _leave_pictures(agent, plan.task, options.seed, folder)
     return status
@@ -128,6 +142,18 @@ def _check_installed() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"not installed: {', '.join(missing)}. Install them with: pip install 'hd_agents[train]'")
+
+
+@cache  # `compare` trains several times, and once is enough
+def _hint_of_gpu(size: str) -> None:
+    """What to expect, and to do, where networks of this size learn on the CPU."""
+    if size != "nano":
+        print(
+            f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU; how long a step takes is not "
+            "known yet. For a CPU there are --preset nano, and --set train_ratio=... for fewer updates.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Path) -> HarmonyDreamAgent:
@@ -195,10 +221,11 @@ def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | Non
     callbacks: list[BaseCallback] = [_Report(max(1, steps // REPORTS), facts), *([checkpoint] if checkpoint else [])]
     left = max(0, steps - agent.num_timesteps)
     try:
-        agent.learn(left, callback=callbacks, progress_bar=True, reset_num_timesteps=False)
-    except KeyboardInterrupt:
+        with nullcontext() if checkpoint else sigterm_as_exit():  # a checkpoint sees to signals by itself
+            agent.learn(left, callback=callbacks, progress_bar=True, reset_num_timesteps=False)
+    except (KeyboardInterrupt, SystemExit) as stop:
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
-        return SIGNALS["SIGINT"]
+        return SIGNALS["SIGTERM" if isinstance(stop, SystemExit) else "SIGINT"]
     return SIGNALS[checkpoint.stopped_by] if checkpoint and checkpoint.stopped_by else 0
 
 

@@ -59,8 +59,8 @@ def load(name: str | Path, version: str | None = None, device: torch.device | st
         one version of a model, and this is the commit that its card says it was trained with, of at least 7 digits:
         any other is refused, None is not compared.
     :param device: as for the agent's constructor.
-    :raises ValueError: for a name without a model, saying which there are, for another version and for a damaged
-        package.
+    :raises ValueError: for a name without a model, saying which there are, for an agent's file, which is read by
+        :meth:`HarmonyDreamAgent.load`, for another version and for a damaged package.
     :raises ConnectionError: where the Hub cannot be reached.
     """
     return packages.read(locate(name, version), device)
@@ -102,7 +102,10 @@ def locate(name: str | Path, version: str | None = None, media: bool = False) ->
 
     :param media: fetch also what is for people, such as the video.
     """
-    local = (Path(name) / packages.CARD).is_file()
+    local = is_package(name)
+    file = agent_file(name)
+    if not local and str(name) not in pretrained() and (file is not None or Path(name).suffix == ".zip"):
+        raise ValueError(f"{name} is no package but an agent's file: HarmonyDreamAgent.load({str(file or name)!r}).")
     if not local and (source := hub.repository(str(name))) is not None:
         return hub.download(source, version, media)
     found = Path(name) if local else _shipped(str(name))
@@ -110,6 +113,17 @@ def locate(name: str | Path, version: str | None = None, media: bool = False) ->
     if version is not None and not (len(version) >= 7 and commit.startswith(version)):
         raise ValueError(f"version={version!r}: {name} is there once, trained with commit {commit}; leave version out.")
     return found
+
+
+def is_package(name: str | Path) -> bool:
+    """Whether a package's folder is meant."""
+    return (Path(name) / packages.CARD).is_file()
+
+
+def agent_file(name: str | Path) -> Path | None:
+    """The file of ``save`` that is meant: by its path, with or without ``.zip``, or by its run's folder; else None."""
+    candidates = (Path(name), Path(f"{name}.zip"), Path(name) / "agent.zip")
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _shipped(name: str) -> Path:

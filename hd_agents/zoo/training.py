@@ -19,6 +19,9 @@ from hd_agents.zoo.catalogue import env_id, hyperparameters, make_env
 
 # Constructor arguments that a run fills in itself.
 RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
+# What is no setting, but an argument of its own.
+ARGUMENTS = {"steps": "steps", "n_timesteps": "steps", "total_timesteps": "steps"}
+ARGUMENTS |= {name: name for name in ("seed", "device", "preset")}
 MAX_BUFFER = 1_000_000  # rows of replay
 MIN_BUFFER = 10_000
 
@@ -86,6 +89,9 @@ def plan(
     values = {"n_envs": 1, **(hyperparameters(task, preset) or _fitting(task, device))}
     allowed = settable()
     for key, value in (settings or {}).items():
+        if key in ARGUMENTS:
+            own = ARGUMENTS[key]
+            raise ValueError(f"{key}={value!r}: no such setting. Use the argument {own}; on the command line --{own}.")
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=3) or sorted(allowed)
             raise ValueError(f"{key}={value!r}: no such setting. Did you mean {', '.join(near)}?")
