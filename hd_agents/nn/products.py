@@ -1,6 +1,6 @@
 """Matrix products in float32 on a CPU, which PyTorch leaves to MKL.
 
-On processors that are not Intel's, MKL takes no notice of AVX512, which is half of the speed of those that have it.
+On processors that are not Intel's, MKL takes no notice of AVX512, which can be half of the speed of those that have it.
 oneDNN, which comes with PyTorch for its convolutions, does use it. So there it makes the large products too.
 ``torch.backends.mkldnn.enabled = False`` leaves all of them to MKL, and its convolutions to PyTorch.
 """

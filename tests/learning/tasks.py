@@ -48,7 +48,7 @@ def _pendulum() -> Env:
 TASKS = {
     # environment, policy, steps, bar, best, chance, threads
     "cartpole": Task(_cartpole, "MlpPolicy", 10_000, 300.0, 500.0, 22.0),
-    "no_velocity": Task(_no_velocity, "MlpPolicy", 14_000, 250.0, 500.0, 22.0),  # memory
+    "no_velocity": Task(_no_velocity, "MlpPolicy", 10_000, 250.0, 500.0, 22.0),  # memory
     "pendulum": Task(_pendulum, "MlpPolicy", 4_000, -250.0, -145.0, -1225.0),  # continuous actions
     "catch": Task(Catch, "CnnPolicy", 3_000, 6.4, 8.0, -4.0, threads=2),  # pixels
     "rendezvous": Task(Rendezvous, "MultiInputPolicy", 3_000, 1.0, 2.8, -6.1),  # Dict observations
