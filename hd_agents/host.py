@@ -38,22 +38,21 @@ def available_memory() -> int | None:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies matrices of bfloat16 itself (AVX512-BF16 or AMX); False where nothing tells."""
-    try:
-        lines = CPUINFO.read_text().splitlines()
-    except OSError:
-        return False
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_fact("flags"))
 
 
 def cpu_beyond_mkl() -> bool:
     """Whether the processor has AVX512 without being Intel's, whose MKL does not use it then; False if unknown."""
+    return "avx512f" in _cpu_fact("flags") and _cpu_fact("vendor_id") != ["GenuineIntel"]
+
+
+def _cpu_fact(name: str) -> list[str]:
+    """The words that the system has on the first processor under ``name``; none where it does not tell."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
-        return False
-    facts = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
-    return "avx512f" in facts.get("flags", []) and facts.get("vendor_id") != ["GenuineIntel"]
+        return []
+    return next((line.partition(":")[2].split() for line in lines if line.partition(":")[0].strip() == name), [])
 
 
 def keep_freed_memory() -> bool:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def learn(folder: Path, *arguments: str) -> int:
     return main(["train", "CartPole-v1", "--folder", str(folder), "--device", "cpu", *TINY, *arguments])
+
+
+def stop_by(number: signal.Signals) -> Callable[[train._Report], bool]:
+    """A report that sends its own process a signal after 46 env steps."""
+
+    def stop(report: train._Report) -> bool:
+        if report.num_timesteps == 46:
+            signal.raise_signal(number)
+        return True
+
+    return stop
 
 
 def test_resume_begins_goes_on_and_has_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,14 +68,13 @@ def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_run_says_how_to_go_on(
-    number: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stop(report: train._Report) -> bool:
-        if report.num_timesteps == 46:
-            signal.raise_signal(number)
-        return True
-
-    monkeypatch.setattr(train._Report, "_on_step", stop)
+    monkeypatch.setattr(train._Report, "_on_step", stop_by(number))
     assert learn(tmp_path, "--steps", "100", "--checkpoint-every", "1e3") == status
     printed = capsys.readouterr().out
     assert ("pictures" in printed) == (number == signal.SIGINT)  # whoever terminates a process wants it to end
@@ -117,16 +128,15 @@ def test_a_finished_run_without_checkpoints_is_left_alone(tmp_path: Path, capsys
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_without_checkpoints_leaves_its_agent(
-    number: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stop(report: train._Report) -> bool:
-        if report.num_timesteps == 46:
-            signal.raise_signal(number)
-        return True
-
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # without the fix not the end of all tests
     try:
-        monkeypatch.setattr(train._Report, "_on_step", stop)
+        monkeypatch.setattr(train._Report, "_on_step", stop_by(number))
         assert learn(tmp_path, "--steps", "100") == status
     finally:
         signal.signal(signal.SIGTERM, before)

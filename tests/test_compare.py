@@ -11,6 +11,7 @@ import yaml
 from hd_agents import HarmonyDreamAgent, filming
 from hd_agents.cli import compare, main, train
 from tests.test_cli import TINY
+from tests.test_cli_resume import stop_by
 
 ROWS = [
     {"harmony": setting, "seed": seed, "evaluation": {"mean_return": 10.0 * seed + plus}}
@@ -90,15 +91,10 @@ def test_a_comparison_goes_on(
 def test_a_stopped_comparison_goes_on_in_the_run_that_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(report: train._Report) -> bool:
-        if report.num_timesteps == 46:
-            signal.raise_signal(signal.SIGTERM)
-        return True
-
     asked = trained(monkeypatch)
     words = ["compare", "CartPole-v1", "--seeds", "1", "--episodes", "1", "--steps", "60", *TINY]
     with monkeypatch.context() as patch:
-        patch.setattr(train._Report, "_on_step", stop)
+        patch.setattr(train._Report, "_on_step", stop_by(signal.SIGTERM))
         assert main([*words, "--folder", str(tmp_path), "--checkpoint-every", "20"]) == 143
     folder = tmp_path / "CartPole-v1_compare_1"
     assert f"--folder {folder} --resume" in capsys.readouterr().out

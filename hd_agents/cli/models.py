@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import report
@@ -126,10 +125,6 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def load_model(name: str, device: str) -> HarmonyDreamAgent:
     """The agent of MODEL."""
-    try:
-        get_device(device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises depends on what it was built for
-        raise UsageError(f"--device {device}: {error}") from error
     if (file := model_file(name)) is not None:
         return checked(lambda: HarmonyDreamAgent.load(file, device=device, verbose=0))
     return checked(lambda: zoo.load(name, device=device))
