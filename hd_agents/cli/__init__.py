@@ -8,7 +8,20 @@ from typing import Any
 
 import hd_agents
 from hd_agents.checkpoint import CheckpointError
-from hd_agents.cli import benchmark, compare, completion, enjoy, evaluate, hub, models, plot, replay_nan, train, tune
+from hd_agents.cli import (
+    benchmark,
+    check,
+    compare,
+    completion,
+    enjoy,
+    evaluate,
+    hub,
+    models,
+    plot,
+    replay_nan,
+    train,
+    tune,
+)
 from hd_agents.cli.tasks import UsageError
 
 
@@ -16,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv` (default: the process's own) and return the exit status.
 
     0: done; 1: a model that fails its verification, a benchmark with runs that failed, a checkpoint that cannot be
-    written or read, or a `replay-nan` that found nothing; 2: a mistake in what was typed, told in one line; 130, 143:
+    written or read, or a `replay-nan` that found nothing, or
+    an environment that a `check` finds not sound; 2: a mistake in what was typed, told in one line; 130, 143:
     stopped by Ctrl-C or SIGTERM (a training saves what there is first).
     """
     options = build_parser().parse_args(argv)
@@ -42,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for command in (models, train, enjoy, evaluate, compare, benchmark, plot, tune, hub, replay_nan, completion):
+    for command in (models, check, train, enjoy, evaluate, compare, benchmark, plot, tune, hub, replay_nan, completion):
         command.add_parser(commands)
     return parser
 

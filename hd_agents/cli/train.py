@@ -149,8 +149,8 @@ def _hint_of_gpu(size: str) -> None:
     """What to expect, and to do, where networks of this size learn on the CPU."""
     if size != "nano":
         print(
-            f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU; how long a step takes is not "
-            "known yet. For a CPU there are --preset nano, and --set train_ratio=... for fewer updates.",
+            f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU. `hd-agents check` with the same "
+            "task and flags tells how long it takes; --preset nano and --set train_ratio=... make it shorter.",
             file=sys.stderr,
             flush=True,
         )

@@ -1,0 +1,206 @@
+"""`hd-agents check`: whether an environment is sound, what would learn on it, and how long that takes here."""
+
+import argparse
+import os
+import statistics
+import time
+import warnings
+from typing import NamedTuple
+
+import torch
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.cli import train
+from hd_agents.cli.tasks import UsageError, make_env, make_plan
+from hd_agents.collection import make_replay
+from hd_agents.host import format_bytes
+from hd_agents.zoo.training import Plan
+
+FAILED = 1  # exit status where the environment is not sound
+STEPS, SECONDS = 1_000, 10.0  # of random play at most, and of acting a quarter of each; but always a sequence
+UPDATES = 5  # at most, after the first
+SEED = 0
+
+
+class Times(NamedTuple):
+    """Seconds on this machine, the environment's own included.
+
+    :param random: of an env step with a random action. :param acting: of one that the policy chose.
+    :param update: of a gradient step. :param first_update: of the first one, compilation included.
+    """
+
+    random: float
+    acting: float
+    update: float
+    first_update: float
+
+    def of(self, plan: Plan, agent: HarmonyDreamAgent) -> tuple[int, float, float]:
+        """Gradient steps of the whole run, the seconds that they take, and those of everything else."""
+        chosen = max(0, plan.steps - agent.learning_starts)
+        earned = chosen * agent.train_ratio / (agent.batch_size * agent.sequence_length)
+        updates = int(earned) + (agent.pretrain_steps if chosen else 0)
+        return updates, updates * self.update, (plan.steps - chosen) * self.random + chosen * self.acting
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `check` and its flags to the command line."""
+    parser = commands.add_parser(
+        "check",
+        help="see whether an environment is sound, and how long training on it takes here",
+        description="Put an environment through Gymnasium's checks, play it at random, build the agent that `hd-agents "
+        "train` with the same flags would train, time its parts, and say how long the whole run takes on this machine. "
+        "Leaves nothing behind. Exit status 1 if the environment is not sound.",
+    )
+    parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
+    train.add_setting_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check as asked and return the exit status: 0, or FAILED where the environment is not sound."""
+    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+    fault, remarks = faults(plan.task)
+    print(f"{plan.task}: {'NOT SOUND: ' + fault if fault else 'passed the checks of Gymnasium'}", flush=True)
+    for remark in remarks:
+        print(f"  remark: {remark}")
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    env = make_vec_env(lambda: make_env(plan.task), plan.n_envs, seed=SEED)
+    try:
+        agent = HarmonyDreamAgent(env=env, seed=SEED, device=options.device, verbose=1, **plan.arguments)
+        print(_tell(plan, agent, measure(agent)))
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    except Exception as error:
+        if fault is None:
+            raise
+        print(f"Not timed: {_told(error)}")
+    finally:
+        env.close()
+    if busy > 1.0:
+        print(f"The machine had other work to do (a load of {busy:.1f}): alone it is faster.")
+    return FAILED if fault else 0
+
+
+def faults(task: str) -> tuple[str | None, list[str]]:
+    """What Gymnasium finds wrong with a task's environment, or None, and what it remarks on besides."""
+    env, fault = make_env(task), None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
+        except Exception as error:  # whatever an environment of anybody's does
+            fault = _told(error)
+        finally:
+            env.close()
+    texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
+    return fault, list(dict.fromkeys(texts))
+
+
+def measure(agent: HarmonyDreamAgent) -> Times:
+    """Time an agent in its environments. It has learned a little, and has a small replay, afterwards."""
+    agent.verbose, least = 0, agent.sequence_length * agent.n_envs
+    rows = 2 * (STEPS + least)  # a row per step, and one more per episode
+    agent.replay_buffer = make_replay(agent.policy, rows, agent.n_envs, agent.sequence_length)
+    starts, ratio = agent.learning_starts, agent.train_ratio
+    agent.learning_starts, agent.train_ratio = rows, 0.0
+    random = _Clock(least, STEPS, SECONDS)
+    agent.learn(rows, callback=random, log_interval=None)
+    print(_played(agent, random), flush=True)
+    agent.learning_starts = 0
+    acting = _Clock(0, STEPS // 4, SECONDS / 4)
+    agent.learn(rows, callback=acting, log_interval=None, reset_num_timesteps=False)
+    seconds: list[float] = []
+    while len(seconds) < 2 or (len(seconds) <= UPDATES and sum(seconds) < SECONDS):
+        begun = time.perf_counter()
+        agent.train(1)
+        if agent.device.type == "cuda":
+            torch.cuda.synchronize(agent.device)
+        seconds.append(time.perf_counter() - begun)
+    agent.learning_starts, agent.train_ratio = starts, ratio
+    return Times(random.per_step(), acting.per_step(), statistics.median(seconds[1:]), seconds[0])
+
+
+class _Clock(BaseCallback):
+    """Lets ``learn`` go on for as long as is wanted, and times its steps, but for the first one of every environment.
+
+    :param least: env steps, however long they take. :param most: env steps. :param seconds: after ``least``.
+    """
+
+    def __init__(self, least: int, most: int, seconds: float) -> None:
+        super().__init__()
+        self._least, self._most, self._limit = least, max(least, most), seconds
+        self.steps, self.seconds = 0, 0.0
+        self.rewards: list[float] = []
+        self._begun = 0.0
+
+    def per_step(self) -> float:
+        """Seconds of one env step."""
+        return self.seconds / max(1, self.steps)
+
+    def _on_step(self) -> bool:
+        now = time.perf_counter()
+        self.rewards += map(float, self.locals["rewards"])
+        if self._begun:
+            self.steps += self.training_env.num_envs
+            self.seconds = now - self._begun
+        self._begun = self._begun or now
+        return self.steps < self._least or (self.steps < self._most and self.seconds < self._limit)
+
+
+def _played(agent: HarmonyDreamAgent, clock: _Clock) -> str:
+    """What random play was like."""
+    episodes = agent.ep_info_buffer or ()
+    low, high = min(clock.rewards), max(clock.rewards)
+    text = f"Random play: {1 / clock.per_step():,.0f} env steps/s; rewards from {low:g} to {high:g}"
+    if not episodes:
+        return f"{text}; no episode ended within {clock.steps:,} steps"
+    ends = ("steps", "l", ".0f"), ("returns", "r", ".4g")
+    ranges = [
+        f"{what} {min(one[key] for one in episodes):{form}} to {max(one[key] for one in episodes):{form}}"
+        for what, key, form in ends
+    ]
+    return f"{text}; the last {len(episodes)} episodes: {', '.join(ranges)}"
+
+
+def _tell(plan: Plan, agent: HarmonyDreamAgent, times: Times) -> str:
+    """The times in words."""
+    where = f"{torch.get_num_threads()} threads of the CPU"
+    if agent.device.type == "cuda":
+        memory = format_bytes(torch.cuda.max_memory_allocated(agent.device))
+        where = f"{torch.cuda.get_device_name(agent.device)}, {memory} of its memory at most"
+    precision = "bfloat16" if agent.learner.bfloat16 else "float32"
+    updates, learning, others = times.of(plan, agent)
+    whole = learning + others
+    return (
+        f"Acting: {_spell(times.acting)} per env step, the environment's own time included\n"
+        f"Gradient step: {_spell(times.update)} in {precision} ({where}); the first took {_spell(times.first_update)}\n"
+        f"The whole run, {plan.steps:,} env steps and {updates:,} gradient steps: about {_spell(whole)}, "
+        f"{learning / whole:.0%} of it gradient steps\n"
+        "Fewer gradient steps: --set train_ratio=...; a smaller agent: --size ..., --preset nano"
+    )
+
+
+def _spell(seconds: float) -> str:
+    """A duration for people: "3.1 ms", "45 s", "1 h 20 min", "3 days 4 h"."""
+    for unit, size in (("ms", 1e-3), ("s", 1.0)):
+        if seconds < 60 and seconds < 1000 * size:
+            return f"{seconds / size:.3g} {unit}"
+    minutes = round(seconds / 60)
+    parts = {"days": minutes // 1440, "h": minutes // 60 % 24, "min": minutes % 60}
+    largest = next((index for index, count in enumerate(parts.values()) if count), 2)
+    told = list(parts.items())[largest : largest + 2]
+    return " ".join(f"{count} {'day' if (unit, count) == ('days', 1) else unit}" for unit, count in told if count)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {_plain(str(error))}"
+
+
+def _plain(text: str) -> str:
+    """Without the colours that Gymnasium gives its warnings, and in one line."""
+    for colour in ("\x1b[33m", "\x1b[0m"):
+        text = text.replace(colour, "")
+    return " ".join(text.removeprefix("WARN: ").split())

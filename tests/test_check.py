@@ -1,0 +1,133 @@
+"""`hd-agents check`: what it says of sound and unsound environments, and how it comes to the time of a run."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.cli import check, main
+from hd_agents.cli.tasks import make_plan
+
+FAULTS = ("", "leaves", "wanders", "fails")
+STARTS = itertools.cycle(range(50))
+TINY = ["--set=batch_size=2", "--set=sequence_length=8", "--set=train_ratio=4", "--set=learning_starts=40"]
+
+
+class Drift(gym.Env[np.ndarray, int]):
+    """Counts up. Faults by name: it leaves its space, starts anywhere whatever the seed, or fails."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.observation_space = spaces.Box(0.0, 100.0, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.fault = fault
+
+    def _seen(self) -> np.ndarray:
+        return np.array([-1.0 if self.fault == "leaves" else float(self.start + self.count)], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        if self.fault == "fails":
+            raise RuntimeError("no robot on the line")
+        self.count = 0
+        self.start = next(STARTS) if self.fault == "wanders" else 0
+        return self._seen(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.count += 1
+        return self._seen(), float(self.count), False, self.count == 7, {}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(check, "STEPS", 60)
+    monkeypatch.setattr(check, "UPDATES", 2)
+    for fault in FAULTS:
+        gym.register(f"Drift{fault.title()}-v0", lambda fault=fault: Drift(fault))
+    yield
+    for fault in FAULTS:
+        del gym.registry[f"Drift{fault.title()}-v0"]
+
+
+def test_sound_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "Drift-v0", "--steps", "1000", *TINY, "--set=pretrain_steps=3"]) == 0
+    said = capsys.readouterr().out
+    assert "Drift-v0: passed the checks of Gymnasium" in said
+    assert "steps 7 to 7, returns 28 to 28" in said
+    assert "rewards from 1 to 7" in said
+    assert "Gradient step: " in said
+    # 960 steps after the random ones, 4 replayed steps each, of 2 x 8 in a gradient step; and three at once.
+    assert "1,000 env steps and 243 gradient steps: about" in said
+
+
+@pytest.mark.filterwarnings("ignore:.*is not within the observation space:UserWarning")
+def test_observation_outside_its_space(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "DriftLeaves-v0", *TINY]) == check.FAILED
+    said = capsys.readouterr().out
+    assert "DriftLeaves-v0: NOT SOUND: AssertionError: " in said
+    assert "The whole run" in said  # which may learn: Gymnasium only warns in play
+    assert "\x1b" not in said
+
+
+def test_environment_without_a_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "DriftWanders-v0", *TINY]) == check.FAILED
+    said = capsys.readouterr().out
+    assert "DriftWanders-v0: NOT SOUND: AssertionError: " in said
+    assert "seed" in said
+    assert "The whole run" in said  # which may learn, though not twice in the same way
+
+
+def test_environment_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "DriftFails-v0", *TINY]) == check.FAILED
+    said = capsys.readouterr().out
+    assert "NOT SOUND: RuntimeError: no robot on the line" in said
+    assert "Not timed: RuntimeError: no robot on the line" in said
+
+
+def test_settings_that_are_not_allowed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "Drift-v0", "--set=gamma=2"]) == 2
+    assert "gamma=2" in capsys.readouterr().err
+
+
+def test_agent_and_environments_are_measured() -> None:
+    plan = make_plan("Drift-v0", settings=[text.removeprefix("--set=") for text in (*TINY, "--set=n_envs=3")])
+    agent = HarmonyDreamAgent(env=make_vec_env("Drift-v0", plan.n_envs), seed=0, **plan.arguments)
+    times = check.measure(agent)
+    assert times.random > 0
+    assert times.acting > 0
+    assert 0 < times.update < 60
+    assert agent._n_updates == 3  # the first, and two that are timed
+    assert (agent.learning_starts, agent.train_ratio) == (40, 4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(1040, (250, 500.0, 40 * 0.5 + 1000 * 1.0)), (40, (0, 0.0, 20.0)), (10, (0, 0.0, 5.0))],
+)
+def test_time_of_a_run(steps: int, expected: tuple[int, float, float]) -> None:
+    plan = make_plan("Drift-v0", steps, settings=[text.removeprefix("--set=") for text in TINY])
+    agent = HarmonyDreamAgent(env="Drift-v0", **plan.arguments)
+    assert check.Times(random=0.5, acting=1.0, update=2.0, first_update=9.0).of(plan, agent) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.00031, "0.31 ms"),
+        (0.145, "145 ms"),
+        (1.52, "1.52 s"),
+        (59, "59 s"),
+        (61, "1 min"),
+        (3600, "1 h"),
+        (5000, "1 h 23 min"),
+        (44.2 * 3600, "1 day 20 h"),
+        (49 * 3600, "2 days 1 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert check._spell(seconds) == text
