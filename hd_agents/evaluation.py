@@ -14,7 +14,7 @@ acting           latent              action             is
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +65,7 @@ class Evaluation(NamedTuple):
     :param n_envs: that were played side by side.
     :param seeds: E; what each episode's ``reset`` was given. :param returns: E undiscounted sums of rewards.
     :param lengths: E env steps. :param successes: E, the last ``info["is_success"]``; None where the task has none.
+    :param env_kwargs: what the environments were made with.
     """
 
     task: str
@@ -75,11 +76,14 @@ class Evaluation(NamedTuple):
     returns: list[float]
     lengths: list[int]
     successes: list[bool] | None
+    env_kwargs: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """The episodes, their means, and the versions they were played with, as plain JSON."""
         mean = float(np.mean(self.returns))
         found: dict[str, Any] = {**self._asdict(), "episodes": len(self.returns), "mean_return": mean}
+        if not self.env_kwargs:
+            del found["env_kwargs"]
         found["std_return"] = float(np.std(self.returns))
         if self.successes is not None:
             found["success_rate"] = float(np.mean(self.successes))
@@ -97,6 +101,7 @@ def evaluate(
     seed: int = 0,
     n_envs: int = 1,
     progress_bar: bool = False,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Play ``episodes`` whole episodes of ``task`` and keep what each of them gave.
 
@@ -110,10 +115,14 @@ def evaluate(
     :param n_envs: environments that are played side by side. They share the random numbers of latents and actions, so
         only the deterministic rule gives the same episodes with another number of them.
     :param progress_bar: show one, on stderr; needs tqdm.
+    :param env_kwargs: arguments of ``gymnasium.make``, where ``task`` is an id.
     :raises ValueError: for a number or rule that is not allowed, and for a task with other spaces than the agent's.
     """
     if not isinstance(task, str) and not callable(task):
         raise ValueError(f"task={task!r}: pass a Gymnasium id, or a function that makes the environment, lambda: env.")
+    env_kwargs = dict(env_kwargs or {})
+    if env_kwargs and not isinstance(task, str):
+        raise ValueError(f"{env_kwargs=} goes with a Gymnasium id: let your function pass it to the environment.")
     name = task if isinstance(task, str) else getattr(task, "__name__", type(task).__name__)
     how, usual = acting(name, rule), protocol(name)[1]
     episodes = checks.whole("episodes", episodes, 1, usual)
@@ -132,7 +141,7 @@ def evaluate(
             if bar is not None:
                 bar.update()
 
-    envs = normalized(seeded_envs(task, shares), agent.get_vec_normalize_env())
+    envs = normalized(seeded_envs(task, shares, env_kwargs), agent.get_vec_normalize_env())
     env = agent._wrap_env(envs)  # as in training: images come channels first
     check_for_correct_spaces(env, agent.observation_space, agent.action_space)
     player = player_for(agent, how)
@@ -161,6 +170,7 @@ def evaluate(
         [float(returns[n]) for n in order],  # type: ignore[index]  # lists, as asked for
         [int(lengths[n]) for n in order],  # type: ignore[index]
         None if None in told else [bool(told[n]) for n in order],
+        env_kwargs,
     )
 
 
@@ -225,13 +235,15 @@ def share_seeds(seeds: Sequence[int], n_envs: int) -> list[Sequence[int]]:
     return [seeds[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def seeded_envs(task: str | Callable[[], gym.Env[Any, Any]], shares: Sequence[Sequence[int]]) -> DummyVecEnv:
+def seeded_envs(
+    task: str | Callable[[], gym.Env[Any, Any]], shares: Sequence[Sequence[int]], env_kwargs: Mapping[str, Any]
+) -> DummyVecEnv:
     """One monitored environment per share of seeds, in this process."""
 
     def make(share: Sequence[int]) -> gym.Env[Any, Any]:
         if isinstance(task, str):
             register_suite(task)
-        return Monitor(SeededEpisodes(gym.make(task) if isinstance(task, str) else task(), share))
+        return Monitor(SeededEpisodes(gym.make(task, **env_kwargs) if isinstance(task, str) else task(), share))
 
     return DummyVecEnv([lambda share=share: make(share) for share in shares])  # type: ignore[misc]
 

@@ -72,7 +72,7 @@ def test_deterministic_episodes_are_those_of_a_plain_loop(agent: Any) -> None:
     found = evaluate(agent, Chance, 5, "deterministic", seed=4, n_envs=2)
     assert found == evaluate(agent, Chance, 5, "deterministic", seed=4, n_envs=5)._replace(n_envs=2)
     env = Chance()
-    for seed, expected, length, success in zip(*found[4:], strict=True):
+    for seed, expected, length, success in zip(*found[4:8], strict=True):
         (obs, _), player, done, total, steps = env.reset(seed=seed), agent.player(deterministic=True), False, 0.0, 0
         while not done:
             obs, reward, _, done, info = env.step(player.act(obs))

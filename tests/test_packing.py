@@ -108,7 +108,7 @@ def test_eight_bits_that_cost_too_much_are_refused(
     scores = iter([[10.0, 11.0, 12.0], [1.0, 2.0, 3.0]])
 
     def played(agent: Any, task: str, *_: Any) -> Evaluation:
-        return Evaluation(task, "paper", "sampled", 1, [0, 1, 2], next(scores), [1, 1, 1], None)
+        return Evaluation(task, "paper", "sampled", 1, [0, 1, 2], next(scores), [1, 1, 1], None, {})
 
     monkeypatch.setattr(packing, "evaluate", played)
     arguments = ["zoo", "pack", str(saved), "CartPole-v1", "--bits", "8", "--folder", str(tmp_path / "a")]

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
     runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in range(options.seeds)]
-    make_env(runs[0].plan.task).close()  # says which extra is missing
+    make_env(runs[0].plan.task, env_kwargs=runs[0].plan.env_kwargs).close()  # says which extra is missing
     for one in runs:
         if changed := changed_settings(one.folder / "config.yml", one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")

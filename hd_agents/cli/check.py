@@ -5,8 +5,9 @@ import os
 import statistics
 import time
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import gymnasium as gym
 import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.callbacks import BaseCallback
@@ -62,12 +63,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Check as asked and return the exit status: 0, or FAILED where the environment is not sound."""
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
-    fault, remarks = faults(plan.task)
+    fault, remarks = faults(make_env(plan.task, env_kwargs=plan.env_kwargs))
     print(f"{plan.task}: {'NOT SOUND: ' + fault if fault else 'passed the checks of Gymnasium'}", flush=True)
     for remark in remarks:
         print(f"  remark: {remark}")
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    env = make_vec_env(lambda: make_env(plan.task), plan.n_envs, seed=SEED)
+    env = make_vec_env(plan.make_env, plan.n_envs, seed=SEED)
     try:
         agent = HarmonyDreamAgent(env=env, seed=SEED, device=options.device, verbose=1, **plan.arguments)
         print(_tell(plan, agent, measure(agent)))
@@ -84,9 +85,9 @@ def run(options: argparse.Namespace) -> int:
     return FAILED if fault else 0
 
 
-def faults(task: str) -> tuple[str | None, list[str]]:
-    """What Gymnasium finds wrong with a task's environment, or None, and what it remarks on besides."""
-    env, fault = make_env(task), None
+def faults(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
+    """What Gymnasium finds wrong with an environment, or None, and what it remarks on besides; closes it."""
+    fault = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -46,9 +46,10 @@ def run(options: argparse.Namespace) -> int:
     if options.seeds < 1 or (options.episodes is not None and options.episodes < 1):
         raise UsageError("--seeds and --episodes must be 1 or more.")
     runs = {(setting, seed): _plan(setting, options) for seed in range(options.seeds) for setting in options.harmony}
-    task = next(iter(runs.values())).task
+    plan = next(iter(runs.values()))
+    task = plan.task
     resumed = told_folder(options, "comparison") if options.resume else None
-    make_env(task).close()
+    make_env(task, env_kwargs=plan.env_kwargs).close()
     folder = _own_folder(resumed, runs) if resumed else new_run_folder(options.folder or train.RUNS, f"{task}_compare")
     rows = _read_rows(folder / TABLE)
     for (setting, seed), plan in runs.items():
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
             if status := train.run(argparse.Namespace(**arguments)):
                 print(f"To go on with the comparison: the same command, with --folder {folder} --resume", flush=True)
                 return status
-        rows[setting, seed] = _judge(_run_folder(folder, setting, seed), task, setting, seed, options)
+        rows[setting, seed] = _judge(_run_folder(folder, setting, seed), plan, setting, seed, options)
         with atomic_write(folder / TABLE) as file:
             file.write((json.dumps(list(rows.values()), indent=1, allow_nan=False) + "\n").encode())
     found = [rows[run] for run in runs]
@@ -124,10 +125,18 @@ def _is_trained(folder: Path, plan: Plan) -> bool:
     return path.exists() and HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= plan.steps
 
 
-def _judge(folder: Path, task: str, setting: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def _judge(folder: Path, plan: Plan, setting: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One run's row: its folder and its evaluation."""
     agent = HarmonyDreamAgent.load(folder / "agent.zip", device=options.device, verbose=0)
-    found = evaluate(agent, task, options.episodes, seed=EVALUATION_SEED, n_envs=5, progress_bar=bar_is_seen())
+    found = evaluate(
+        agent,
+        plan.task,
+        options.episodes,
+        seed=EVALUATION_SEED,
+        n_envs=5,
+        progress_bar=bar_is_seen(),
+        env_kwargs=plan.env_kwargs,
+    )
     return {"harmony": setting, "seed": seed, "folder": str(folder), "evaluation": found.to_json()}
 
 

@@ -1,13 +1,12 @@
 """`hd-agents enjoy`: watch a trained agent play."""
 
 import argparse
-import json
 from pathlib import Path
 
 from hd_agents import filming, zoo
 from hd_agents.cli import tasks
-from hd_agents.cli.models import MODEL, check_spaces, checked, load_model, model_file
-from hd_agents.cli.tasks import UsageError, make_env
+from hd_agents.cli.models import MODEL, MODELS_OWN, check_spaces, checked, env_kwargs_for, load_model, training_of
+from hd_agents.cli.tasks import UsageError, make_env, task_id
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -22,6 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--video", type=Path, metavar="MP4", help=f"film the episodes ({', '.join(filming.ENDINGS)})")
     parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first episode (default: %(default)s)")
+    tasks.add_env_flag(parser, usual=MODELS_OWN)
     tasks.add_device_flag(parser)
     parser.set_defaults(run=run)
 
@@ -34,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
         checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
     agent = load_model(options.agent, options.device)
     task = options.task or trained_on(options.agent)
-    env = make_env(task, render=options.video is not None)
+    env_kwargs = env_kwargs_for(options.agent, task_id(task), options.env_kwargs)
+    env = make_env(task, render=options.video is not None, env_kwargs=env_kwargs)
     try:
         check_spaces(agent, options.agent, task, env)
         played = [filming.play(agent, env, options.seed + number) for number in range(options.episodes)]
@@ -56,11 +57,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def trained_on(model: str) -> str:
-    """The task that a model was trained on: its card says it, or the file that its training left beside it."""
-    file = model_file(model)
-    if file is None:
-        return str(checked(lambda: zoo.card(model))["task"])
-    facts = file.with_name(zoo.RUN)
-    if not facts.is_file():
+    """The task that a model was trained on."""
+    task = training_of(model).get("task")
+    if task is None:
         raise UsageError(f"{model} does not say what it was trained on, and has no {zoo.RUN} beside it: add --task.")
-    return str(checked(lambda: json.loads(facts.read_text(encoding="utf-8")))["task"])
+    return str(task)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hd_agents.cli import tasks
-from hd_agents.cli.models import MODEL, bar_is_seen, check_spaces, checked, load_model
+from hd_agents.cli.models import MODEL, MODELS_OWN, bar_is_seen, check_spaces, checked, env_kwargs_for, load_model
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.evaluation import RULES, Evaluation, evaluate
 from hd_agents.host import atomic_write
@@ -34,6 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--seed", type=tasks.seed, default=0, help="of the first episode; the others follow (default: 0)"
     )
     parser.add_argument("--n-envs", type=int, default=1, help="environments side by side (default: %(default)s)")
+    tasks.add_env_flag(parser, usual=MODELS_OWN)
     tasks.add_device_flag(parser)
     parser.add_argument("--output", type=Path, metavar="JSON", help="file to write (default: standard output)")
     parser.set_defaults(run=run)
@@ -43,12 +44,13 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate as asked and return the exit status, 0."""
     agent = load_model(options.model, options.device)
     task = task_id(options.task)
-    env = make_env(task)  # says what is missing where there is no such task
+    env_kwargs = env_kwargs_for(options.model, task, options.env_kwargs)
+    env = make_env(task, env_kwargs=env_kwargs)  # says what is missing where there is no such task
     try:
         check_spaces(agent, options.model, task, env)
     finally:
         env.close()
-    arguments = (options.episodes, options.rule, options.seed, options.n_envs, bar_is_seen())
+    arguments = (options.episodes, options.rule, options.seed, options.n_envs, bar_is_seen(), env_kwargs)
     found = checked(lambda: evaluate(agent, task, *arguments))
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}
     text = json.dumps({**trained, **found.to_json()}, indent=1, allow_nan=False) + "\n"

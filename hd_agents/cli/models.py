@@ -5,7 +5,7 @@ import difflib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import gymnasium as gym
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import report
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.tasks import UsageError, parse_setting
 from hd_agents.jsonable import ArchiveError
 from hd_agents.zoo.models import agent_file, is_package
 from hd_agents.zoo.precision import BITS
@@ -21,6 +21,8 @@ from hd_agents.zoo.precision import BITS
 FAILED = 1  # exit status of a verification that fails
 # What a model may be given as.
 MODEL = "a name of `hd-agents list --pretrained`, agent.zip, a run's or a package's folder, or org/repo of the Hub"
+
+MODELS_OWN = " (default: what the model was trained with, where it plays that task)"
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -153,6 +155,22 @@ def model_file(name: str) -> Path | None:
     if path.is_dir():
         raise UsageError(f"{name} holds no agent.zip, and is no package.")
     return path if path.suffix == ".zip" else None
+
+
+def training_of(model: str) -> dict[str, Any]:
+    """How a model was trained: its card says it, or the file that its training left beside it; else nothing."""
+    file = model_file(model)
+    if file is None:
+        return dict(checked(lambda: zoo.card(model)))
+    facts = file.with_name(zoo.RUN)
+    return dict(checked(lambda: json.loads(facts.read_text(encoding="utf-8")))) if facts.is_file() else {}
+
+
+def env_kwargs_for(model: str, task: str, told: Sequence[str]) -> dict[str, Any]:
+    """What a task's environment is made with for a model: what it was trained with there, and what was typed."""
+    trained = training_of(model)
+    usual = trained.get("env_kwargs", {}) if trained.get("task") == task else {}
+    return {**usual, **dict(map(parse_setting, told))}
 
 
 def check_spaces(agent: HarmonyDreamAgent, model: str, task: str, env: gym.Env[Any, Any]) -> None:

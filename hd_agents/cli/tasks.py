@@ -4,7 +4,7 @@ import argparse
 import ast
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """`"gamma=0.99"` -> `("gamma", 0.99)`: the value is a Python literal, true/false/none in any case, else text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {text}: write it as key=value, for example --set batch_size=8.")
+        raise UsageError(f"{text}: write it as key=value, for example --set batch_size=8.")
     value = value.strip()
     words = {"true": True, "false": False, "none": None}
     if value.lower() in words:
@@ -97,12 +97,32 @@ def task_id(task: str) -> str:
         raise UsageError(str(error)) from error
 
 
-def make_env(task: str, render: bool = False) -> gym.Env[Any, Any]:
-    """The task's environment, with `render_mode="rgb_array"` where asked and possible. Raises UsageError if unknown."""
+def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
+    """The task's environment, with `render_mode="rgb_array"` where asked and possible.
+
+    Raises UsageError if unknown, and for arguments that it does not take.
+    """
     try:
-        return zoo.make_env(task_id(task), drawn=render)
+        return zoo.make_env(task_id(task), drawn=render, **(env_kwargs or {}))
+    except ValueError as error:
+        if not env_kwargs:
+            raise
+        raise UsageError(str(error)) from error
     except (gym.error.Error, ImportError) as error:
         raise _cannot_make(task, error) from error
+
+
+def add_env_flag(parser: argparse.ArgumentParser, dest: str = "env_kwargs", prefix: str = "", usual: str = "") -> None:
+    """Add ``--env-kwargs``: a list of ``KEY=VALUE``, each with ``prefix`` in front."""
+    parser.add_argument(
+        "--env-kwargs",
+        dest=dest,
+        action="append",
+        default=[],
+        type=lambda text: prefix + text,
+        metavar="KEY=VALUE",
+        help=f"an argument of the environment, as in gymnasium.make; may be repeated{usual}",
+    )
 
 
 def new_run_folder(parent: Path, task: str) -> Path:

@@ -85,8 +85,9 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     tasks.add_device_flag(parser)
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
-    set_help = "any argument of HarmonyDreamAgent, or n_envs; may be repeated"
+    set_help = "any argument of HarmonyDreamAgent, n_envs, or one entry such as policy_kwargs.units; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
+    tasks.add_env_flag(parser, "settings", "env_kwargs.")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         tracking.check_installed()
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
     resumed = told_folder(options, "run") if options.resume else None
-    make_env(plan.task).close()  # a task that does not exist gets no folder
+    make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
     if get_device(options.device).type == "cpu":
         _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
     checkpointing = options.resume or options.checkpoint_every is not None
@@ -108,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
     monitor = {"override_existing": not resuming}
     # A simulator that fails in the night costs an episode, not the run.
-    make = partial(RestartingEnv, partial(make_env, plan.task))
+    make = partial(RestartingEnv, plan.make_env)
     env = make_vec_env(make, plan.n_envs, seed=options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
     checkpoint = None
     if checkpointing:
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         with tracking.tracked(options, folder, plan.settings(options.seed)):
             agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
             _write_config(folder / "config.yml", plan, options)
-            facts = _Facts(folder / zoo.RUN, plan.task, agent, options, resuming)
+            facts = _Facts(folder / zoo.RUN, plan, agent, options, resuming)
             status = _learn(agent, plan.steps, checkpoint, facts)
         facts.write()
         agent.save(folder / "agent.zip")
@@ -134,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
             flush=True,
         )
     if status != SIGNALS["SIGTERM"]:
-        _leave_pictures(agent, plan.task, options.seed, folder)
+        _leave_pictures(agent, plan, options.seed, folder)
     return status
 
 
@@ -172,12 +173,13 @@ class _Facts:
     """How the agent is trained, for the card of a packed model: a file that is kept up to date."""
 
     def __init__(
-        self, path: Path, task: str, agent: HarmonyDreamAgent, options: argparse.Namespace, resuming: bool
+        self, path: Path, plan: Plan, agent: HarmonyDreamAgent, options: argparse.Namespace, resuming: bool
     ) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] if resuming and path.exists() else 0.0
         self._path, self._started = path, time.monotonic() - before
         self._facts: dict[str, Any] = {
-            "task": task,
+            "task": plan.task,
+            **({"env_kwargs": plan.env_kwargs} if plan.env_kwargs else {}),
             "command": repeat_command(options.task, options),
             "commit": commit(),
             "machine": machine(agent.device),
@@ -238,11 +240,11 @@ def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
     path.write_text(f"# {command}\n{text}", encoding="utf-8")
 
 
-def _leave_pictures(agent: HarmonyDreamAgent, task: str, seed: int, folder: Path) -> None:
+def _leave_pictures(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:
     """Play, and write the video, the curve and the dream; name each file with what it shows."""
     print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
     left = {"agent.zip": "the trained agent, for HarmonyDreamAgent.load"}
-    env = make_env(task, render=True)
+    task, env = plan.task, plan.make_env(drawn=True)
     try:
         episodes = [filming.play(agent, env, seed + number) for number in range(EPISODES)]
         fps = float(env.metadata.get("render_fps") or 30)

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"--{name} must be 1 or more, not {getattr(options, name)}.")
     plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
     space = checked(lambda: search_space.read(options.space))
-    if unknown := [str(key) for key in space if key not in settable() or key == "n_envs"]:
+    if unknown := [str(key) for key in space if key not in settable() or key in ("n_envs", "env_kwargs")]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
     usual = _usual(plan, space, options.device)
     folder = options.folder or Path("runs") / f"{plan.task.replace('/', '-')}_tune"
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _usual(plan: Plan, space: Space, device: str) -> dict[str, Any]:
     """The task's own values, as far as the space has them. Raises UsageError where these make no agent."""
-    env = make_env(plan.task)
+    env = make_env(plan.task, env_kwargs=plan.env_kwargs)
     try:
         agent = checked(partial(HarmonyDreamAgent, env=env, device=device, **plan.arguments))
     except TypeError as error:
@@ -182,11 +182,12 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
 
     found = search_space.suggest(trial, space)
     arguments = search_space.applied(plan.arguments, found)
-    trial.set_user_attr("row", {"n_timesteps": plan.steps, "n_envs": plan.n_envs, **arguments})
+    of_env = {"env_kwargs": plan.env_kwargs} if plan.env_kwargs else {}
+    trial.set_user_attr("row", {"n_timesteps": plan.steps, "n_envs": plan.n_envs, **of_env, **arguments})
     print(f"trial {trial.number}: " + ", ".join(f"{key}={arguments[key]}" for key in found), flush=True)
     seed = options.seed + trial.number
-    env = make_vec_env(partial(RestartingEnv, partial(make_env, plan.task)), plan.n_envs, seed=seed)
-    judge = partial(_score, task=plan.task, episodes=options.episodes)
+    env = make_vec_env(partial(RestartingEnv, plan.make_env), plan.n_envs, seed=seed)
+    judge = partial(_score, plan=plan, episodes=options.episodes)
     watch = _Watch(trial, max(1, plan.steps // options.evaluations), judge)
     try:
         agent = checked(partial(HarmonyDreamAgent, env=env, seed=seed, device=options.device, **arguments))
@@ -200,8 +201,8 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
     return score
 
 
-def _score(agent: HarmonyDreamAgent, task: str, episodes: int) -> float:
-    found = evaluate(agent, task, episodes, seed=EVALUATION_SEED, n_envs=5)
+def _score(agent: HarmonyDreamAgent, plan: Plan, episodes: int) -> float:
+    found = evaluate(agent, plan.task, episodes, seed=EVALUATION_SEED, n_envs=5, env_kwargs=plan.env_kwargs)
     return sum(found.returns) / episodes
 
 

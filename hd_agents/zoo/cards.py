@@ -14,11 +14,12 @@ def readme(card: Mapping[str, Any], place: str | None = None) -> str:
     """
     name, played = card["name"], card["evaluation"]
     place = place or name
+    making = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in card.get("env_kwargs", {}).items())])
     parts = [
         f"# {name}",
         f"A HarmonyDream agent for the Gymnasium task `{card['task']}`, trained and packed by hd_agents.",
         "```python\n"
-        f'from hd_agents import zoo\n\nagent, env = zoo.load("{place}"), zoo.make_env("{name}")\n'
+        f'from hd_agents import zoo\n\nagent, env = zoo.load("{place}"), zoo.make_env({making})\n'
         "obs, _ = env.reset()\nplayer = agent.player()\naction = player.act(obs)\n```",
         "## Score",
         _score(card, played),

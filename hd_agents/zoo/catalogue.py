@@ -90,12 +90,17 @@ def make_env(name: str, drawn: bool = False, **arguments: Any) -> gym.Env[Any, A
     """The task's environment, made by ``gymnasium.make`` with ``arguments``.
 
     :param drawn: with ``render_mode="rgb_array"``, if it has that.
-    :raises ValueError: for a name that is neither of the zoo nor an id.
+    :raises ValueError: for a name that is neither of the zoo nor an id, and for arguments that it does not take.
     :raises ImportError: where its suite is not installed, naming the extra.
     """
     found = env_id(name)
     register_suite(found)
-    env = gym.make(found, **arguments)
+    try:
+        env = gym.make(found, **arguments)
+    except TypeError as error:
+        if not arguments:
+            raise
+        raise ValueError(f"{found} cannot be made with {arguments}: {error}") from error
     if drawn and "rgb_array" in env.metadata.get("render_modes", ()):
         env.close()
         env = gym.make(found, **{**arguments, "render_mode": "rgb_array"})

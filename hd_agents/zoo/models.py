@@ -92,6 +92,7 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
         stated["seeds"][0],
         stated["n_envs"],
         progress_bar,
+        stated.get("env_kwargs"),
     )
     mean = sum(found.returns) / episodes
     return Verification(str(name), found, mean, *expected_range(stated["returns"], episodes, CONFIDENCE))

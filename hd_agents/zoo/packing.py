@@ -60,6 +60,7 @@ def pack(
     task = env_id(name)
     name = next((known for known in names() if env_id(known) == task), name)
     facts = _facts(Path(file), run)
+    env_kwargs = facts.get("env_kwargs", {})
     agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     if target is None and "/" not in name:
         raise ValueError(f"{name!r} is no task of the zoo, where packages lie by suite: pass target (--folder).")
@@ -71,7 +72,7 @@ def pack(
         card = {**facts, "name": name, "task": task, **trained, **packages.write(agent, made, full, bits)}
         packages.seal(made, card)
         packed = packages.read(made, agent.device)
-        found = evaluate(packed, task, episodes, "paper", seed, n_envs, progress_bar)
+        found = evaluate(packed, task, episodes, "paper", seed, n_envs, progress_bar, env_kwargs)
         interval = expected_range(found.returns, episodes, CONFIDENCE)
         return packed, {**card, "interval": list(interval), "confidence": CONFIDENCE, "evaluation": found.to_json()}
 
@@ -81,7 +82,7 @@ def pack(
         if half is not None:
             card["half_precision"] = {"mean_return": half["evaluation"]["mean_return"], "interval": half["interval"]}
             _check_loss(card)
-        card |= _film(packed, agent, task, made, seed)
+        card |= _film(packed, agent, task, env_kwargs, made, seed)
         (made / packages.README).write_text(readme(card), encoding="utf-8")
         packages.seal(made, card)
     return target
@@ -117,13 +118,18 @@ def _check_loss(card: Mapping[str, Any]) -> None:
 
 
 def _film(
-    packed: HarmonyDreamAgent, trained: HarmonyDreamAgent, task: str, made: Path, seed: int
+    packed: HarmonyDreamAgent,
+    trained: HarmonyDreamAgent,
+    task: str,
+    env_kwargs: Mapping[str, Any],
+    made: Path,
+    seed: int,
 ) -> dict[str, dict[str, Any] | None]:
     """Film the packed agent and draw the trained one's dream; what the card says of both.
 
     ``video`` is None, and there is no file, where the task draws no pictures.
     """
-    env = make_env(task, drawn=True)
+    env = make_env(task, drawn=True, **env_kwargs)
     try:
         episode = play(packed, env, seed, VIDEO_STEPS, player_for(packed, acting(task, "paper")))
         dreamer = play(trained, env, seed, CONTEXT + max(HORIZON, CURVE_HORIZON))

@@ -12,6 +12,7 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.spaces import ObservationCodec
@@ -22,6 +23,8 @@ RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_i
 # What is no setting, but an argument of its own.
 ARGUMENTS = {"steps": "steps", "n_timesteps": "steps", "total_timesteps": "steps"}
 ARGUMENTS |= {name: name for name in ("seed", "device", "preset")}
+# Settings that are mappings: of `--set policy_kwargs.units=64` only the entry changes.
+MAPPINGS = ("env_kwargs", "policy_kwargs", "harmony")
 MAX_BUFFER = 1_000_000  # rows of replay
 MIN_BUFFER = 10_000
 
@@ -29,17 +32,23 @@ MIN_BUFFER = 10_000
 class Plan(NamedTuple):
     """One training run: ``steps`` env steps of ``task`` in ``n_envs`` environments, by an agent made of ``arguments``.
 
-    :param task: its Gymnasium id.
+    :param task: its Gymnasium id. :param env_kwargs: what its environments are made with.
     """
 
     task: str
     steps: int
     n_envs: int
     arguments: dict[str, Any]
+    env_kwargs: dict[str, Any]
+
+    def make_env(self, drawn: bool = False) -> gym.Env[Any, Any]:
+        """One of its environments; ``drawn`` as for :func:`hd_agents.zoo.make_env`."""
+        return make_env(self.task, drawn, **self.env_kwargs)
 
     def settings(self, seed: int) -> dict[str, Any]:
         """All of it in one dict, under the zoo's names."""
-        return {"seed": seed, "n_timesteps": self.steps, "n_envs": self.n_envs, **self.arguments}
+        of_env = {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
+        return {"seed": seed, "n_timesteps": self.steps, "n_envs": self.n_envs, **of_env, **self.arguments}
 
 
 def train(
@@ -58,14 +67,15 @@ def train(
     :param name: of the zoo, or a Gymnasium id; a task that the zoo does not have gets what fits its spaces.
     :param preset: "paper" or "nano", as for :func:`hyperparameters`. :param steps: env steps; None for the task's own.
     :param callback: and ``progress_bar``: as for ``learn``. :param verbose: as for the constructor.
-    :param settings: in place of the zoo's: ``n_envs``, and arguments of :class:`HarmonyDreamAgent`.
+    :param settings: in place of the zoo's: ``n_envs``, ``env_kwargs`` (a dict of arguments of the environment, as in
+        ``gymnasium.make``), and arguments of :class:`HarmonyDreamAgent`.
     :return: the agent after its last step, with its environments still open.
     :raises ValueError: for a name, preset or setting that does not exist, and values that are not allowed.
     :raises gymnasium.error.Error: for an id that Gymnasium does not have.
     :raises ImportError: where the task's suite is not installed, naming the extra.
     """
     run = plan(name, steps, preset, str(device), settings)
-    env = make_vec_env(partial(RestartingEnv, partial(make_env, run.task)), run.n_envs, seed=seed)
+    env = make_vec_env(partial(RestartingEnv, run.make_env), run.n_envs, seed=seed)
     try:
         agent = HarmonyDreamAgent(env=env, seed=seed, device=device, verbose=verbose, **run.arguments)
         return agent.learn(run.steps, callback=callback, progress_bar=progress_bar)
@@ -86,9 +96,14 @@ def plan(
     Replay is as large as the run can fill it. Arguments and errors are those of :func:`train`.
     """
     task = env_id(name)
-    values = {"n_envs": 1, **(hyperparameters(task, preset) or _fitting(task, device))}
-    allowed = settable()
-    for key, value in (settings or {}).items():
+    known = hyperparameters(task, preset)
+    values: dict[str, Any] = {"n_envs": 1, "env_kwargs": {}, **known}
+    allowed, changes = settable(), dict(settings or {})
+    for key in [key for key in changes if key.partition(".")[0] in MAPPINGS and "." in key]:
+        name, _, entry = key.partition(".")
+        before = changes.get(name, values.get(name))
+        changes[name] = {**(before if isinstance(before, Mapping) else {}), entry: changes.pop(key)}
+    for key, value in changes.items():
         if key in ARGUMENTS:
             own = ARGUMENTS[key]
             raise ValueError(f"{key}={value!r}: no such setting. Use the argument {own}; on the command line --{own}.")
@@ -98,23 +113,27 @@ def plan(
         values[key] = value
     if steps is not None:
         values["n_timesteps"] = steps
+    env_kwargs = checks.mapping("env_kwargs", values.pop("env_kwargs") or {})
+    if not known:
+        values = {**_fitting(task, env_kwargs, device), **values}
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
     for what, number in (("steps", total), ("n_envs", n_envs)):
         if not isinstance(number, int | float) or not 1 <= number < math.inf:
             raise ValueError(f"{what} must be a number from 1 up, not {number!r}.")
     # One row per step and one more per episode.
     values.setdefault("buffer_size", min(MAX_BUFFER, max(MIN_BUFFER, 2 * int(total))))
-    return Plan(task, int(total), int(n_envs), values)
+    return Plan(task, int(total), int(n_envs), values, env_kwargs)
 
 
 def settable() -> list[str]:
-    """What can be set: the number of environments, and the constructor's arguments that a run leaves open."""
-    return ["n_envs", *(name for name in inspect.signature(HarmonyDreamAgent).parameters if name not in RESERVED)]
+    """What can be set: number and arguments of environments, and the constructor's arguments that a run leaves open."""
+    arguments = inspect.signature(HarmonyDreamAgent).parameters
+    return ["n_envs", "env_kwargs", *(name for name in arguments if name not in RESERVED)]
 
 
-def _fitting(task: str, device: str) -> dict[str, Any]:
+def _fitting(task: str, env_kwargs: Mapping[str, Any], device: str) -> dict[str, Any]:
     """Policy, size and rates for a task without an entry in the zoo."""
-    env = make_env(task)
+    env = make_env(task, **env_kwargs)
     try:
         codec = ObservationCodec(env.observation_space)
     except ValueError as error:
