@@ -1,4 +1,4 @@
-"""Callbacks for ``learn``: checkpoints from which a run goes on as if nothing had happened."""
+"""Callbacks for ``learn``: checkpoints from which a run goes on as if nothing had happened, and the dream on film."""
 
 import os
 import signal
@@ -24,8 +24,11 @@ from hd_agents.checkpoint import (
     release,
     steps_in,
 )
+from hd_agents.dream_film import DreamFilm
 from hd_agents.run_state import restore_run, run_state
 from hd_agents.saving import read_archive, write_archive
+
+__all__ = ["DreamFilm", "RunCheckpoint"]
 
 Agent = TypeVar("Agent", bound=HarmonyDreamAgent)
 

@@ -1,6 +1,6 @@
 """Pictures of an agent at work: a video of it playing, and a film strip of its dream below what really happened."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,17 +11,13 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.imagine import Imagined
+from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON, draw, to_rgb
 from hd_agents.randomness import seeded
-from hd_agents.spaces import SINGLE_KEY, ObservationCodec
+from hd_agents.spaces import ObservationCodec
 
 MAX_STEPS = 1500  # of an episode that is played for pictures
-CONTEXT = 9  # steps that the agent takes before it dreams on
-HORIZON = 14  # steps that it dreams where images are shown
-CURVE_HORIZON = 45  # steps that it dreams where curves are drawn
 MIN_SIDE = 256  # pixels; smaller frames are enlarged
 ENDINGS = (".mp4", ".webm", ".mkv", ".avi")  # of files that can hold VP9
-COLUMNS = 8  # at most so many moments of a dream, or numbers of an observation, are drawn
 LINE = 18  # pixels; height of a line of a video's caption
 
 Image = NDArray[np.uint8]
@@ -96,11 +92,6 @@ def _frame(env: gym.Env[Any, Any], codec: ObservationCodec, observation: Any) ->
     return to_rgb(codec.encode(observation)[next(iter(codec.images))][0])
 
 
-def to_rgb(image: Image) -> Image:
-    """(H, W, C) with 1 to 4 channels -> (H, W, 3): grey is repeated, a 4th channel dropped, of two the last shown."""
-    return image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., -1:], 3, axis=-1)
-
-
 def write_video(path: Path, frames: Sequence[Image], fps: float, captions: Sequence[str] | None = None) -> None:
     """Write RGB frames of one size as a video that browsers play (VP9), enlarged to at least MIN_SIDE pixels.
 
@@ -147,89 +138,20 @@ def _bar(caption: str, width: int) -> Image:
 def draw_dream(path: Path, agent: HarmonyDreamAgent, episode: Episode, task: str) -> dict[str, int]:
     """Draw what happened in a piece of an episode, what the agent dreams for it, and how far they are apart.
 
-    The agent sees the observations up to the piece's first one, and from there on only the actions. Of an observation
-    with images the first is shown at some moments (truth, dream and error below each other), else its first numbers as
-    curves, error shaded; with the rewards.
+    The agent sees the observations up to the piece's first one, and from there on only the actions;
+    :func:`hd_agents.film_strip.draw` says what is shown.
 
     :param episode: one step or more, played by the agent. :param task: for the title.
     :return: ``seed`` of the episode, ``context`` observations seen, ``horizon`` steps dreamt.
     """
-    from matplotlib.figure import Figure
-
-    images = ObservationCodec(agent.observation_space).images
-    horizon = HORIZON if images else CURVE_HORIZON
+    codec = ObservationCodec(agent.observation_space)
+    horizon = HORIZON if codec.images else CURVE_HORIZON
     start = max(0, min(CONTEXT, len(episode.actions) - horizon))
     end = min(start + horizon, len(episode.actions))
     actions = np.array(episode.actions[start:end])
     dream = agent.imagine(episode.observations[start], actions, state=episode.states[start])
-    figure = Figure(layout="constrained")
-    if images:
-        _draw_images(figure, agent, episode, dream, start)
-    else:
-        _draw_curves(figure, episode, dream, start)
-    seen = f"{start + 1} observations" if start else "the first observation"
-    figure.suptitle(
-        f"{task}, episode of seed {episode.seed}: the agent saw {seen}, and dreamt the next {end - start} steps "
-        "from the actions alone",
-        fontsize=9,
-    )
-    figure.savefig(path, dpi=120)
+    rows = [codec.encode(observation) for observation in episode.observations[: end + 1]]
+    truth = codec.restore({key: np.concatenate([row[key] for row in rows]) for key in rows[0]})
+    title = f"{task}, episode of seed {episode.seed}"
+    draw(truth, np.array(episode.rewards[:end]), dream, start, title).savefig(path, dpi=120)
     return {"seed": episode.seed, "context": start + 1, "horizon": end - start}
-
-
-def _draw_images(figure: Any, agent: HarmonyDreamAgent, episode: Episode, dream: Imagined, start: int) -> None:
-    """Truth, dream and their difference in three rows, one moment a column."""
-    codec = ObservationCodec(agent.observation_space)
-    key = next(iter(codec.images))
-    steps = np.unique(np.linspace(0, len(dream.rewards), COLUMNS).round().astype(int))
-    figure.set_size_inches(1.3 * max(len(steps), 5), 4.8)
-    grid = figure.subplots(3, len(steps), squeeze=False)
-    for column, step in enumerate(steps):
-        truth = to_rgb(codec.encode(episode.observations[start + step])[key][0])
-        dreamt = to_rgb(dream.observations[key][step])
-        error = np.abs(truth.astype(np.int16) - dreamt).astype(np.uint8)
-        for axes, image in zip(grid[:, column], (truth, dreamt, error), strict=True):
-            axes.imshow(image, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-        grid[0, column].set_title("now" if step == 0 else f"+{step}", fontsize=9)
-        if step:
-            grid[0, column].set_xlabel(f"reward {episode.rewards[start + step - 1]:.1f}", fontsize=8)
-            grid[1, column].set_xlabel(f"reward {dream.rewards[step - 1]:.1f}", fontsize=8)
-    for axes, name in zip(grid[:, 0], ("truth", "dream", "error"), strict=True):
-        axes.set_ylabel(name)
-
-
-def _draw_curves(figure: Any, episode: Episode, dream: Imagined, start: int) -> None:
-    """The first numbers of the observation and the reward over time, in a panel each: truth, dream, the gap shaded."""
-    end = start + len(dream.rewards)
-    dreamt = {key: values.reshape(len(values), -1) for key, values in dream.observations.items()}
-    panels = []
-    for key, values in dreamt.items():
-        truth = np.stack([_numbers(observation, key) for observation in episode.observations[: end + 1]])
-        panels += [(f"{key}[{index}]", truth[:, index], values[:, index], 0) for index in range(values.shape[1])]
-    left_out = len(panels) - COLUMNS
-    panels = [*panels[:COLUMNS], ("reward", np.array(episode.rewards[:end]), dream.rewards, 1)]
-    rows = -(-len(panels) // 3)
-    figure.set_size_inches(10, 2.0 * rows + 0.5)
-    grid = figure.subplots(rows, 3, squeeze=False).ravel()
-    for axes, (name, truth, values, first) in zip(grid, panels, strict=False):
-        now, later = np.arange(start + first, end + 1), np.arange(first, end + 1)
-        axes.plot(later, truth, color="black", linewidth=1, label="truth")
-        axes.plot(now, values, color="#d95f02", linewidth=1, label="dream")
-        axes.fill_between(now, truth[start:], values, color="#d95f02", alpha=0.2, label="error")
-        axes.axvline(start, color="grey", linestyle=":", linewidth=1)
-        low, high = axes.get_ylim()
-        half = max((high - low) / 2, abs(high + low) / 20)  # a gap of a thousandth shall not look like much
-        axes.set_ylim((high + low) / 2 - half, (high + low) / 2 + half)
-        axes.set_title(name, fontsize=8)
-        axes.tick_params(labelsize=7)
-    for axes in grid[len(panels) :]:
-        axes.axis("off")
-    grid[0].legend(fontsize=7)
-    figure.supxlabel(f"step{f'; {left_out} more numbers are not shown' if left_out > 0 else ''}", fontsize=8)
-
-
-def _numbers(observation: Any, key: str) -> NDArray[np.float64]:
-    """One entry of an observation, flat."""
-    part = observation[key] if isinstance(observation, Mapping) else {SINGLE_KEY: observation}[key]
-    return np.asarray(part, dtype=np.float64).ravel()

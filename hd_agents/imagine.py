@@ -56,9 +56,21 @@ def imagine(
     start = policy.observe(encoded, latent, np.full(n, state is None), deterministic)
     given = None if actions is None else _read_actions(policy, actions, n, batched)
     steps = whole("horizon", horizon, 1) if given is None else given.shape[1]
-    states, chosen = _roll(policy, start, steps, given, deterministic)
-    found = _read_states(policy, states, chosen, decode)
-    return found if batched else _first(found)
+    found = imagine_from(policy, start, given, steps, decode, deterministic)
+    return found if batched else first_of(found)
+
+
+@torch.no_grad()
+def imagine_from(
+    policy: DreamPolicy, start: State, actions: Tensor | None, steps: int, decode: bool, deterministic: bool
+) -> Imagined:
+    """:func:`imagine` from a latent state.
+
+    :param start: (N, ...). :param actions: vectors (N, H, A), or None for what the policy would do in ``steps`` steps.
+    """
+    length = steps if actions is None else actions.shape[1]
+    states, chosen = _roll(policy, start, length, actions, deterministic)
+    return _read_states(policy, states, chosen, decode)
 
 
 def _roll(
@@ -101,6 +113,6 @@ def _read_states(policy: DreamPolicy, states: State, actions: Tensor, decode: bo
     )
 
 
-def _first(found: Imagined) -> Imagined:
+def first_of(found: Imagined) -> Imagined:
     """Drop the env axis."""
     return Imagined({key: array[0] for key, array in found.observations.items()}, *(array[0] for array in found[1:]))

@@ -177,6 +177,11 @@ class ObservationCodec:
                 out[key] = from_one_hot(rows, nvec, self._starts[key]).reshape(shape)
         return out
 
+    def restore(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What :meth:`encode` gave, with any leading axes, in the form of :meth:`decode`."""
+        scaled = {key: rows / np.float32(255.0) if key in self.images else rows for key, rows in encoded.items()}
+        return self.decode(scaled)
+
     def _batched_values(self, observation: Observation) -> tuple[dict[str, NDArray[Any]], bool]:
         if isinstance(observation, tuple) and isinstance(observation[-1], Mapping):
             raise ValueError(

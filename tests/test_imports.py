@@ -39,9 +39,10 @@ RANKS = (
     },
     {"learner", "policies", "official_files", "official_layout"},
     {"collection", "footprint", "graphs", "imagine", "official", "player", "restoring", "run_state"},
-    {"recorder"},
+    {"film_strip", "recorder"},
     {"agent"},
-    {"callbacks", "evaluation", "filming"},
+    {"dream_film", "evaluation", "filming"},
+    {"callbacks"},
     {"zoo"},
     {"cli"},
 )

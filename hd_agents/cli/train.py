@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
-from hd_agents.callbacks import RunCheckpoint
+from hd_agents.callbacks import DreamFilm, RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures, tasks, tracking
 from hd_agents.cli.resuming import own_run_folder, repeat_command, resume, resume_command, told_folder
@@ -220,7 +220,8 @@ class _Report(BaseCallback):
 
 
 def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None, facts: _Facts) -> int:
-    callbacks: list[BaseCallback] = [_Report(max(1, steps // REPORTS), facts), *([checkpoint] if checkpoint else [])]
+    every = max(1, steps // REPORTS)
+    callbacks: list[BaseCallback] = [_Report(every, facts), DreamFilm(every), *([checkpoint] if checkpoint else [])]
     left = max(0, steps - agent.num_timesteps)
     try:
         with nullcontext() if checkpoint else sigterm_as_exit():  # a checkpoint sees to signals by itself
@@ -265,6 +266,6 @@ def _leave_pictures(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Pat
         print("No learning curve: no training episode came to its end.")
     filming.draw_dream(folder / "dream.png", agent, episodes[0], task)
     left["dream.png"] = "what happened, what the agent dreamt would happen, and the error"
-    left["tensorboard"] = f"logs: tensorboard --logdir {folder}"
+    left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
     for name, meaning in left.items():
         print(f"  {folder / name}  {meaning}")

@@ -1,0 +1,114 @@
+"""Film strips out of the replay: what they show, and that training does not notice them."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from hd_agents.callbacks import DreamFilm
+from hd_agents.dream_film import KEY, dream_of_replay
+from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON
+from tests.agents import Clock, Scripted, tiny
+
+IMAGE = spaces.Box(0, 255, (16, 20, 3), np.uint8)
+
+
+def events(folder: Path) -> list[Any]:
+    """The film strips in a TensorBoard log."""
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    path = next(folder.rglob("events.*"))
+    log = loader.EventAccumulator(str(path.parent), size_guidance={"images": 0})
+    log.Reload()
+    return log.Images(KEY) if KEY in log.Tags()["images"] else []
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_truth_is_a_piece_of_one_episode(cut: bool) -> None:
+    agent = tiny(env=Clock(70, cut), seed=0)
+    agent.learn(300)
+    found = dream_of_replay(agent, np.random.default_rng(0))
+    assert found is not None
+    rows = found.truth["observation"]
+    assert len(rows) == found.start + 1 + CURVE_HORIZON
+    assert len(set(rows[:, 0])) == 1  # episode
+    np.testing.assert_array_equal(np.diff(rows[:, 1]), 1)  # step
+    np.testing.assert_array_equal(found.rewards, 100 * rows[1:, 0] + rows[1:, 1])
+    np.testing.assert_array_equal(found.dream.actions, rows[found.start + 1 :, 2])
+    assert found.dream.observations["observation"].shape == (CURVE_HORIZON + 1, 3)
+
+
+def test_short_episodes_give_short_dreams() -> None:
+    agent = tiny(env=Clock(8), seed=0)
+    agent.learn(120)
+    found = dream_of_replay(agent, np.random.default_rng(0))
+    assert found is not None
+    assert 1 <= len(found.dream.rewards) <= 8
+    assert len(set(found.truth["observation"][:, 0])) == 1
+
+
+def test_dream_is_that_of_the_policy() -> None:
+    """The agent that sees the same steps by predict, and imagines on, dreams the same."""
+    agent = tiny(env=Clock(70), seed=0, train_ratio=0)
+    agent.learn(200)
+    found = dream_of_replay(agent, np.random.default_rng(3))
+    assert found is not None
+    rows, state = found.truth["observation"], None
+    for step in range(found.start):
+        _, state = agent.predict(rows[step], state, np.array([step == 0]), deterministic=True)
+        took = np.eye(5, dtype=np.float32)[[int(rows[step + 1, 2])]]
+        state = (state[0], state[1], took)  # what was done then, not what it would do now
+    expected = agent.imagine(rows[found.start], found.dream.actions, state=state)
+    for ours, theirs in zip(found.dream[2:], expected[2:], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.dream.observations["observation"], expected.observations["observation"], atol=1e-3)
+
+
+def test_too_small_a_replay_has_none() -> None:
+    agent = tiny(env=Clock(70), seed=0)
+    agent.learn(CONTEXT + 5)
+    assert dream_of_replay(agent, np.random.default_rng(0)) is None
+
+
+def test_normalised_observations_are_shown_as_the_agent_sees_them() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Clock(70)]))
+    agent = tiny(env=env, seed=0)
+    agent.learn(200)
+    found = dream_of_replay(agent, np.random.default_rng(0))
+    assert found is not None
+    assert np.abs(found.truth["observation"]).max() <= env.clip_obs
+
+
+@pytest.mark.parametrize("chw", [False, True])
+def test_film_of_images_in_tensorboard_and_in_files(chw: bool, tmp_path: Path) -> None:
+    space = spaces.Box(0, 255, (3, 16, 20), np.uint8) if chw else IMAGE
+    agent = tiny("CnnPolicy", Scripted(space, spaces.Discrete(2), 40), tensorboard_log=str(tmp_path / "logs"))
+    agent.learn(170, log_interval=1, callback=DreamFilm(40, tmp_path / "films"))
+    names = sorted(path.name for path in (tmp_path / "films").iterdir())
+    assert names == ["dream_120.png", "dream_160.png", "dream_39.png", "dream_40.png", "dream_80.png"]
+    shown = events(tmp_path / "logs")
+    assert len(shown) == 4  # those of 39 and 40 were drawn before the first table: the later one is kept
+    assert (shown[0].width, shown[0].height) == (1040, 480)
+    found = dream_of_replay(agent, np.random.default_rng(0))
+    assert found is not None
+    assert found.dream.observations["observation"].shape == (HORIZON + 1, 16, 20, 3)
+    assert found.truth["observation"].shape[1:] == (16, 20, 3)
+
+
+def test_training_does_not_notice(tmp_path: Path) -> None:
+    weights = []
+    for callback in (None, DreamFilm(16, tmp_path)):
+        agent = tiny(env=gym.make("CartPole-v1"), seed=5)
+        agent.learn(200, callback=callback)
+        weights.append(torch.cat([part.flatten() for part in agent.policy.state_dict().values()]))
+    assert torch.equal(*weights)
+    assert list(tmp_path.iterdir())
+
+
+def test_intervals_that_are_not_allowed() -> None:
+    with pytest.raises(ValueError, match="every=0"):
+        DreamFilm(0)
