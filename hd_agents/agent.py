@@ -1,6 +1,6 @@
 """HarmonyDreamAgent: a world-model agent with the interface of Stable-Baselines3's algorithms."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import checks, footprint, official, recorder
 from hd_agents.arrivals import watch
 from hd_agents.backbones import objectives
-from hd_agents.collection import Collector, VecStep, make_replay, normalize_batch
+from hd_agents.collection import Collector, VecStep, add_episode, make_replay, normalize_batch
 from hd_agents.envs import register_suite
 from hd_agents.graphs import GraphedActing, GraphedUpdates
 from hd_agents.host import cpu_has_bfloat16, keep_freed_memory
@@ -302,8 +302,6 @@ class HarmonyDreamAgent(BaseAlgorithm):
             self.replay_buffer = self._make_replay()
         warn_of_frozen_schedules(self._frozen_schedules)
         watch(self.env, lambda: self.num_timesteps)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -377,12 +375,14 @@ class HarmonyDreamAgent(BaseAlgorithm):
         return due
 
     def train(self, gradient_steps: int) -> None:
-        """Make ``gradient_steps`` updates on batches from replay. ``learn`` calls it; needs a sequence in replay.
+        """Make ``gradient_steps`` updates on batches from replay, which has to hold a sequence. ``learn`` calls it.
 
         :raises hd_agents.recorder.NonFiniteError: when updates in a row were not finite, see docs/robustness.md.
         """
         assert self.replay_buffer is not None
         if gradient_steps:
+            if self.device.type == "cpu":
+                keep_freed_memory()
             self.learner.set_learning_rates(*self._rates().values())
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(self.batch_size, self.sequence_length, self._rng, self.device)
@@ -540,6 +540,29 @@ class HarmonyDreamAgent(BaseAlgorithm):
         official.load(arrays, agent.policy.networks)
         agent._n_updates = agent.learner.updates = found.updates
         return agent
+
+    def add_episode(
+        self,
+        observations: Observation | Sequence[Observation],
+        actions: NDArray[Any],
+        rewards: NDArray[Any],
+        terminated: bool,
+    ) -> None:
+        """Put an episode of T steps that was recorded elsewhere into the replay: a demonstration, a robot's log.
+
+        It is learned from as the agent's own are, by ``learn`` or, without any environment stepping, by ``train``. The
+        environments are reset before ``learn`` goes on.
+
+        :param observations: T + 1 in the environment's own form (before any ``VecNormalize``), from that of ``reset``
+            to the last; a list, or arrays with the steps in front.
+        :param actions: (T, ...). The first followed ``reset``. :param rewards: (T,).
+        :param terminated: whether the task ended it; False if it was cut off.
+        :raises ValueError: for what does not fit together or does not fit the spaces; then nothing is stored.
+        """
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay()
+        add_episode(self.policy, self.replay_buffer, observations, actions, rewards, terminated)
+        self._last_obs = None
 
     def save_replay_buffer(self, path: Archive) -> None:
         """Write the replay to ``path`` (".replay" is added if it has no suffix); nothing in it is executable."""

@@ -11,7 +11,7 @@ the statistics of the moment it is drawn, as Stable-Baselines3's replay buffers 
 in training as in ``predict``, and rows from the time when the statistics were still poor do no harm.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from hd_agents.arrivals import check_rewards, encode
+from hd_agents.arrivals import FLOAT32_MAX, check_rewards, encode
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.replay import SequenceReplay
 from hd_agents.spaces import SINGLE_KEY, Observation
@@ -124,6 +124,49 @@ class Collector:
                 row = _row(encode(self.policy.observations, last, step.steps, "last ", env), 0)
             terminated = bool(done) and not info.get("TimeLimit.truncated", False)
             replay.add(env, row, self._actions[env], float(rewards[env]), False, terminated)
+
+
+def add_episode(
+    policy: DreamPolicy,
+    replay: SequenceReplay,
+    observations: Observation | Sequence[Observation],
+    actions: NDArray[Any],
+    rewards: NDArray[Any],
+    terminated: bool,
+) -> None:
+    """Write a recorded episode; arguments and errors are those of :meth:`hd_agents.HarmonyDreamAgent.add_episode`.
+
+    It goes to the environment that has had the fewest rows.
+    """
+    rows = policy.observations.encode(_stacked(observations))
+    taken, earned = np.asarray(actions), np.asarray(rewards, dtype=np.float64)
+    length, shape = len(next(iter(rows.values()))), policy.action_space.shape or ()
+    if not (1 < length == len(taken) + 1 and earned.shape == (len(taken),)):
+        raise ValueError(
+            f"{length} observations, {len(taken)} actions, rewards of shape {earned.shape}: an episode of T steps, 1 "
+            "or more, has T + 1 observations, from that of reset() to the last, T actions and T rewards."
+        )
+    if taken.shape[1:] != shape:
+        raise ValueError(f"actions has shape {taken.shape}: expected (T, {', '.join(map(str, shape))}).")
+    vectors = policy.actions.encode(taken)
+    for name, values in {**rows, "actions": vectors, "rewards": earned[:, None]}.items():
+        wrong = ~(np.abs(values) <= FLOAT32_MAX).reshape(len(values), -1).all(1)
+        if wrong.any():
+            raise ValueError(f"{name}[{wrong.argmax()}] is not finite: expected numbers that fit into float32.")
+    env = int(np.argmin(replay.added))
+    replay.add(env, _row(rows, 0), np.zeros(policy.actions.size, np.float32), 0.0, True, False)
+    for step, action in enumerate(vectors):
+        ends = bool(terminated) and step == len(vectors) - 1
+        replay.add(env, _row(rows, step + 1), action, float(earned[step]), False, ends)
+
+
+def _stacked(observations: Any) -> Any:
+    """A list of observations as one batch; a batch as it is."""
+    if not isinstance(observations, list | tuple):
+        return observations
+    if observations and isinstance(observations[0], Mapping):
+        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+    return np.asarray(observations)
 
 
 def normalize_batch(batch: Batch, normalizer: VecNormalize) -> Batch:
