@@ -15,7 +15,7 @@ from learning.foresight import main as ask_foresight
 from learning.precision import compare
 from learning.run import main
 from learning.tasks import TASKS
-from learning.trial import BASELINES, Trial, plot_harmony, run_agent, run_baseline, write_curve
+from learning.trial import BASELINES, Trial, learn_from_records, plot_harmony, run_agent, run_baseline, write_curve
 
 SEEDS = (0, 1)
 MANY_SEEDS = (0, 1, 2, 3)
@@ -35,6 +35,15 @@ def test_learns(name: str, seed: int) -> None:
     trial = run_agent(name, TASKS[name], seed)
     print(f"{name}, seed {seed}: {trial.mean:.2f} ± {np.std(trial.returns):.2f} after {trial.minutes:.1f} min")
     assert trial.mean >= TASKS[name].bar, trial.returns
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", ["locks", "pendulum"])
+def test_learns_from_recorded_random_play(name: str, seed: int) -> None:
+    returns = learn_from_records(name, TASKS[name], seed)
+    print(f"{name}, from records, seed {seed}: {np.mean(returns):.2f} ± {np.std(returns):.2f}")
+    assert np.mean(returns) >= TASKS[name].bar, returns
 
 
 @pytest.mark.slow

@@ -99,6 +99,32 @@ def run_agent(
     return _run(agent, task, seed, difficulty or {}, show)
 
 
+def learn_from_records(name: str, task: Task, seed: int) -> list[float]:
+    """Returns of an agent that has learned from recorded random play alone, with the task's settings.
+
+    It is given as many env steps, and makes as many gradient steps, as one that plays for itself.
+    """
+    torch.set_num_threads(task.threads)
+    arguments = SETTINGS[name]
+    agent = HarmonyDreamAgent(task.policy, task.make(), seed=seed, **arguments)
+    steps, env = 0, task.make()
+    env.action_space.seed(seed)
+    while steps < task.steps:
+        observations, actions, rewards = [env.reset(seed=seed + steps)[0]], [], []
+        terminated = truncated = False
+        while not (terminated or truncated):
+            actions.append(env.action_space.sample())
+            observation, reward, terminated, truncated, _ = env.step(actions[-1])
+            observations.append(observation)
+            rewards.append(float(reward))
+        agent.add_episode(observations, np.array(actions), np.array(rewards), terminated)
+        steps += len(actions)
+    earned = (task.steps - arguments["learning_starts"]) * arguments["train_ratio"]
+    agent.train(earned // (agent.batch_size * agent.sequence_length))
+    assert agent.num_timesteps == 0
+    return evaluate(agent, task.make, seed)
+
+
 def run_baseline(
     algorithm: str, task: Task, seed: int, difficulty: Mapping[str, Any] | None = None, show: bool = False
 ) -> Trial:
