@@ -137,7 +137,7 @@ def test_verification_fails_when_the_score_left_the_interval(
     stated = zoo.card(shipped)["evaluation"]
 
     def changed(*arguments: Any, **named: Any) -> Evaluation:
-        fields = {key: stated[key] for key in Evaluation._fields}
+        fields = {key: stated.get(key, {}) for key in Evaluation._fields}
         return Evaluation(**{**fields, "returns": [value + offset for value in stated["returns"]]})
 
     monkeypatch.setattr("hd_agents.zoo.models.evaluate", changed)
