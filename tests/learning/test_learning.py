@@ -39,11 +39,11 @@ def test_learns(name: str, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", ["locks", "pendulum"])
-def test_learns_from_recorded_random_play(name: str, seed: int) -> None:
-    returns = learn_from_records(name, TASKS[name], seed)
-    print(f"{name}, from records, seed {seed}: {np.mean(returns):.2f} ± {np.std(returns):.2f}")
-    assert np.mean(returns) >= TASKS[name].bar, returns
+def test_learns_from_recorded_random_play(seed: int) -> None:
+    """Random play opens locks, and so shows what there is. It does not hold a pendulum up (docs/learning.md)."""
+    returns = learn_from_records("locks", TASKS["locks"], seed)
+    print(f"locks, from records, seed {seed}: {np.mean(returns):.2f} ± {np.std(returns):.2f}")
+    assert np.mean(returns) >= TASKS["locks"].bar, returns
 
 
 @pytest.mark.slow
