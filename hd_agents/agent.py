@@ -196,6 +196,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         self._rng = np.random.default_rng()
         self._replay_credit = 0.0  # replayed steps that env steps have earned and gradient steps have not yet used
         self._pretrained = False
+        self._learning = False
         self._updates_at_start = 0
         self._progress: ProgressBar | None = None
         self._frozen_schedules: dict[str, str] = {}
@@ -309,10 +310,12 @@ class HarmonyDreamAgent(BaseAlgorithm):
         if self.verbose >= 1 and total_timesteps < self.learning_starts:
             print(f"Random actions: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
         callback.on_training_start(locals(), globals())
+        self._learning = True
         try:
             while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
                 self.train(self._due_updates())
         finally:
+            self._learning = False
             if self._progress is not None:
                 self._progress.close()
         callback.on_training_end()
@@ -551,14 +554,17 @@ class HarmonyDreamAgent(BaseAlgorithm):
         """Put an episode of T steps that was recorded elsewhere into the replay: a demonstration, a robot's log.
 
         It is learned from as the agent's own are, by ``learn`` or, without any environment stepping, by ``train``. The
-        environments are reset before ``learn`` goes on.
+        environments are reset before ``learn`` goes on. The statistics of a ``VecNormalize`` do not see it.
 
         :param observations: T + 1 in the environment's own form (before any ``VecNormalize``), from that of ``reset``
             to the last; a list, or arrays with the steps in front.
         :param actions: (T, ...). The first followed ``reset``. :param rewards: (T,).
         :param terminated: whether the task ended it; False if it was cut off.
-        :raises ValueError: for what does not fit together or does not fit the spaces; then nothing is stored.
+        :raises ValueError: for what does not fit together or does not fit the spaces, then nothing is stored; and in a
+            callback: while ``learn`` runs, an episode of its own is going on.
         """
+        if self._learning:
+            raise ValueError("add_episode() within learn(): call it before or after, when no episode is going on.")
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay()
         add_episode(self.policy, self.replay_buffer, observations, actions, rewards, terminated)

@@ -75,10 +75,10 @@ def harmony(value: Any) -> bool | dict[str, bool | float]:
     raise ValueError(f"harmony={value!r}: use True, False or a mapping from loss names to True, False or a weight.")
 
 
-def mapping(name: str, value: Any) -> dict[str, Any]:
+def mapping(name: str, value: Any, example: str = "{'units': 128}") -> dict[str, Any]:
     """A dict of ``value``, a mapping."""
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name}={value!r}: use a dict, such as {{'units': 128}}.")
+        raise ValueError(f"{name}={value!r}: use a dict, such as {example}.")
     return dict(value)
 
 

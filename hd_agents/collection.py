@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
@@ -138,9 +139,12 @@ def add_episode(
 
     It goes to the environment that has had the fewest rows.
     """
+    if not isinstance(terminated, bool | np.bool_):
+        raise ValueError(f"terminated={terminated!r}: use True or False, for the episode's end.")
     rows = policy.observations.encode(_stacked(observations))
-    taken, earned = np.asarray(actions), np.asarray(rewards, dtype=np.float64)
-    length, shape = len(next(iter(rows.values()))), policy.action_space.shape or ()
+    taken, earned = np.atleast_1d(actions), np.asarray(rewards, dtype=np.float64)
+    length, space = len(next(iter(rows.values()))), policy.action_space
+    shape = space.shape or ()
     if not (1 < length == len(taken) + 1 and earned.shape == (len(taken),)):
         raise ValueError(
             f"{length} observations, {len(taken)} actions, rewards of shape {earned.shape}: an episode of T steps, 1 "
@@ -148,6 +152,14 @@ def add_episode(
         )
     if taken.shape[1:] != shape:
         raise ValueError(f"actions has shape {taken.shape}: expected (T, {', '.join(map(str, shape))}).")
+    if isinstance(space, spaces.Box):
+        slack = 1e-3 * (space.high - space.low)
+        outside = ~((taken >= space.low - slack) & (taken <= space.high + slack)).reshape(len(taken), -1).all(1)
+        if outside.any():
+            raise ValueError(
+                f"actions[{outside.argmax()}] is {taken[outside.argmax()]}: expected {space.low} to {space.high}, in "
+                "the environment's own unit."
+            )
     vectors = policy.actions.encode(taken)
     for name, values in {**rows, "actions": vectors, "rewards": earned[:, None]}.items():
         wrong = ~(np.abs(values) <= FLOAT32_MAX).reshape(len(values), -1).all(1)
@@ -165,6 +177,8 @@ def _stacked(observations: Any) -> Any:
     if not isinstance(observations, list | tuple):
         return observations
     if observations and isinstance(observations[0], Mapping):
+        if len(kinds := {tuple(sorted(one)) for one in observations}) > 1:
+            raise ValueError(f"The observations have different keys: {sorted(kinds)}.")
         return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
     return np.asarray(observations)
 

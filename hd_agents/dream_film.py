@@ -1,5 +1,6 @@
 """The dream while it is being learned: a film strip in TensorBoard every so many steps."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,12 +38,14 @@ class DreamFilm(BaseCallback):
         agent.learn(100_000, callback=DreamFilm(every=5_000))
 
     A piece of the replay is drawn, and below it the model's dream, which saw the steps before the piece and then the
-    actions alone. TensorBoard has it under Images, from the next log table on. Needs matplotlib, takes about a second,
-    draws none of the random numbers that training does, and so leaves the run as it is.
+    actions alone. TensorBoard has it under Images from the next log table on, of several in between the newest. Needs
+    matplotlib, takes about a second, draws none of the random numbers that training does, and so leaves the run as it
+    is.
 
     :param every: env steps between two film strips; the first comes with the first gradient steps.
     :param folder: also write each as ``dream_<env steps>.png`` there; made if it does not exist.
     :raises ValueError: for a number that is not allowed.
+    :raises ImportError: when learning starts, without matplotlib; OSError if ``folder`` cannot be made.
     """
 
     def __init__(self, every: int = 5_000, folder: str | Path | None = None) -> None:
@@ -50,6 +53,13 @@ class DreamFilm(BaseCallback):
         self.every = checks.whole("every", every, 1)
         self.folder = None if folder is None else Path(folder)
         self._drawn: int | None = None  # the part of the run, counted in ``every``, that has its film strip
+
+    def _on_training_start(self) -> None:
+        # Better now than after the first steps.
+        if find_spec("matplotlib") is None:
+            raise ImportError('DreamFilm needs matplotlib: install it with `pip install "hd_agents[train]"`.')
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def _on_rollout_start(self) -> None:
         agent: Any = self.model
@@ -63,7 +73,6 @@ class DreamFilm(BaseCallback):
         figure = draw(*found, f"After {agent.num_timesteps:,} env steps, {agent._n_updates:,} gradient steps")
         self.logger.record(KEY, Image(_pixels(figure), "HWC"), exclude=EXCLUDED)
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(self.folder / f"dream_{agent.num_timesteps}.png", dpi=120)
 
     def _on_step(self) -> bool:

@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 import hd_agents
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.envs import register_suite
+from hd_agents.envs import make
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
 from hd_agents.randomness import seeded
@@ -116,7 +116,8 @@ def evaluate(
         only the deterministic rule gives the same episodes with another number of them.
     :param progress_bar: show one, on stderr; needs tqdm.
     :param env_kwargs: arguments of ``gymnasium.make``, where ``task`` is an id.
-    :raises ValueError: for a number or rule that is not allowed, and for a task with other spaces than the agent's.
+    :raises ValueError: for a number, rule or arguments that are not allowed, and for a task with other spaces than the
+        agent's.
     """
     if not isinstance(task, str) and not callable(task):
         raise ValueError(f"task={task!r}: pass a Gymnasium id, or a function that makes the environment, lambda: env.")
@@ -240,12 +241,10 @@ def seeded_envs(
 ) -> DummyVecEnv:
     """One monitored environment per share of seeds, in this process."""
 
-    def make(share: Sequence[int]) -> gym.Env[Any, Any]:
-        if isinstance(task, str):
-            register_suite(task)
-        return Monitor(SeededEpisodes(gym.make(task, **env_kwargs) if isinstance(task, str) else task(), share))
+    def play(share: Sequence[int]) -> gym.Env[Any, Any]:
+        return Monitor(SeededEpisodes(make(task, env_kwargs) if isinstance(task, str) else task(), share))
 
-    return DummyVecEnv([lambda share=share: make(share) for share in shares])  # type: ignore[misc]
+    return DummyVecEnv([lambda share=share: play(share) for share in shares])  # type: ignore[misc]
 
 
 def normalized(envs: VecEnv, normalizer: VecNormalize | None) -> VecEnv:

@@ -42,7 +42,8 @@ def check(agent: Any) -> None:
         agent.precision = "float32"
         warnings.warn(f"{what} Going on in float32 instead of bfloat16.", RuntimeWarning, stacklevel=3)
         return
-    path = write_record(agent, Path(agent.logger.get_dir() or "."))
+    logger = getattr(agent, "_logger", None)  # there is none before learn()
+    path = write_record(agent, Path((logger and logger.get_dir()) or "."))
     raise NonFiniteError(
         f"{what} `hd-agents replay-nan {path}` repeats the last of them and shows where the numbers break. Usual "
         "causes are rewards or observations of huge size, or too high a learning rate."

@@ -1,6 +1,7 @@
 """`hd-agents check`: what it says of sound and unsound environments, and how it comes to the time of a run."""
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import check, main
 from hd_agents.cli.tasks import make_plan
 
-FAULTS = ("", "leaves", "wanders", "fails")
+FAULTS = ("", "leaves", "wanders", "fails", "refuses", "breaks")
 STARTS = itertools.cycle(range(50))
 TINY = ["--set=batch_size=2", "--set=sequence_length=8", "--set=train_ratio=4", "--set=learning_starts=40"]
 
@@ -26,6 +27,8 @@ class Drift(gym.Env[np.ndarray, int]):
         self.observation_space = spaces.Box(0.0, 100.0, (1,), np.float32)
         self.action_space = spaces.Discrete(2)
         self.fault = fault
+        if fault == "breaks":
+            raise KeyError("whatever")
 
     def _seen(self) -> np.ndarray:
         return np.array([-1.0 if self.fault == "leaves" else float(self.start + self.count)], np.float32)
@@ -34,6 +37,8 @@ class Drift(gym.Env[np.ndarray, int]):
         super().reset(seed=seed)
         if self.fault == "fails":
             raise RuntimeError("no robot on the line")
+        if self.fault == "refuses":
+            raise ValueError("whatever")
         self.count = 0
         self.start = next(STARTS) if self.fault == "wanders" else 0
         return self._seen(), {}
@@ -41,6 +46,17 @@ class Drift(gym.Env[np.ndarray, int]):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.count += 1
         return self._seen(), float(self.count), False, self.count == 7, {}
+
+
+class Plus(gym.ObservationWrapper[np.ndarray, int, np.ndarray]):
+    """Adds a number to what is observed."""
+
+    def __init__(self, env: gym.Env[np.ndarray, int], number: float) -> None:
+        super().__init__(env)
+        self.number = number
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return observation + np.float32(self.number)
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +102,28 @@ def test_environment_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "DriftFails-v0", *TINY]) == check.FAILED
     said = capsys.readouterr().out
     assert "NOT SOUND: RuntimeError: no robot on the line" in said
-    assert "Not timed: RuntimeError: no robot on the line" in said
+    assert "NOT SOUND: it cannot be played: RuntimeError: no robot on the line" in said
+
+
+@pytest.mark.parametrize("fault", ["refuses", "breaks"])
+def test_any_failure_is_the_environments(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"Drift{fault.title()}-v0", *TINY]) == check.FAILED
+    said = capsys.readouterr().out
+    assert "NOT SOUND" in said
+    assert "whatever" in said
+
+
+def test_wrappers_of_its_own_are_checked_too(capsys: pytest.CaptureFixture[str]) -> None:
+    gym.register("Wrapped-v0", lambda: Plus(Drift(), -5.0))
+    gym.register("Repaired-v0", lambda: Plus(Drift("leaves"), 2.0))
+    try:
+        assert main(["check", "Repaired-v0", *TINY]) == 0
+        assert "remark" not in capsys.readouterr().out
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert main(["check", "Wrapped-v0", *TINY]) == check.FAILED
+    finally:
+        del gym.registry["Wrapped-v0"], gym.registry["Repaired-v0"]
 
 
 def test_settings_that_are_not_allowed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +132,8 @@ def test_settings_that_are_not_allowed(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_agent_and_environments_are_measured() -> None:
-    plan = make_plan("Drift-v0", settings=[text.removeprefix("--set=") for text in (*TINY, "--set=n_envs=3")])
+    more = ("--set=n_envs=3", "--set=pretrain_steps=30")
+    plan = make_plan("Drift-v0", settings=[text.removeprefix("--set=") for text in (*TINY, *more)])
     agent = HarmonyDreamAgent(env=make_vec_env("Drift-v0", plan.n_envs), seed=0, **plan.arguments)
     times = check.measure(agent)
     assert times.random > 0
@@ -120,6 +158,8 @@ def test_time_of_a_run(steps: int, expected: tuple[int, float, float]) -> None:
     [
         (0.00031, "0.31 ms"),
         (0.145, "145 ms"),
+        (0.9996, "1 s"),
+        (59.97, "1 min"),
         (1.52, "1.52 s"),
         (59, "59 s"),
         (61, "1 min"),

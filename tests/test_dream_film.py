@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from hd_agents import dream_film
 from hd_agents.callbacks import DreamFilm
 from hd_agents.dream_film import KEY, dream_of_replay
 from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON
@@ -112,3 +113,14 @@ def test_training_does_not_notice(tmp_path: Path) -> None:
 def test_intervals_that_are_not_allowed() -> None:
     with pytest.raises(ValueError, match="every=0"):
         DreamFilm(0)
+
+
+def test_what_is_missing_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = tiny(env=Clock(70))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        agent.learn(10, callback=DreamFilm(16, tmp_path / "file" / "films"))
+    monkeypatch.setattr(dream_film, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"hd_agents\[train\]"):
+        agent.learn(10, callback=DreamFilm(16))
+    assert agent.num_timesteps == 0

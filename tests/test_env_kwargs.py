@@ -1,6 +1,7 @@
 """Arguments of the environment: from what is typed to the run, its files, its evaluation and its package."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from gymnasium import spaces
 
 from hd_agents import zoo
 from hd_agents.cli import main
-from hd_agents.cli.tasks import UsageError, make_plan
+from hd_agents.cli.tasks import UsageError, as_json, make_plan, parse_setting
 from hd_agents.evaluation import evaluate
+from hd_agents.jsonable import ArchiveError
 
 ID = "hd_agents_tests/Corridor-v0"
 TINY = ["batch_size=2", "sequence_length=8", "train_ratio=1", "learning_starts=40", "size=nano"]
@@ -100,19 +102,83 @@ def test_evaluation_takes_the_runs_own(trained: Path, capsys: pytest.CaptureFixt
     assert "in 5 steps" in capsys.readouterr().out
 
 
-def test_resuming_with_others_says_so(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = [f"--set={setting}" for setting in TINY]
-    assert main(["train", ID, "--steps", "64", "--folder", str(trained), "--resume", *typed]) == 0
-    assert "env_kwargs {'length': 5, 'colour': 'red'} -> None" in capsys.readouterr().out
+def test_a_run_goes_on_with_its_own(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    command = ["train", ID, "--steps", "80", "--folder", str(folder), "--resume"]
+    command += [f"--set={setting}" for setting in TINY]
+    assert main([*command, "--env-kwargs=length=3"]) == 2
+    assert "begun in environments made with {'length': 5, 'colour': 'red'}" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "changed: n_timesteps 60 -> 80\n" in capsys.readouterr().out
+    lengths = [line.split(",")[1] for line in (folder / "0.monitor.csv").read_text().splitlines()[2:]]
+    assert (len(lengths), set(lengths)) == (16, {"5"})
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["env_kwargs"] == TRAINED
+    assert "--set=env_kwargs.length=5" in facts["command"]
+    checkpoint = next((folder / "checkpoints").glob("agent-*.zip"))
+    assert main(["enjoy", str(checkpoint), "--episodes", "1"]) == 0
+    assert "in 5 steps" in capsys.readouterr().out
 
 
-def test_package_is_evaluated_and_verified_with_them(trained: Path, tmp_path: Path) -> None:
-    facts = {**json.loads((trained / "run.json").read_text()), "env_kwargs": TRAINED}
-    target = zoo.pack(trained / "agent.zip", ID, facts, episodes=3, target=tmp_path / "corridor")
+@pytest.mark.parametrize("text", ["size={1: 2}", "size={'a'}", "size=1e999"])
+def test_values_that_no_file_holds(text: str) -> None:
+    key, value = parse_setting(text)
+    with pytest.raises(UsageError, match="cannot be stored"):
+        as_json({key: value})
+
+
+def test_tuples_become_lists_at_once() -> None:
+    assert as_json({"size": (2, (3, 4))}) == {"size": [2, [3, 4]]}
+
+
+def test_entries_and_wholes_in_the_order_typed() -> None:
+    plan = make_plan(ID, settings=["policy_kwargs.units=32", "policy_kwargs={'deter': 8}", "policy_kwargs.hidden=4"])
+    assert plan.arguments["policy_kwargs"] == {"deter": 8, "hidden": 4}
+    with pytest.raises(UsageError, match="harmony=False has no entries"):
+        make_plan(ID, settings=["harmony=False", "harmony.reward=True"])
+    assert make_plan(ID, settings=["harmony=True", "harmony.reward=False"]).arguments["harmony"] == {"reward": False}
+
+
+def test_comparison_sets_harmony_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", ID, "--set", "harmony.reward=False", "--folder", str(tmp_path)]) == 2
+    assert "harmony is what is compared" in capsys.readouterr().err
+
+
+def test_package_is_evaluated_and_verified_with_them(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = zoo.pack(trained / "agent.zip", ID, episodes=3, target=tmp_path / "corridor")
     card = zoo.card(target)
     assert (card["env_kwargs"], card["evaluation"]["lengths"]) == (TRAINED, [5, 5, 5])
     assert f"zoo.make_env(\"{ID}\", length=5, colour='red')" in (target / "README.md").read_text()
     assert zoo.verify(target).passed
+    assert "made with {'length': 5, 'colour': 'red'}, as the card says" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "env_kwargs",
+    [{"videos": "/etc"}, {"videos": "..\\share"}, {"a": "../b"}, {"a": [1]}, {"a": "b" * 2000}, [1], "abc", 3],
+)
+@pytest.mark.parametrize("where", ["card", "evaluation"])
+def test_cards_of_strangers_name_no_places(trained: Path, tmp_path: Path, env_kwargs: Any, where: str) -> None:
+    target = zoo.pack(trained / "agent.zip", ID, episodes=1, target=tmp_path / "corridor")
+    card = zoo.card(target)
+    part = card if where == "card" else card["evaluation"]
+    part["env_kwargs"] = env_kwargs
+    (target / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArchiveError, match="env_kwargs"):
+        zoo.load(target)
+    assert main(["enjoy", str(target)]) == 2
+
+
+def test_places_are_not_packed(trained: Path, tmp_path: Path) -> None:
+    facts = json.loads((trained / "run.json").read_text())
+    with pytest.raises(ArchiveError, match="no places of files"):
+        zoo.pack(trained / "agent.zip", ID, {**facts, "env_kwargs": {"colour": "/home"}}, 1, target=tmp_path / "a")
+    target = zoo.pack(trained / "agent.zip", ID, {**facts, "task": "Other-v0"}, 1, target=tmp_path / "b")
+    assert "env_kwargs" not in zoo.card(target)
+    assert zoo.card(target)["evaluation"]["lengths"] == [9]
 
 
 def test_python_takes_a_dict(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,5 +187,23 @@ def test_python_takes_a_dict(capsys: pytest.CaptureFixture[str]) -> None:
     assert {info["l"] for info in agent.ep_info_buffer or ()} == {4}
     with pytest.raises(ValueError, match="env_kwargs"):
         evaluate(agent, Corridor, 1, env_kwargs={"length": 4})
-    with pytest.raises(ValueError, match="env_kwargs"):
-        zoo.train(ID, steps=60, env_kwargs=3)
+    for wrong in (0, 3):
+        with pytest.raises(ValueError, match=f"env_kwargs={wrong}: use a dict"):
+            zoo.train(ID, steps=60, env_kwargs=wrong)
+
+
+def test_arguments_may_have_any_name() -> None:
+    gym.register("hd_agents_tests/Named-v0", lambda name, drawn: Corridor(name + drawn))
+    try:
+        plan = make_plan("hd_agents_tests/Named-v0", settings=["env_kwargs.name=2", "env_kwargs.drawn=1"])
+        assert plan.make_env().unwrapped.length == 3  # type: ignore[attr-defined]
+        with pytest.raises(UsageError, match=r"cannot be made with .*TypeError"):
+            make_plan("hd_agents_tests/Named-v0", settings=["env_kwargs.name=2", "env_kwargs.drawn=x"])
+    finally:
+        del gym.registry["hd_agents_tests/Named-v0"]
+
+
+def test_pair_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", ID, "--model", "m", "--env-kwargs", "length"])
+    assert "'length': write it as KEY=VALUE" in capsys.readouterr().err

@@ -6,9 +6,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from hd_agents import zoo
+from hd_agents.recorder import NonFiniteError
 from tests.agents import Clock, Scripted, tiny
 
 Arrays = dict[str, Any]
@@ -122,6 +125,9 @@ GOOD: Arrays = {
         ({"rewards": np.array([1.0, np.inf, 1.0])}, r"rewards\[1\] is not finite"),
         ({"actions": np.array([0, 1, 7])}, "outside ranges"),
         ({"actions": np.zeros((3, 2), int)}, r"actions has shape \(3, 2\)"),
+        ({"actions": 3}, "4 observations, 1 actions"),
+        ({"terminated": np.zeros(3, bool)}, "use True or False"),
+        ({"observations": [{"a": 1}, {"b": 1}]}, "different keys"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_not_stored(change: Arrays, said: str) -> None:
@@ -131,3 +137,42 @@ def test_what_does_not_fit_is_refused_and_not_stored(change: Arrays, said: str) 
     assert len(agent.replay_buffer) == 0  # type: ignore[arg-type]
     agent.add_episode(**GOOD)
     assert len(agent.replay_buffer) == 4  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -99.0, np.nan])
+def test_actions_in_other_units_are_refused(wrong: float) -> None:
+    env = Scripted(spaces.Box(-1, 1, (3,)), spaces.Box(-2, 2, (2,)))
+    agent, actions = tiny(env=env), np.zeros((3, 2))
+    actions[1, 0] = wrong
+    with pytest.raises(ValueError, match=r"actions\[1\] is .* in the environment's own unit"):
+        agent.add_episode(np.zeros((4, 3), np.float32), actions, np.ones(3), False)
+
+
+def test_not_within_learn() -> None:
+    class Adds(BaseCallback):
+        def _on_step(self) -> bool:
+            self.model.add_episode(**GOOD)  # type: ignore[attr-defined]
+            return True
+
+    agent = tiny(env=Clock(5))
+    with pytest.raises(ValueError, match="within learn"):
+        agent.learn(10, callback=Adds())
+    agent.add_episode(**GOOD)
+    agent.learn(10)
+
+
+def test_models_for_acting_refuse() -> None:
+    agent = zoo.load("classic/CartPole")
+    for call in (lambda: agent.train(1), lambda: agent.add_episode(**GOOD)):
+        with pytest.raises(ValueError, match="packed for acting only"):
+            call()
+
+
+def test_failures_of_training_alone_leave_their_record(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    agent = tiny(env=Clock(5), learning_rate=1e30)
+    for _ in range(4):
+        agent.add_episode(*recorded(Clock(5)))
+    with pytest.raises(NonFiniteError, match="nonfinite-"):
+        agent.train(100)
+    assert list(tmp_path.glob("nonfinite-*.zip"))

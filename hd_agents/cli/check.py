@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import torch
 from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -24,6 +25,7 @@ FAILED = 1  # exit status where the environment is not sound
 STEPS, SECONDS = 1_000, 10.0  # of random play at most, and of acting a quarter of each; but always a sequence
 UPDATES = 5  # at most, after the first
 SEED = 0
+ADDED = (OrderEnforcing, PassiveEnvChecker, TimeLimit)  # around an environment by gymnasium.make
 
 
 class Times(NamedTuple):
@@ -62,24 +64,32 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Check as asked and return the exit status: 0, or FAILED where the environment is not sound."""
-    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
-    fault, remarks = faults(make_env(plan.task, env_kwargs=plan.env_kwargs))
+    try:
+        plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+        env = make_env(plan.task, env_kwargs=plan.env_kwargs)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever anybody's environment does
+        print(f"{options.task}: NOT SOUND, it cannot be made: {_told(error)}")
+        return FAILED
+    fault, remarks = faults(env)
     print(f"{plan.task}: {'NOT SOUND: ' + fault if fault else 'passed the checks of Gymnasium'}", flush=True)
     for remark in remarks:
         print(f"  remark: {remark}")
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    env = make_vec_env(plan.make_env, plan.n_envs, seed=SEED)
+    envs = make_vec_env(plan.make_env, plan.n_envs, seed=SEED)
     try:
-        agent = HarmonyDreamAgent(env=env, seed=SEED, device=options.device, verbose=1, **plan.arguments)
-        print(_tell(plan, agent, measure(agent)))
+        agent = HarmonyDreamAgent(env=envs, seed=SEED, device=options.device, verbose=1, **plan.arguments)
     except (TypeError, ValueError) as error:
+        envs.close()
         raise UsageError(str(error)) from error
+    try:
+        print(_tell(plan, agent, measure(agent)))
     except Exception as error:
-        if fault is None:
-            raise
-        print(f"Not timed: {_told(error)}")
+        print(f"NOT SOUND: it cannot be played: {_told(error)}")
+        fault = fault or _told(error)
     finally:
-        env.close()
+        envs.close()
     if busy > 1.0:
         print(f"The machine had other work to do (a load of {busy:.1f}): alone it is faster.")
     return FAILED if fault else 0
@@ -87,17 +97,19 @@ def run(options: argparse.Namespace) -> int:
 
 def faults(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
     """What Gymnasium finds wrong with an environment, or None, and what it remarks on besides; closes it."""
-    fault = None
+    fault, own = None, env
+    while isinstance(own, ADDED):
+        own = own.env
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
+            check_env(own, skip_render_check=True, skip_close_check=True)
         except Exception as error:  # whatever an environment of anybody's does
             fault = _told(error)
         finally:
             env.close()
     texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
-    return fault, list(dict.fromkeys(texts))
+    return fault, [text for text in dict.fromkeys(texts) if "different from the unwrapped version" not in text]
 
 
 def measure(agent: HarmonyDreamAgent) -> Times:
@@ -110,7 +122,7 @@ def measure(agent: HarmonyDreamAgent) -> Times:
     random = _Clock(least, STEPS, SECONDS)
     agent.learn(rows, callback=random, log_interval=None)
     print(_played(agent, random), flush=True)
-    agent.learning_starts = 0
+    agent.learning_starts, agent._pretrained = 0, True  # or its pretrain_steps would come now
     acting = _Clock(0, STEPS // 4, SECONDS / 4)
     agent.learn(rows, callback=acting, log_interval=None, reset_num_timesteps=False)
     seconds: list[float] = []
@@ -186,9 +198,10 @@ def _tell(plan: Plan, agent: HarmonyDreamAgent, times: Times) -> str:
 
 def _spell(seconds: float) -> str:
     """A duration for people: "3.1 ms", "45 s", "1 h 20 min", "3 days 4 h"."""
-    for unit, size in (("ms", 1e-3), ("s", 1.0)):
-        if seconds < 60 and seconds < 1000 * size:
-            return f"{seconds / size:.3g} {unit}"
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 59.5:
+        return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
     parts = {"days": minutes // 1440, "h": minutes // 60 % 24, "min": minutes % 60}
     largest = next((index for index, count in enumerate(parts.values()) if count), 2)

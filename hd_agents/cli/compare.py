@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     """Compare as asked and return the exit status: 0, or 130 when Ctrl-C ended a training early."""
     if options.seeds < 1 or (options.episodes is not None and options.episodes < 1):
         raise UsageError("--seeds and --episodes must be 1 or more.")
+    if told := [setting for setting in options.settings if re.match(r"\s*harmony\s*[.=]", setting)]:
+        raise UsageError(f"--set {told[0]}: harmony is what is compared; --harmony says which settings of it.")
     runs = {(setting, seed): _plan(setting, options) for seed in range(options.seeds) for setting in options.harmony}
     plan = next(iter(runs.values()))
     task = plan.task

@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
 def summary(found: Evaluation) -> str:
     """One line for people."""
     values = found.to_json()
-    text = f"{found.task}: return {values['mean_return']:.2f} ± {values['std_return']:.2f}"
+    made = f" with {dict(found.env_kwargs)}" if found.env_kwargs else ""
+    text = f"{found.task}{made}: return {values['mean_return']:.2f} ± {values['std_return']:.2f}"
     if "success_rate" in values:
         text += f", success {values['success_rate']:.0%}"
     if "human_normalized_score" in values:

@@ -13,7 +13,7 @@ import gymnasium as gym
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import report
-from hd_agents.cli.tasks import UsageError, parse_setting
+from hd_agents.cli.tasks import UsageError, as_json, parse_setting
 from hd_agents.jsonable import ArchiveError
 from hd_agents.zoo.models import agent_file, is_package
 from hd_agents.zoo.precision import BITS
@@ -162,7 +162,8 @@ def training_of(model: str) -> dict[str, Any]:
     file = model_file(model)
     if file is None:
         return dict(checked(lambda: zoo.card(model)))
-    facts = file.with_name(zoo.RUN)
+    folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    facts = folder / zoo.RUN
     return dict(checked(lambda: json.loads(facts.read_text(encoding="utf-8")))) if facts.is_file() else {}
 
 
@@ -170,7 +171,7 @@ def env_kwargs_for(model: str, task: str, told: Sequence[str]) -> dict[str, Any]
     """What a task's environment is made with for a model: what it was trained with there, and what was typed."""
     trained = training_of(model)
     usual = trained.get("env_kwargs", {}) if trained.get("task") == task else {}
-    return {**usual, **dict(map(parse_setting, told))}
+    return as_json({**usual, **dict(map(parse_setting, told))})
 
 
 def check_spaces(agent: HarmonyDreamAgent, model: str, task: str, env: gym.Env[Any, Any]) -> None:

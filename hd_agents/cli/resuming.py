@@ -1,10 +1,12 @@
 """`hd-agents train --resume`: going on with a run that was stored, in its own folder."""
 
 import argparse
+import json
 import os
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from stable_baselines3.common.vec_env import VecEnv
@@ -14,6 +16,7 @@ from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli.tasks import UsageError
 from hd_agents.cli.tracking import PROJECT
+from hd_agents.zoo.models import RUN
 from hd_agents.zoo.training import Plan
 
 # Of the flags of `train`; a run's seed is always told.
@@ -38,6 +41,22 @@ def own_run_folder(folder: Path) -> Path:
         hint = f" Did you mean {runs[-1]}?" if runs else ""
         raise UsageError(f"{folder} holds files, but no run: with --resume, --folder is the folder of one run.{hint}")
     return folder
+
+
+def with_own_env_kwargs(plan: Plan, settings: Sequence[str], folder: Path) -> tuple[Plan, list[str]]:
+    """Plan and settings with the arguments that the run's environments were made with, which cannot change on the way.
+
+    Raises UsageError where others were typed.
+    """
+    facts = folder / RUN
+    began = json.loads(facts.read_text(encoding="utf-8")).get("env_kwargs", {}) if facts.exists() else plan.env_kwargs
+    others = [setting for setting in settings if not setting.strip().startswith("env_kwargs")]
+    if len(others) < len(settings) and plan.env_kwargs != began:
+        raise UsageError(
+            f"{folder} was begun in environments made with {began or 'no arguments'}, and cannot go on with "
+            f"{plan.env_kwargs}: leave --env-kwargs out, or give another --folder."
+        )
+    return plan._replace(env_kwargs=began), [*others, *(f"env_kwargs.{key}={value}" for key, value in began.items())]
 
 
 def resume(

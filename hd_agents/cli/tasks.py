@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import gymnasium as gym
 import torch
 
 from hd_agents import zoo
+from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
 
 
@@ -33,7 +35,8 @@ def make_plan(
     """
     given = {} if size is None else {"size": size}
     try:
-        return plan(task_id(task), steps, preset, device, given | dict(map(parse_setting, settings)))
+        found = plan(task_id(task), steps, preset, device, given | dict(map(parse_setting, settings)))
+        return found._replace(env_kwargs=as_json(found.env_kwargs))
     except ValueError as error:
         raise UsageError(str(error)) from error
     except (gym.error.Error, ImportError) as error:
@@ -44,7 +47,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """`"gamma=0.99"` -> `("gamma", 0.99)`: the value is a Python literal, true/false/none in any case, else text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"{text}: write it as key=value, for example --set batch_size=8.")
+        raise UsageError(f"--set {text}: write it as key=value, for example --set batch_size=8.")
     value = value.strip()
     words = {"true": True, "false": False, "none": None}
     if value.lower() in words:
@@ -53,6 +56,27 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), ast.literal_eval(value)
     except (SyntaxError, TypeError, ValueError):
         return key.strip(), value
+
+
+def as_json(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an environment as a run's files hold them: with lists for tuples. Raises UsageError for others."""
+    problem = "its keys have to be text" if not _has_text_keys(env_kwargs) else None
+    try:
+        made: dict[str, Any] = json.loads(json.dumps(env_kwargs, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        problem = str(error)
+    if problem:
+        raise UsageError(
+            f"--env-kwargs: {dict(env_kwargs)} cannot be stored with the run ({problem}): use numbers, text, True, "
+            "False, None, and lists and dicts of them."
+        )
+    return made
+
+
+def _has_text_keys(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_text_keys(item) for key, item in value.items())
+    return all(map(_has_text_keys, value)) if isinstance(value, list | tuple) else True
 
 
 def seed(text: str) -> int:
@@ -103,7 +127,7 @@ def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | No
     Raises UsageError if unknown, and for arguments that it does not take.
     """
     try:
-        return zoo.make_env(task_id(task), drawn=render, **(env_kwargs or {}))
+        return make_with(task_id(task), env_kwargs or {}, render)
     except ValueError as error:
         if not env_kwargs:
             raise
@@ -114,12 +138,18 @@ def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | No
 
 def add_env_flag(parser: argparse.ArgumentParser, dest: str = "env_kwargs", prefix: str = "", usual: str = "") -> None:
     """Add ``--env-kwargs``: a list of ``KEY=VALUE``, each with ``prefix`` in front."""
+
+    def read(text: str) -> str:
+        if not text.partition("=")[1] or text.startswith("="):
+            raise argparse.ArgumentTypeError(f"{text!r}: write it as KEY=VALUE, for example --env-kwargs size=96")
+        return prefix + text
+
     parser.add_argument(
         "--env-kwargs",
         dest=dest,
         action="append",
         default=[],
-        type=lambda text: prefix + text,
+        type=read,
         metavar="KEY=VALUE",
         help=f"an argument of the environment, as in gymnasium.make; may be repeated{usual}",
     )

@@ -24,7 +24,14 @@ from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures, tasks, tracking
-from hd_agents.cli.resuming import own_run_folder, repeat_command, resume, resume_command, told_folder
+from hd_agents.cli.resuming import (
+    own_run_folder,
+    repeat_command,
+    resume,
+    resume_command,
+    told_folder,
+    with_own_env_kwargs,
+)
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
@@ -107,6 +114,9 @@ def run(options: argparse.Namespace) -> int:
     resuming = bool(steps_in(folder / CHECKPOINTS))
     if not resuming and (folder / "agent.zip").exists():
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
+    if resuming:
+        plan, settings = with_own_env_kwargs(plan, options.settings, folder)
+        options = argparse.Namespace(**{**vars(options), "settings": settings})
     monitor = {"override_existing": not resuming}
     # A simulator that fails in the night costs an episode, not the run.
     make = partial(RestartingEnv, plan.make_env)
@@ -121,6 +131,7 @@ def run(options: argparse.Namespace) -> int:
             agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
             _write_config(folder / "config.yml", plan, options)
             facts = _Facts(folder / zoo.RUN, plan, agent, options, resuming)
+            facts.write()  # better now than after hours
             status = _learn(agent, plan.steps, checkpoint, facts)
         facts.write()
         agent.save(folder / "agent.zip")

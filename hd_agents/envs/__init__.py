@@ -4,13 +4,14 @@ Nothing heavy is imported here: the entry points are strings, so an environment'
 read by the first ``gymnasium.make``.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 
 from hd_agents.envs.tasks import ATARI_100K, ATARI_OTHERS, CONTROL, META_WORLD, game_name
 
-__all__ = ["register", "register_suite"]
+__all__ = ["make", "register", "register_suite"]
 
 
 def register() -> None:
@@ -30,6 +31,24 @@ def register() -> None:
 def _add(env_id: str, entry_point: str, **arguments: Any) -> None:
     if env_id not in gymnasium.registry:
         gymnasium.register(id=env_id, entry_point=f"hd_agents.envs.{entry_point}", kwargs=arguments)
+
+
+def make(env_id: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+    """``gymnasium.make`` for any id, of the suites' packages too.
+
+    :raises ValueError: for arguments that the environment does not take.
+    :raises ImportError: for an ``ALE/`` id without ale-py, saying how to install it.
+    """
+    register_suite(env_id)
+    if not env_kwargs:
+        return gymnasium.make(env_id)
+    try:
+        return gymnasium.make(env_id, **env_kwargs)
+    except (gymnasium.error.Error, ImportError):
+        raise
+    except Exception as error:  # whatever an environment makes of arguments that it does not expect
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{env_id} cannot be made with {dict(env_kwargs)}: {told}") from error
 
 
 def register_suite(env_id: str) -> None:

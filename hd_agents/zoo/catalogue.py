@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from hd_agents import checks
-from hd_agents.envs import register_suite
+from hd_agents.envs import make
 
 PRESETS = ("paper", "nano")
 SHARED = ("default", "nano")  # rows of a suite that are no task's
@@ -86,24 +86,23 @@ def hyperparameters(name: str, preset: str = "paper") -> dict[str, Any]:
     return {}
 
 
-def make_env(name: str, drawn: bool = False, **arguments: Any) -> gym.Env[Any, Any]:
+def make_env(name: str, /, drawn: bool = False, **arguments: Any) -> gym.Env[Any, Any]:
     """The task's environment, made by ``gymnasium.make`` with ``arguments``.
 
     :param drawn: with ``render_mode="rgb_array"``, if it has that.
     :raises ValueError: for a name that is neither of the zoo nor an id, and for arguments that it does not take.
     :raises ImportError: where its suite is not installed, naming the extra.
     """
+    return make_with(name, arguments, drawn)
+
+
+def make_with(name: str, env_kwargs: Mapping[str, Any], drawn: bool = False) -> gym.Env[Any, Any]:
+    """:func:`make_env` with the arguments as a mapping."""
     found = env_id(name)
-    register_suite(found)
-    try:
-        env = gym.make(found, **arguments)
-    except TypeError as error:
-        if not arguments:
-            raise
-        raise ValueError(f"{found} cannot be made with {arguments}: {error}") from error
+    env = make(found, env_kwargs)
     if drawn and "rgb_array" in env.metadata.get("render_modes", ()):
         env.close()
-        env = gym.make(found, **{**arguments, "render_mode": "rgb_array"})
+        env = make(found, {**env_kwargs, "render_mode": "rgb_array"})
     return env
 
 

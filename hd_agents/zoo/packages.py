@@ -14,6 +14,7 @@ Reading one runs nothing that is in it.
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ README, VIDEO, DREAM = "README.md", "video.mp4", "dream.png"
 FILES = (AGENT, WEIGHTS, README, VIDEO, DREAM)  # that the card has checksums of; the first two are always there
 FORMAT, FORMAT_VERSION = "hd_agents package", 2
 READABLE = (1, 2)  # versions; the first had neither pictures nor weights in 8 bits
+MOST_TEXT = 1_000  # characters of JSON
+WORD = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)
 ACTING = tuple(f"networks.{part}." for part in ("world_model.encoder", "world_model.rssm", "actor"))
 FULL = "Train an agent of your own by `hd-agents train TASK`, or ask for a package made with full=True (--full)."
 # Where the agent ran, which is nobody else's business, and its seed, which would reseed whoever loads it.
@@ -46,6 +49,14 @@ class ActingAgent(HarmonyDreamAgent):
     def learn(self, *arguments: Any, **named: Any) -> NoReturn:
         """Refused: critic, decoder and reward head are not in the package."""
         raise ValueError(f"This model was packed for acting only, and cannot learn on. {FULL}")
+
+    def train(self, *arguments: Any, **named: Any) -> NoReturn:
+        """Refused, as :meth:`learn` is."""
+        self.learn()
+
+    def add_episode(self, *arguments: Any, **named: Any) -> NoReturn:
+        """Refused, as :meth:`learn` is."""
+        self.learn()
 
     def imagine(self, *arguments: Any, **named: Any) -> NoReturn:
         """Refused: decoder, reward head and critic are not in the package."""
@@ -136,7 +147,26 @@ def read_card(source: Path) -> dict[str, Any]:
         )
     if not isinstance(card.get("sha256"), dict):
         raise ArchiveError(f"{path} has no checksums.")
+    played = card.get("evaluation")
+    for part in (card, played if isinstance(played, dict) else {}):
+        check_env_kwargs(part.get("env_kwargs", {}), str(path))
     return card
+
+
+def check_env_kwargs(env_kwargs: Any, source: str) -> dict[str, Any]:
+    """Arguments of an environment that a package may hold, given back: a few numbers and words, and no place.
+
+    :raises ArchiveError: for others. What opens files by them would open those of whoever plays the model.
+    """
+    if not isinstance(env_kwargs, dict) or len(json.dumps(env_kwargs)) > MOST_TEXT:
+        raise ArchiveError(f"{source} has env_kwargs that are no short JSON object: {str(env_kwargs)[:80]}.")
+    for key, value in env_kwargs.items():
+        if not isinstance(value, int | float | str | None) or (isinstance(value, str) and not WORD.fullmatch(value)):
+            raise ArchiveError(
+                f"{source} has env_kwargs with {key}={value!r}: a package may hold numbers, true, false, null, and "
+                "words of letters, digits, '_', '-' and '.', but no places of files."
+            )
+    return env_kwargs
 
 
 def check(source: Path) -> None:

@@ -15,7 +15,7 @@ from hd_agents.evaluation import acting, evaluate, expected_range, player_for
 from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, Episode, draw_dream, play, write_video
 from hd_agents.zoo import packages
 from hd_agents.zoo.cards import readme
-from hd_agents.zoo.catalogue import env_id, folder, make_env, names
+from hd_agents.zoo.catalogue import env_id, folder, make_with, names
 from hd_agents.zoo.models import CONFIDENCE, FACTS, RUN, within
 from hd_agents.zoo.precision import BITS
 
@@ -43,7 +43,8 @@ def pack(
 
     :param file: of ``HarmonyDreamAgent.save``. :param name: of the task.
     :param run: how the agent was trained: ``command``, ``commit``, ``machine``, ``seed`` and ``wall_seconds``, and what
-        else the card should say; None for the ``run.json`` beside ``file``.
+        else the card should say; ``env_kwargs``, where ``task`` is that of the package, are what its environments are
+        made with. None for the ``run.json`` beside ``file``.
     :param episodes: of the evaluation. :param seed: of its first one, and of the pictures; far from those of training.
     :param full: keep all networks in single precision: to learn on, and to dream.
     :param target: the folder to make; None for the zoo's own.
@@ -60,7 +61,9 @@ def pack(
     task = env_id(name)
     name = next((known for known in names() if env_id(known) == task), name)
     facts = _facts(Path(file), run)
-    env_kwargs = facts.get("env_kwargs", {})
+    env_kwargs = facts.pop("env_kwargs", {})
+    env_kwargs = packages.check_env_kwargs(env_kwargs, "The run") if facts.get("task") == task else {}
+    facts |= {"env_kwargs": env_kwargs} if env_kwargs else {}
     agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     if target is None and "/" not in name:
         raise ValueError(f"{name!r} is no task of the zoo, where packages lie by suite: pass target (--folder).")
@@ -129,7 +132,7 @@ def _film(
 
     ``video`` is None, and there is no file, where the task draws no pictures.
     """
-    env = make_env(task, drawn=True, **env_kwargs)
+    env = make_with(task, env_kwargs, drawn=True)
     try:
         episode = play(packed, env, seed, VIDEO_STEPS, player_for(packed, acting(task, "paper")))
         dreamer = play(trained, env, seed, CONTEXT + max(HORIZON, CURVE_HORIZON))

@@ -16,7 +16,7 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.spaces import ObservationCodec
-from hd_agents.zoo.catalogue import env_id, hyperparameters, make_env
+from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
 
 # Constructor arguments that a run fills in itself.
 RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     def make_env(self, drawn: bool = False) -> gym.Env[Any, Any]:
         """One of its environments; ``drawn`` as for :func:`hd_agents.zoo.make_env`."""
-        return make_env(self.task, drawn, **self.env_kwargs)
+        return make_with(self.task, self.env_kwargs, drawn)
 
     def settings(self, seed: int) -> dict[str, Any]:
         """All of it in one dict, under the zoo's names."""
@@ -98,12 +98,12 @@ def plan(
     task = env_id(name)
     known = hyperparameters(task, preset)
     values: dict[str, Any] = {"n_envs": 1, "env_kwargs": {}, **known}
-    allowed, changes = settable(), dict(settings or {})
-    for key in [key for key in changes if key.partition(".")[0] in MAPPINGS and "." in key]:
+    allowed = settable()
+    for key, value in (settings or {}).items():
         name, _, entry = key.partition(".")
-        before = changes.get(name, values.get(name))
-        changes[name] = {**(before if isinstance(before, Mapping) else {}), entry: changes.pop(key)}
-    for key, value in changes.items():
+        if entry and name in MAPPINGS:
+            values[name] = {**_entries(key, value, values.get(name)), entry: value}
+            continue
         if key in ARGUMENTS:
             own = ARGUMENTS[key]
             raise ValueError(f"{key}={value!r}: no such setting. Use the argument {own}; on the command line --{own}.")
@@ -113,7 +113,8 @@ def plan(
         values[key] = value
     if steps is not None:
         values["n_timesteps"] = steps
-    env_kwargs = checks.mapping("env_kwargs", values.pop("env_kwargs") or {})
+    env_kwargs = values.pop("env_kwargs")
+    env_kwargs = {} if env_kwargs is None else checks.mapping("env_kwargs", env_kwargs, "{'size': 96}")
     if not known:
         values = {**_fitting(task, env_kwargs, device), **values}
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
@@ -125,6 +126,16 @@ def plan(
     return Plan(task, int(total), int(n_envs), values, env_kwargs)
 
 
+def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
+    """The mapping that one entry of is to be changed; ``harmony=True`` is all of them."""
+    if before is None or before is True:
+        return {}
+    if not isinstance(before, Mapping):
+        name = key.partition(".")[0]
+        raise ValueError(f"{key}={value!r}: {name}={before!r} has no entries to change one of; set {name} as a whole.")
+    return before
+
+
 def settable() -> list[str]:
     """What can be set: number and arguments of environments, and the constructor's arguments that a run leaves open."""
     arguments = inspect.signature(HarmonyDreamAgent).parameters
@@ -133,7 +144,7 @@ def settable() -> list[str]:
 
 def _fitting(task: str, env_kwargs: Mapping[str, Any], device: str) -> dict[str, Any]:
     """Policy, size and rates for a task without an entry in the zoo."""
-    env = make_env(task, **env_kwargs)
+    env = make_with(task, env_kwargs)
     try:
         codec = ObservationCodec(env.observation_space)
     except ValueError as error:
