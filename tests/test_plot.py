@@ -60,9 +60,11 @@ def test_the_official_scores_alone(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["plot", "atari100k", "--output", str(tmp_path / "new")]) == 0
     printed = capsys.readouterr().out
     assert "26 tasks; runs of each: HarmonyDream (official) 5, DreamerV3 (their rerun) 5" in printed
+    assert "atari100k: hd_agents has " in printed and "of 26 tasks and is not aggregated" in printed  # of what ships
     assert "0.607 [0.5" in printed and "1.364 [1.1" in printed
     assert "P(HarmonyDream (official) > DreamerV3 (their rerun)) = 0.639" in printed
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["aggregates_atari100k.png", "curves.png"]
+    drawn = ["aggregates_atari100k.png", "curves.png", "scores.png"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == drawn
     for path in (tmp_path / "new").iterdir():
         assert cv2.imread(str(path)).std() > 10
 

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     runs = [one for what in options.what for one in _read(what)]
     labels = label(runs)
     evaluated = [one.name.partition("/")[0] for one in runs if one.row is not None]
-    found = {suite: scores(suite, runs, labels) for suite in dict.fromkeys([*asked, *evaluated])}
+    found = {suite: scores(suite, runs, labels, suite in asked) for suite in dict.fromkeys([*asked, *evaluated])}
     estimates = checked(lambda: {suite: _aggregate(methods) for suite, methods in found.items() if methods})
     curves, points = _curves(runs, labels, asked), _points(runs, labels)
     if not (curves or points or estimates):
@@ -89,10 +89,12 @@ def label(runs: Sequence[Run]) -> list[str]:
     return [", ".join(f"{key} {one.settings[key]}" for key in varying if key in one.settings) or OURS for one in runs]
 
 
-def scores(suite: str, runs: Sequence[Run], labels: Sequence[str]) -> dict[str, np.ndarray]:
+def scores(suite: str, runs: Sequence[Run], labels: Sequence[str], whole: bool = False) -> dict[str, np.ndarray]:
     """Method -> normalised scores (R, K) of the K tasks that every method has, with as many runs as each task has.
 
     The published methods come last. Empty where no score of the suite can be normalised.
+
+    :param whole: the suite is meant: what has been run on less than half of its tasks is left out, and told.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for one, name in zip(runs, labels, strict=True):
@@ -103,6 +105,13 @@ def scores(suite: str, runs: Sequence[Run], labels: Sequence[str]) -> dict[str, 
     for method, curves in (published.curves if published else {}).items():
         values = {name: [human_normalized(zoo.env_id(name), score) for score in c[:, -1]] for name, c in curves.items()}
         found[method] = {name: [value for value in seeds if value is not None] for name, seeds in values.items()}
+    most = max(map(len, found.values()), default=0)
+    for method in [method for method, tasks in found.items() if whole and 2 * len(tasks) < most]:
+        few = found.pop(method)
+        print(
+            f"{suite}: {method} has {len(few)} of {most} tasks and is not aggregated; to compare over these alone, "
+            "give the folder of the runs, or a table."
+        )
     common = set.intersection(*(set(tasks) for tasks in found.values())) if found else set()
     if not common:
         return {}

@@ -19,7 +19,8 @@ name.
 
 - `hyperparams/<suite>.yml`: what each task is trained with. `atari100k`, `dmc_vision`, `dmc_natural` and `metaworld`
   hold the paper's values, `dmc_proprio` carries those of `dmc_vision` over to vectors, `classic` is made for small
-  machines. `nano` in a suite's file is what two CPU cores can run; only `dmc_proprio` has one that was tried out.
+  machines. `nano` in a suite's file is what two CPU cores can run in an hour or two; that of `dmc_natural` was not
+  tried out.
 - `pretrained/<suite>/<task>/`: trained models, each with README, card, weights, video and film strip of a dream;
   `hd-agents list --pretrained` shows their scores.
 - `results/<suite>.csv`: a row per training run: its score, command, commit, machine and time. Runs whose model ships
@@ -111,6 +112,9 @@ def _cells(rows: list[dict[str, Any]]) -> list[str]:
     dates = sorted({row["date"] or "" for row in rows})
     date = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     score = f"{np.mean(scores):.1f} ± {deviation:.1f}"
+    rates = [row["success_rate"] for row in rows]
+    if None not in rates:
+        score += f", success {np.mean(rates):.0%}"
     return [score, seeds, settings, f"{first['env_steps']:,}", first["machine"], date]
 
 
