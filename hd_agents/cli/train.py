@@ -45,6 +45,7 @@ RUNS = Path("runs")  # where run folders go
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
 EPISODES = 3  # played for the video
 REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
+FILMS = 10  # of the dream, evenly spread over a run
 CHECKPOINTS = "checkpoints"  # their folder within the run's
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status after each, as shells have it
 
@@ -231,8 +232,8 @@ class _Report(BaseCallback):
 
 
 def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None, facts: _Facts) -> int:
-    every = max(1, steps // REPORTS)
-    callbacks: list[BaseCallback] = [_Report(every, facts), DreamFilm(every), *([checkpoint] if checkpoint else [])]
+    reports, films = _Report(max(1, steps // REPORTS), facts), DreamFilm(max(1, steps // FILMS))
+    callbacks: list[BaseCallback] = [reports, films, *([checkpoint] if checkpoint else [])]
     left = max(0, steps - agent.num_timesteps)
     try:
         with nullcontext() if checkpoint else sigterm_as_exit():  # a checkpoint sees to signals by itself
