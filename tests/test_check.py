@@ -1,6 +1,7 @@
 """`hd-agents check`: what it says of sound and unsound environments, and how it comes to the time of a run."""
 
 import itertools
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import check, main
 from hd_agents.cli.tasks import make_plan
+from hd_agents.graphs import WARMUP
 
 FAULTS = ("", "leaves", "wanders", "fails", "refuses", "breaks")
 STARTS = itertools.cycle(range(50))
@@ -141,6 +144,24 @@ def test_agent_and_environments_are_measured() -> None:
     assert 0 < times.update < 60
     assert agent._n_updates == 3  # the first, and two that are timed
     assert (agent.learning_starts, agent.train_ratio) == (40, 4)
+
+
+def test_updates_before_a_graph_do_not_count() -> None:
+    """On CUDA the first ones run without a graph, and one captures it."""
+    plan = make_plan("Drift-v0", settings=[text.removeprefix("--set=") for text in TINY])
+    agent = HarmonyDreamAgent(env="Drift-v0", seed=0, **plan.arguments)
+    calls: list[float] = []
+
+    def update(batch: Any) -> dict[str, torch.Tensor]:
+        calls.append(time.perf_counter())
+        time.sleep(0.2 if len(calls) <= WARMUP + 1 else 0.0)
+        return {}
+
+    agent._graphed = update  # type: ignore[assignment]
+    times = check.measure(agent)
+    assert len(calls) == WARMUP + 1 + 2
+    assert times.update < 0.1
+    assert times.first_update >= 0.2
 
 
 @pytest.mark.parametrize(
