@@ -117,7 +117,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         ("nowhere", "is no folder, no table of results (.csv) and no suite (atari100k, classic"),
         (str(tmp_path / "empty"), "holds no run"),
         (str(tmp_path / "rows.csv"), "no table of results"),
-        ("metaworld", "nothing to draw in metaworld"),
+        ("dmc_natural", "nothing to draw in dmc_natural"),
     ):
         assert main(["plot", what, *output]) == 2
         assert message in capsys.readouterr().err

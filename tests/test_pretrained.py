@@ -16,6 +16,7 @@ from hd_agents.evaluation import Evaluation, evaluate, expected_range
 from hd_agents.jsonable import ArchiveError
 from hd_agents.zoo import packages
 from tests.agents import tiny
+from tests.suites import NEEDS, require
 
 RUN = {"command": "hd-agents train", "commit": "abc", "machine": "a desk", "seed": 3, "wall_seconds": 1.5}
 
@@ -285,6 +286,8 @@ def test_an_agent_without_facts_needs_a_task(saved: Path, tmp_path: Path, capsys
 
 @pytest.mark.parametrize("name", zoo.pretrained())
 def test_shipped_models_load_and_act(name: str) -> None:
+    if name.partition("/")[0] in NEEDS:
+        require(name)
     agent, env = zoo.load(name, device="cpu"), zoo.make_env(name)
     obs, _ = env.reset(seed=0)
     assert env.action_space.contains(
