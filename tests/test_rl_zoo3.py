@@ -82,7 +82,9 @@ def test_train_enjoy_go_on_and_search(tmp_path: Path) -> None:
     agent = HarmonyDreamAgent.load(left / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu")
     assert agent.num_timesteps == 100
     assert agent._n_updates == 3  # 61 steps from step 40 on, one for every 16 of them
-    (trial,) = optuna.load_study(study_name="one", storage=storage).trials
+    stored = optuna.storages.RDBStorage(storage)
+    (trial,) = optuna.load_study(study_name="one", storage=stored).trials
+    stored.engine.dispose()  # or Python 3.13 warns of the open file
     assert trial.state.name == "COMPLETE"
     assert {"learning_rate", "train_ratio", "harmony"} <= trial.params.keys()
     assert agent.harmony_learning_rate == zoo.hyperparameters("CartPole-v1")["harmony_learning_rate"]
