@@ -27,10 +27,10 @@ def learn(folder: Path, *arguments: str) -> int:
     return main(["train", "CartPole-v1", "--folder", str(folder), "--device", "cpu", *TINY, *arguments])
 
 
-def stop_by(number: signal.Signals) -> Callable[[train._Report], bool]:
+def stop_by(number: signal.Signals) -> Callable[[train.Report], bool]:
     """A report that sends its own process a signal after 46 env steps."""
 
-    def stop(report: train._Report) -> bool:
+    def stop(report: train.Report) -> bool:
         if report.num_timesteps == 46:
             signal.raise_signal(number)
         return True
@@ -74,7 +74,7 @@ def test_stopped_run_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train._Report, "_on_step", stop_by(number))
+    monkeypatch.setattr(train.Report, "_on_step", stop_by(number))
     assert learn(tmp_path, "--steps", "100", "--checkpoint-every", "1e3") == status
     printed = capsys.readouterr().out
     assert ("pictures" in printed) == (number == signal.SIGINT)  # whoever terminates a process wants it to end
@@ -136,7 +136,7 @@ def test_a_run_without_checkpoints_leaves_its_agent(
 ) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # without the fix not the end of all tests
     try:
-        monkeypatch.setattr(train._Report, "_on_step", stop_by(number))
+        monkeypatch.setattr(train.Report, "_on_step", stop_by(number))
         assert learn(tmp_path, "--steps", "100") == status
     finally:
         signal.signal(signal.SIGTERM, before)

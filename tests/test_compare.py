@@ -94,7 +94,7 @@ def test_a_stopped_comparison_goes_on_in_the_run_that_was_stopped(
     asked = trained(monkeypatch)
     words = ["compare", "CartPole-v1", "--seeds", "1", "--episodes", "1", "--steps", "60", *TINY]
     with monkeypatch.context() as patch:
-        patch.setattr(train._Report, "_on_step", stop_by(signal.SIGTERM))
+        patch.setattr(train.Report, "_on_step", stop_by(signal.SIGTERM))
         assert main([*words, "--folder", str(tmp_path), "--checkpoint-every", "20"]) == 143
     folder = tmp_path / "CartPole-v1_compare_1"
     assert f"--folder {folder} --resume" in capsys.readouterr().out

@@ -3,16 +3,11 @@
 import argparse
 import importlib.util
 import inspect
-import json
 import math
-import shlex
 import sys
-import time
 from contextlib import nullcontext
-from datetime import datetime, timezone
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -24,9 +19,9 @@ from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures, tasks, tracking
+from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.resuming import (
     own_run_folder,
-    repeat_command,
     resume,
     resume_command,
     told_folder,
@@ -35,9 +30,6 @@ from hd_agents.cli.resuming import (
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
-from hd_agents.host import atomic_write
-from hd_agents.provenance import commit, machine
-from hd_agents.restoring import system_info
 from hd_agents.zoo.training import Plan
 
 DEFAULT_TASK = "hd_agents/Catch-v0"
@@ -130,8 +122,8 @@ def run(options: argparse.Namespace) -> int:
         agent = agent or _make_agent(plan, env, options, folder)
         with tracking.tracked(options, folder, plan.settings(options.seed)):
             agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
-            _write_config(folder / "config.yml", plan, options)
-            facts = _Facts(folder / zoo.RUN, plan, agent, options, resuming)
+            write_config(folder / "config.yml", plan, options)
+            facts = Facts(folder / zoo.RUN, plan, agent, options, resuming)
             facts.write()  # better now than after hours
             status = _learn(agent, plan.steps, checkpoint, facts)
         facts.write()
@@ -181,58 +173,8 @@ def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Pa
         raise UsageError(str(error)) from error
 
 
-class _Facts:
-    """How the agent is trained, for the card of a packed model: a file that is kept up to date."""
-
-    def __init__(
-        self, path: Path, plan: Plan, agent: HarmonyDreamAgent, options: argparse.Namespace, resuming: bool
-    ) -> None:
-        before = json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] if resuming and path.exists() else 0.0
-        self._path, self._started = path, time.monotonic() - before
-        self._facts: dict[str, Any] = {
-            "task": plan.task,
-            **({"env_kwargs": plan.env_kwargs} if plan.env_kwargs else {}),
-            "command": repeat_command(options.task, options),
-            "commit": commit(),
-            "machine": machine(agent.device),
-            "seed": options.seed,
-            "trained": datetime.now(timezone.utc).date().isoformat(),
-            "versions": system_info(),
-        }
-
-    def write(self) -> None:
-        """Write the file, with the seconds that were spent so far; those before the run was resumed count."""
-        facts = {**self._facts, "wall_seconds": round(time.monotonic() - self._started, 1)}
-        with atomic_write(self._path) as file:
-            file.write((json.dumps(facts, indent=1) + "\n").encode())
-
-
-class _Report(BaseCallback):
-    """Prints the return of the latest episodes above the progress bar, and keeps the run's facts."""
-
-    def __init__(self, every: int, facts: _Facts) -> None:
-        super().__init__()
-        self._every = every
-        self._next = every
-        self._facts = facts
-
-    def _on_training_start(self) -> None:
-        self._next += self.model.num_timesteps // self._every * self._every
-
-    def _on_step(self) -> bool:
-        from tqdm.auto import tqdm
-
-        episodes = [info["r"] for info in self.model.ep_info_buffer or ()][-pictures.WINDOW :]
-        if self.num_timesteps >= self._next and episodes:
-            self._next += self._every
-            mean = sum(episodes) / len(episodes)
-            self._facts.write()
-            tqdm.write(f"{self.num_timesteps:>9} env steps: return {mean:8.2f} (mean of last {len(episodes)})")
-        return True
-
-
-def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None, facts: _Facts) -> int:
-    reports, films = _Report(max(1, steps // REPORTS), facts), DreamFilm(max(1, steps // FILMS))
+def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None, facts: Facts) -> int:
+    reports, films = Report(max(1, steps // REPORTS), facts), DreamFilm(max(1, steps // FILMS))
     callbacks: list[BaseCallback] = [reports, films, *([checkpoint] if checkpoint else [])]
     left = max(0, steps - agent.num_timesteps)
     try:
@@ -242,15 +184,6 @@ def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | Non
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
         return SIGNALS["SIGTERM" if isinstance(stop, SystemExit) else "SIGINT"]
     return SIGNALS[checkpoint.stopped_by] if checkpoint and checkpoint.stopped_by else 0
-
-
-def _write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
-    """What was run, so that it can be run again."""
-    import yaml
-
-    command = shlex.join(["hd-agents", *sys.argv[1:]])
-    text = yaml.safe_dump({plan.task: plan.settings(options.seed)}, sort_keys=False)
-    path.write_text(f"# {command}\n{text}", encoding="utf-8")
 
 
 def _leave_pictures(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:

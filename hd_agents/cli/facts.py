@@ -1,0 +1,79 @@
+"""What a training run tells while it goes on, and leaves for others to repeat it: `run.json` and `config.yml`."""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.cli import pictures
+from hd_agents.cli.resuming import repeat_command
+from hd_agents.host import atomic_write
+from hd_agents.provenance import commit, machine
+from hd_agents.restoring import system_info
+from hd_agents.zoo.training import Plan
+
+
+class Facts:
+    """How the agent is trained, for the card of a packed model: a file that is kept up to date."""
+
+    def __init__(
+        self, path: Path, plan: Plan, agent: HarmonyDreamAgent, options: argparse.Namespace, resuming: bool
+    ) -> None:
+        before = json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] if resuming and path.exists() else 0.0
+        self._path, self._started = path, time.monotonic() - before
+        self._facts: dict[str, Any] = {
+            "task": plan.task,
+            **({"env_kwargs": plan.env_kwargs} if plan.env_kwargs else {}),
+            "command": repeat_command(options.task, options),
+            "commit": commit(),
+            "machine": machine(agent.device),
+            "seed": options.seed,
+            "trained": datetime.now(timezone.utc).date().isoformat(),
+            "versions": system_info(),
+        }
+
+    def write(self) -> None:
+        """Write the file, with the seconds that were spent so far; those before the run was resumed count."""
+        facts = {**self._facts, "wall_seconds": round(time.monotonic() - self._started, 1)}
+        with atomic_write(self._path) as file:
+            file.write((json.dumps(facts, indent=1) + "\n").encode())
+
+
+class Report(BaseCallback):
+    """Prints the return of the latest episodes above the progress bar, and keeps the run's facts."""
+
+    def __init__(self, every: int, facts: Facts) -> None:
+        super().__init__()
+        self._every = every
+        self._next = every
+        self._facts = facts
+
+    def _on_training_start(self) -> None:
+        self._next += self.model.num_timesteps // self._every * self._every
+
+    def _on_step(self) -> bool:
+        from tqdm.auto import tqdm
+
+        episodes = [info["r"] for info in self.model.ep_info_buffer or ()][-pictures.WINDOW :]
+        if self.num_timesteps >= self._next and episodes:
+            self._next += self._every
+            mean = sum(episodes) / len(episodes)
+            self._facts.write()
+            tqdm.write(f"{self.num_timesteps:>9} env steps: return {mean:8.2f} (mean of last {len(episodes)})")
+        return True
+
+
+def write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
+    """What was run, so that it can be run again."""
+    import yaml
+
+    command = shlex.join(["hd-agents", *sys.argv[1:]])
+    text = yaml.safe_dump({plan.task: plan.settings(options.seed)}, sort_keys=False)
+    path.write_text(f"# {command}\n{text}", encoding="utf-8")
