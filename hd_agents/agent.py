@@ -303,6 +303,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
             self.replay_buffer = self._make_replay()
         warn_of_frozen_schedules(self._frozen_schedules)
         watch(self.env, lambda: self.num_timesteps)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -384,8 +386,6 @@ class HarmonyDreamAgent(BaseAlgorithm):
         """
         assert self.replay_buffer is not None
         if gradient_steps:
-            if self.device.type == "cpu":
-                keep_freed_memory()
             self.learner.set_learning_rates(*self._rates().values())
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(self.batch_size, self.sequence_length, self._rng, self.device)
@@ -569,6 +569,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
             self.replay_buffer = self._make_replay()
         add_episode(self.policy, self.replay_buffer, observations, actions, rewards, terminated)
         self._last_obs = None
+        if self.device.type == "cpu":
+            keep_freed_memory()  # train() may come without learn()
 
     def save_replay_buffer(self, path: Archive) -> None:
         """Write the replay to ``path`` (".replay" is added if it has no suffix); nothing in it is executable."""

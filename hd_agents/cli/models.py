@@ -113,6 +113,9 @@ def run_pack(options: argparse.Namespace) -> int:
 def run_verify(options: argparse.Namespace) -> int:
     """Verify a model and print the verdict; the exit status is FAILED if it does not hold."""
     try:
+        stated = zoo.card(options.name)["evaluation"]
+        if "env_kwargs" in stated:
+            print(f"{stated['task']} is made with {stated['env_kwargs']}, as the card says.", flush=True)
         found = zoo.verify(options.name, options.episodes, bar_is_seen())
     except ArchiveError as error:
         print(f"{options.name}: FAILED: {error}")

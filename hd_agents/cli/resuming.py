@@ -56,7 +56,7 @@ def with_own_env_kwargs(plan: Plan, settings: Sequence[str], folder: Path) -> tu
             f"{folder} was begun in environments made with {began or 'no arguments'}, and cannot go on with "
             f"{plan.env_kwargs}: leave --env-kwargs out, or give another --folder."
         )
-    return plan._replace(env_kwargs=began), [*others, *(f"env_kwargs.{key}={value}" for key, value in began.items())]
+    return plan._replace(env_kwargs=began), [*others, *(f"env_kwargs.{key}={value!r}" for key, value in began.items())]
 
 
 def resume(

@@ -83,9 +83,6 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
     source = locate(name, media=True)
     packages.check(source)
     stated = card(source)["evaluation"]
-    env_kwargs = stated.get("env_kwargs", {})
-    if env_kwargs:
-        print(f"{stated['task']} is made with {env_kwargs}, as the card says.")
     episodes = checks.whole("episodes", episodes, 1, stated["episodes"])
     found = evaluate(
         load(source),
@@ -95,7 +92,7 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
         stated["seeds"][0],
         stated["n_envs"],
         progress_bar,
-        env_kwargs,
+        stated.get("env_kwargs"),
     )
     mean = sum(found.returns) / episodes
     return Verification(str(name), found, mean, *expected_range(stated["returns"], episodes, CONFIDENCE))
