@@ -62,12 +62,8 @@ class FlatActing(Acting):
         self._weights = [(*slot, slot[-1].data_ptr()) for slot in found]
         self._cnns = [[Convolution(layer) for layer in cnn] for cnn in encoder.convolutions()]
         self._mlp = None if encoder.mlp is None else [FlatLayer.of(layer) for layer in encoder.mlp]
-        into, observe = rssm.image_in.linear, rssm.observe_in.linear
-        self._from_action = FlatLayer(into.weight[:, rssm.flat :], into.bias)
-        self._from_stoch = FlatLayer(into.weight[:, : rssm.flat], None, rssm.image_in.norm, rssm.image_in.act)
+        self._image_in, self._observe_in = FlatLayer.of(rssm.image_in), FlatLayer.of(rssm.observe_in)
         self._gru = FlatLayer(rssm.gru.linear.weight, rssm.gru.linear.bias, rssm.gru.norm)
-        self._from_embed = FlatLayer(observe.weight[:, rssm.deter :], observe.bias)
-        self._from_deter = FlatLayer(observe.weight[:, : rssm.deter], None, rssm.observe_in.norm, rssm.observe_in.act)
         self._posterior = FlatLayer.of(rssm.posterior_out)
         self._actor = [*(FlatLayer.of(layer) for layer in actor.mlp), FlatLayer.of(actor.out)]
 
@@ -94,10 +90,10 @@ class FlatActing(Acting):
         if first is not None:
             state, action = rssm.restart(state, action, first)
         deter, stoch = state
-        hidden = self._from_stoch(stoch, self._from_action(action))
+        hidden = self._image_in(torch.cat([stoch, action], -1))
         opened, candidate, update = self._gru(torch.cat([deter, hidden], -1)).chunk(3, -1)
         deter = torch.lerp(deter, torch.tanh(torch.sigmoid(opened) * candidate), torch.sigmoid(update - 1.0))
-        logits = self._posterior(self._from_deter(deter, self._from_embed(embed)))
+        logits = self._posterior(self._observe_in(torch.cat([deter, embed], -1)))
         sample, _ = draw_one_hot(logits.view(len(logits), rssm.stoch, rssm.classes), draw, rssm.unimix)
         return State(deter, sample.flatten(1))
 

@@ -83,7 +83,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _pays(rows: int, b: Tensor, apart: bool = False) -> bool:
     """Whether oneDNN is faster for so many rows times ``b``: sooner for one, later where the rows are far apart."""
-    least = LARGE // 2 if rows == 1 else 2 * LARGE if apart else LARGE
+    least = LARGE // 4 if rows == 1 else 2 * LARGE if apart else LARGE
     return (
         rows * b.shape[0] * b.shape[1] >= least
         and b.is_cpu

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
 from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
-from hd_agents.nn.products import apply_linear, product
+from hd_agents.nn.products import apply_linear
 from hd_agents.world_model.filtering import Sequences, Weights, filter_by_hand
 
 SMALL_PRODUCT = 4_000_000  # multiplications that a CPU does in float32 before a product in bfloat16 has begun
@@ -117,13 +117,8 @@ class RSSM(nn.Module):
         action = self.clip(action)
         if is_first is not None:
             state, action = self.restart(state, action, is_first)
-        deter, stoch = state
-        first, observe = self.image_in.linear, self.observe_in.linear
-        from_action = product(action, first.weight[:, self.flat :].t(), first.bias)
-        hidden = self.image_in.finish(product(stoch, first.weight[:, : self.flat].t(), from_action))
-        deter = self.gru(hidden, deter)
-        from_embed = product(embed, observe.weight[:, self.deter :].t(), observe.bias)
-        hidden = self.observe_in.finish(product(deter, observe.weight[:, : self.deter].t(), from_embed))
+        deter = self.gru(self.image_in(torch.cat([state.stoch, action], -1)), state.deter)
+        hidden = self.observe_in(torch.cat([deter, embed], -1))
         logits = self.posterior_out(hidden).unflatten(-1, (self.stoch, self.classes))
         return State(deter, self.sample(logits, draw))
 
