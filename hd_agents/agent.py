@@ -77,7 +77,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param buffer_size: rows of replay, over all environments (one per step and one more per episode); None for
         1,000,000 or what half of the free memory (or disk) holds, whichever is less.
     :param replay_folder: keep the replay in files there, for a ``buffer_size`` beyond the memory; None for in memory.
-    :param learning_starts: env steps with random actions before the first gradient step.
+    :param learning_starts: env steps before the first gradient step, with random actions unless it has learned before.
     :param batch_size: sequences per gradient step.
     :param sequence_length: steps per sequence.
     :param train_ratio: replayed steps per env step: gradient steps per env step times ``batch_size * sequence_length``.
@@ -292,8 +292,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
         :param callback: called as Stable-Baselines3's off-policy algorithms do; learning stops when it returns False.
         :param log_interval: episodes between two log tables; None for no tables.
         :param tb_log_name: name of the run in ``tensorboard_log``.
-        :param reset_num_timesteps: start counting at 0, with random actions again, and reset the environments. False
-            goes on where the last ``learn`` ended, in the middle of an episode if that is where it was.
+        :param reset_num_timesteps: start counting at 0, towards ``learning_starts`` too, and reset the environments.
+            False goes on where the last ``learn`` ended, in the middle of an episode if that is where it was.
         :param progress_bar: show one; needs tqdm.
         """
         total_timesteps = checks.whole("total_timesteps", total_timesteps, 0)
@@ -310,7 +310,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         )
         self._updates_at_start = self._n_updates
         if self.verbose >= 1 and total_timesteps < self.learning_starts:
-            print(f"Random actions: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
+            print(f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
         callback.on_training_start(locals(), globals())
         self._learning = True
         try:
@@ -342,7 +342,8 @@ class HarmonyDreamAgent(BaseAlgorithm):
         originals = seen if normalizer is None else self._last_original_obs
         assert originals is not None
         self._collector.begin(replay, originals, starts, self.num_timesteps)
-        actions = self._collector.act(seen, starts, random=self.num_timesteps < self.learning_starts)
+        random = self.num_timesteps < self.learning_starts and not self._n_updates
+        actions = self._collector.act(seen, starts, random)
         new_obs, rewards, dones, infos = env.step(actions)
         self.num_timesteps += env.num_envs
 

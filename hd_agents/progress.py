@@ -63,7 +63,7 @@ class ProgressBar(BaseCallback):
         if not updates:
             waiting = self.model.num_timesteps < self.model.learning_starts  # type: ignore[attr-defined]
             if waiting:
-                return "random actions first"
+                return "not learning yet" if self.model._n_updates else "random actions first"
             compiling = self.model.compile is True and self.model._n_updates == 0  # type: ignore[attr-defined]
             return "compiling, which takes a minute or more" if compiling else "waiting for the first sequence"
         return f"{self.model._n_updates} gradient steps, {updates / max(seconds, 1e-9):.1f}/s"

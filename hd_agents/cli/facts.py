@@ -31,6 +31,7 @@ class Facts:
         self._facts: dict[str, Any] = {
             "task": plan.task,
             **({"env_kwargs": plan.env_kwargs} if plan.env_kwargs else {}),
+            **_beginning(plan.trained_agent, options.trained_agent),
             "command": repeat_command(options.task, options),
             "commit": commit(),
             "machine": machine(agent.device),
@@ -44,6 +45,13 @@ class Facts:
         facts = {**self._facts, "wall_seconds": round(time.monotonic() - self._started, 1)}
         with atomic_write(self._path) as file:
             file.write((json.dumps(facts, indent=1) + "\n").encode())
+
+
+def _beginning(trained: HarmonyDreamAgent | None, name: str | None) -> dict[str, Any]:
+    """What the run began with, if not with random weights."""
+    if trained is None:
+        return {}
+    return {"trained_agent": {"model": name, "env_steps": trained.num_timesteps, "gradient_steps": trained._n_updates}}
 
 
 class Report(BaseCallback):

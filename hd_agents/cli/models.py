@@ -37,20 +37,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = actions.add_parser(
         "pack",
         help="make a package of a trained agent",
-        description="Make a package of a trained agent: JSON, weights in half precision, a video of it playing and a "
+        description="Make a package of a trained agent: JSON, weights, a video of it playing and a "
         "film strip of its dream. It is evaluated as packed, and its card says how it was trained (from the run.json "
         "beside the agent) and what it scores.",
     )
     parser.add_argument("file", help="agent.zip of a training run")
     parser.add_argument("name", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--episodes", type=int, default=100, help="of the evaluation (default: %(default)s)")
-    parser.add_argument("--full", action="store_true", help="keep everything, to learn on and to dream")
+    less = "leave out what learning on and dreaming need, more than half of it"
+    parser.add_argument("--acting-only", action="store_true", help=less)
     parser.add_argument(
         "--bits",
         type=int,
         choices=BITS,
         default=16,
-        help="of a weight; 8 is refused where it scores outside the interval of 16 (default: %(default)s)",
+        help="of a weight: 32 is as trained; 8 is refused where it scores outside the interval of 16 (default: 16)",
     )
     parser.add_argument("--run", dest="facts", type=Path, metavar="JSON", help="default: run.json beside FILE")
     parser.add_argument("--folder", type=Path, help="the folder to make (default: zoo/pretrained/NAME)")
@@ -94,7 +95,7 @@ def run_pack(options: argparse.Namespace) -> int:
             options.name,
             facts,
             options.episodes,
-            full=options.full,
+            full=not options.acting_only,
             bits=options.bits,
             target=options.folder,
             progress_bar=bar_is_seen(),

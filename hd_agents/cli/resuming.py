@@ -21,7 +21,7 @@ from hd_agents.zoo.training import Plan
 
 # Of the flags of `train`; a run's seed is always told.
 DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "device": "auto", "checkpoint_every": None}
-DEFAULTS |= {"track_project": PROJECT}
+DEFAULTS |= {"track_project": PROJECT, "trained_agent": None}
 
 
 def told_folder(options: argparse.Namespace, what: str) -> Path:

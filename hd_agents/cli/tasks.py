@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from hd_agents import zoo
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
 
@@ -28,6 +28,7 @@ def make_plan(
     device: str = "auto",
     settings: Sequence[str] = (),
     preset: str = "paper",
+    trained_agent: HarmonyDreamAgent | None = None,
 ) -> Plan:
     """:func:`hd_agents.zoo.training.plan` of what was typed: `size`, and settings as `key=value`.
 
@@ -35,7 +36,8 @@ def make_plan(
     """
     given = {} if size is None else {"size": size}
     try:
-        found = plan(task_id(task), steps, preset, device, given | dict(map(parse_setting, settings)))
+        typed = given | dict(map(parse_setting, settings))
+        found = plan(task_id(task), steps, preset, device, typed, trained_agent)
         return found._replace(env_kwargs=as_json(found.env_kwargs))
     except ValueError as error:
         raise UsageError(str(error)) from error

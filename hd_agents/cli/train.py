@@ -20,6 +20,7 @@ from hd_agents.callbacks import DreamFilm, RunCheckpoint
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import pictures, tasks, tracking
 from hd_agents.cli.facts import Facts, Report, write_config
+from hd_agents.cli.models import MODEL, load_model
 from hd_agents.cli.resuming import (
     own_run_folder,
     resume,
@@ -59,6 +60,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--seed", type=tasks.seed, default=0, help="default: %(default)s")
     add_plan_flags(parser)
+    begin_help = f"begin with the weights of a trained agent, to learn on: {MODEL}"
+    parser.add_argument("-i", "--trained-agent", metavar="MODEL", help=begin_help)
     parser.set_defaults(run=run)
 
 
@@ -88,6 +91,7 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     set_help = "any argument of HarmonyDreamAgent, n_envs, or one entry such as policy_kwargs.units; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
     tasks.add_env_flag(parser, "settings", "env_kwargs.")
+    parser.set_defaults(trained_agent=None)  # a flag of `train` alone
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,7 +99,9 @@ def run(options: argparse.Namespace) -> int:
     _check_installed()
     if options.track:
         tracking.check_installed()
-    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+    trained = None if options.trained_agent is None else load_model(options.trained_agent, "cpu")
+    asked = options.steps, options.size, options.device, options.settings, options.preset
+    plan = make_plan(options.task, *asked, trained)
     resumed = told_folder(options, "run") if options.resume else None
     make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
     if get_device(options.device).type == "cpu":
@@ -163,7 +169,7 @@ def _hint_of_gpu(size: str) -> None:
 
 def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Path) -> HarmonyDreamAgent:
     try:
-        return HarmonyDreamAgent(env=env, seed=options.seed, device=options.device, verbose=1, **plan.arguments)
+        return plan.make_agent(env, options.seed, options.device, verbose=1)
     except (TypeError, ValueError) as error:
         env.close()
         if not options.resume:

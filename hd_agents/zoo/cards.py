@@ -5,6 +5,8 @@ from typing import Any
 
 from hd_agents.host import format_bytes
 
+WHOLE = "all networks"  # what a package can hold, instead of what acting needs
+
 
 def readme(card: Mapping[str, Any], place: str | None = None) -> str:
     """A complete model card in Markdown, with links to the pictures that lie beside it.
@@ -21,17 +23,25 @@ def readme(card: Mapping[str, Any], place: str | None = None) -> str:
         "```python\n"
         f'from hd_agents import zoo\n\nagent, env = zoo.load("{place}"), zoo.make_env({making})\n'
         "obs, _ = env.reset()\nplayer = agent.player()\naction = player.act(obs)\n```",
+        *([_further(name, place)] if card["holds"] == WHOLE else []),
         "## Score",
         _score(card, played),
         "## Training",
         _table(_training(card)),
         "## Weights",
         _table(_weights(card)),
-        *(("## Pictures", _video(card), _dream(card["dream"])) if "dream" in card else ()),  # format 1 has none
+        *(("## Pictures", _video(card), _dream(card)) if "dream" in card else ()),  # format 1 has none
         f"Everything here and the return of each episode is in `card.json`; `hd-agents zoo verify {place}` checks the "
         "files and plays the evaluation again.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _further(name: str, place: str) -> str:
+    return (
+        "`agent.imagine(obs)` is what it expects to happen. To learn on: `agent.set_env(env)` and `agent.learn(...)`, "
+        f"or `hd-agents train {name} --trained-agent {place}`."
+    )
 
 
 def _table(rows: Mapping[str, Any]) -> str:
@@ -67,6 +77,7 @@ def _training(card: Mapping[str, Any]) -> dict[str, Any]:
         "environment steps": f"{card['env_steps']:,}",
         "gradient steps": f"{card['gradient_steps']:,}",
         "backbone": card["backbone"],
+        **_beginning(card.get("trained_agent")),
         "wall time": _duration(card["wall_seconds"]),
         "machine": card["machine"],
         "commit": f"`{card['commit']}`" if card["commit"] else "unknown",
@@ -74,6 +85,14 @@ def _training(card: Mapping[str, Any]) -> dict[str, Any]:
     if "trained" in card:
         rows["date"] = card["trained"]
     return rows
+
+
+def _beginning(before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The agent whose weights the run began with; gradient steps count its own."""
+    if before is None:
+        return {}
+    steps = f"{before['env_steps']:,} environment and {before['gradient_steps']:,} gradient steps"
+    return {"began with": f"`{before['model']}`, after {steps}"}
 
 
 def _duration(seconds: float) -> str:
@@ -107,9 +126,11 @@ def _video(card: Mapping[str, Any]) -> str:
     )
 
 
-def _dream(dream: Mapping[str, Any]) -> str:
+def _dream(card: Mapping[str, Any]) -> str:
+    dream = card["dream"]
+    drawn = "" if card["holds"] == WHOLE else " Drawn with all networks of the trained agent, before packing."
     return (
         f"![Truth, dream and error](dream.png)\n\nThe world model's dream beside the truth, in an episode of seed "
         f"{dream['seed']}: {dream['context']} observations are seen, then {dream['horizon']} steps are dreamt from the "
-        "actions alone. Drawn with all networks of the trained agent, before packing."
+        f"actions alone.{drawn}"
     )

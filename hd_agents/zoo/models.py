@@ -50,8 +50,9 @@ def pretrained(suite: str | None = None) -> list[str]:
 def load(name: str | Path, version: str | None = None, device: torch.device | str = "auto") -> HarmonyDreamAgent:
     """The trained model of a task, of a package's folder, or of a repository on the Hugging Face Hub.
 
-    Its checksums are verified, and nothing in it is executed. Most packages hold what acting needs and no more: such an
-    agent predicts, but it does not learn or dream.
+    Its checksums are verified, and nothing in it is executed. It predicts, dreams and, once it has an environment
+    (``set_env``), learns on, with new optimisers and an empty replay; unless the package holds what acting needs and no
+    more.
 
     :param name: such as ``classic/CartPole``; a path; or ``org/repo``, ``hf://org/repo``, ``hf://org/repo/suite/task``,
         which need the `hub` extra and are kept in that library's cache.

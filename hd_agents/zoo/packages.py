@@ -4,8 +4,8 @@ A package is a folder ``<suite>/<task>``:
 
 - ``card.json``: what it is, how it was trained, how good it is, and the checksums of the others;
 - ``agent.json``: the constructor's arguments, the spaces and the counters;
-- ``weights.safetensors``: the networks. By default in half precision, and only those that acting needs: the encoder,
-  the recurrent state-space model and the actor;
+- ``weights.safetensors``: the networks, in half precision unless other bits were asked for: all of them, or only those
+  that acting needs, the encoder, the recurrent state-space model and the actor;
 - ``README.md``, ``video.mp4`` and ``dream.png``, for people: the card in words, the model playing, its dream beside
   the truth. A model loads without them.
 
@@ -28,6 +28,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.restoring import archive_data, restore, stored_arguments
 from hd_agents.vetting import blamed_on, check_values, check_weights
+from hd_agents.zoo.cards import WHOLE
 from hd_agents.zoo.precision import BITS, reduced, restored
 
 CARD, AGENT, WEIGHTS = "card.json", "agent.json", "weights.safetensors"
@@ -38,7 +39,7 @@ READABLE = (1, 2)  # versions; the first had neither pictures nor weights in 8 b
 MOST_TEXT = 1_000  # characters of JSON
 WORD = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)
 ACTING = tuple(f"networks.{part}." for part in ("world_model.encoder", "world_model.rssm", "actor"))
-FULL = "Train an agent of your own by `hd-agents train TASK`, or ask for a package made with full=True (--full)."
+FULL = "Ask for a package that was made with full=True (without --acting-only), or train: `hd-agents train TASK`."
 # Where the agent ran, which is nobody else's business, and its seed, which would reseed whoever loads it.
 PRIVATE = ("ep_info_buffer", "ep_success_buffer", "system_info", "tensorboard_log", "verbose", "seed")
 
@@ -63,11 +64,11 @@ class ActingAgent(HarmonyDreamAgent):
         raise ValueError(f"This model was packed for acting only, and cannot dream. {FULL}")
 
 
-def write(agent: HarmonyDreamAgent, target: Path, full: bool = False, bits: int = 16) -> dict[str, Any]:
+def write(agent: HarmonyDreamAgent, target: Path, full: bool = True, bits: int = 16) -> dict[str, Any]:
     """Write ``agent.json`` and ``weights.safetensors`` into the folder ``target`` and give what the card says of them.
 
-    :param full: keep all networks, in single precision: to learn on, and to dream.
-    :param bits: 16, or 8 to store matrices in 8 bits (see :mod:`hd_agents.zoo.precision`); no matter with ``full``.
+    :param full: keep all networks, to learn on and to dream; False keeps what acting needs.
+    :param bits: of a weight: 16, 32 for as it is, or 8 for matrices in 8 bits (see :mod:`hd_agents.zoo.precision`).
     :raises ValueError: for weights beyond the range of half precision.
     """
     from safetensors.torch import save
@@ -78,12 +79,12 @@ def write(agent: HarmonyDreamAgent, target: Path, full: bool = False, bits: int 
     data = to_json(archive_data(agent, exclude=PRIVATE, include=()))
     target.mkdir(parents=True, exist_ok=True)
     (target / AGENT).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (target / WEIGHTS).write_bytes(save(state if full else reduced(state, bits)))
+    (target / WEIGHTS).write_bytes(save(reduced(state, bits)))
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "holds": "all networks" if full else "what acting needs",
-        "precision": "as trained" if full else BITS[bits],
+        "holds": WHOLE if full else "what acting needs",
+        "precision": BITS[bits],
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "bytes": (target / WEIGHTS).stat().st_size,
     }
@@ -119,7 +120,7 @@ def read(source: Path, device: torch.device | str = "auto") -> HarmonyDreamAgent
         raise ArchiveError(f"{source / AGENT} holds a {type(data).__name__} where an object is expected.")
     check_values(data)
     stored = restored(stored)
-    whole = card.get("holds") == "all networks"
+    whole = card.get("holds") == WHOLE
     kind: type[HarmonyDreamAgent] = HarmonyDreamAgent if whole else ActingAgent
     agent = kind(**stored_arguments(kind, data, {}), env=None, device=device, _init_setup_model=False)
     with blamed_on(f"The package {source}"):

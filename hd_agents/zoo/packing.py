@@ -31,7 +31,7 @@ def pack(
     episodes: int = EPISODES,
     seed: int = 10_000,
     n_envs: int = 10,
-    full: bool = False,
+    full: bool = True,
     target: Path | None = None,
     device: torch.device | str = "auto",
     progress_bar: bool = False,
@@ -39,24 +39,23 @@ def pack(
 ) -> Path:
     """Make a package of a saved agent, evaluate what it holds by the paper's rule, and give the package's folder.
 
-    Beside the weights it gets a video of what it holds, a film strip of the saved agent's dreams, and a ``README.md``.
+    Beside the weights it gets a video of what it holds, a film strip of its dreams, and a ``README.md``.
 
     :param file: of ``HarmonyDreamAgent.save``. :param name: of the task.
     :param run: how the agent was trained: ``command``, ``commit``, ``machine``, ``seed`` and ``wall_seconds``, and what
         else the card should say; ``env_kwargs``, where ``task`` is that of the package, are what its environments are
         made with. None for the ``run.json`` beside ``file``.
     :param episodes: of the evaluation. :param seed: of its first one, and of the pictures; far from those of training.
-    :param full: keep all networks in single precision: to learn on, and to dream.
+    :param full: keep all networks, to learn on and to dream; False keeps what acting needs, which is less than half.
     :param target: the folder to make; None for the zoo's own.
-    :param bits: 8 to store matrices in 8 bits. It is refused where the mean return leaves the interval of the same
-        weights in half precision, on the same episodes.
+    :param bits: of a weight; 32 keeps them as they were trained, 8 is for matrices. It is refused where the mean
+        return leaves the interval of the same weights in half precision, on the same episodes.
     :raises ValueError: for an unknown task, or one whose spaces differ; where ``run`` lacks something; and for 8 bits
-        that cost too much, or that are asked for with ``full``.
+        that cost too much.
     :raises FileExistsError: where the folder exists.
     :raises ImportError: where the libraries that draw are missing, naming the extra.
     """
-    if checks.choice("bits", bits, BITS) == 8 and full:
-        raise ValueError("bits=8 cannot be combined with full=True (--full), which keeps all weights as trained.")
+    checks.choice("bits", bits, BITS)
     _check_installed()
     task = env_id(name)
     name = next((known for known in names() if env_id(known) == task), name)
@@ -85,7 +84,7 @@ def pack(
         if half is not None:
             card["half_precision"] = {"mean_return": half["evaluation"]["mean_return"], "interval": half["interval"]}
             _check_loss(card)
-        card |= _film(packed, agent, task, env_kwargs, made, seed)
+        card |= _film(packed, packed if full else agent, task, env_kwargs, made, seed)
         (made / packages.README).write_text(readme(card), encoding="utf-8")
         packages.seal(made, card)
     return target
@@ -122,25 +121,25 @@ def _check_loss(card: Mapping[str, Any]) -> None:
 
 def _film(
     packed: HarmonyDreamAgent,
-    trained: HarmonyDreamAgent,
+    dreaming: HarmonyDreamAgent,
     task: str,
     env_kwargs: Mapping[str, Any],
     made: Path,
     seed: int,
 ) -> dict[str, dict[str, Any] | None]:
-    """Film the packed agent and draw the trained one's dream; what the card says of both.
+    """Film the packed agent and draw the dream of it, or of one with all networks; what the card says of both.
 
     ``video`` is None, and there is no file, where the task draws no pictures.
     """
     env = make_with(task, env_kwargs, drawn=True)
     try:
         episode = play(packed, env, seed, VIDEO_STEPS, player_for(packed, acting(task, "paper")))
-        dreamer = play(trained, env, seed, CONTEXT + max(HORIZON, CURVE_HORIZON))
+        dreamer = play(dreaming, env, seed, CONTEXT + max(HORIZON, CURVE_HORIZON))
         fps = float(env.metadata.get("render_fps") or 30)
     finally:
         env.close()
     video = _write_video(made / packages.VIDEO, episode, task, fps) if episode.frames else None
-    return {"video": video, "dream": {**draw_dream(made / packages.DREAM, trained, dreamer, task)}}
+    return {"video": video, "dream": {**draw_dream(made / packages.DREAM, dreaming, dreamer, task)}}
 
 
 def _write_video(path: Path, episode: Episode, task: str, fps: float) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Weights in fewer bits than they were trained with: half precision, or 8 bits per number.
 
 In 8 bits a tensor of two or more dimensions is stored as int8 from -127 to 127, with ``<name>.scale`` beside it:
-float32, one factor for each output channel (dimension 0). Vectors are few, and stay in half precision.
+float32, one factor for each output channel (dimension 0). Vectors are few, and stay in half precision. Single numbers
+are no weights (a range of returns, a loss's coefficient) and stay as they are.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from hd_agents.jsonable import ArchiveError
 
-BITS = {16: "float16", 8: "int8 matrices, float16 vectors"}  # that a weight may have, and their name on a card
+# That a weight may have, and their name on a card.
+BITS = {32: "as trained", 16: "float16", 8: "int8 matrices, float16 vectors"}
 SCALE = ".scale"
 LARGEST = 127
 
@@ -24,10 +26,13 @@ def reduced(state: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for key, tensor in state.items():
+        if bits == 32 or tensor.ndim == 0:
+            found[key] = tensor
+            continue
         half = tensor.half()
         if not half.isfinite().all():
             raise ValueError(
-                f"{key} holds numbers beyond half precision's range (or no numbers): pack it with full=True."
+                f"{key} holds numbers beyond half precision's range (or no numbers): pack it with bits=32 (--bits 32)."
             )
         if bits == 8 and tensor.ndim > 1:
             scale = tensor.float().flatten(1).abs().amax(1) / LARGEST

@@ -5,18 +5,21 @@ import inspect
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.spaces import ObservationCodec
 from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
+from hd_agents.zoo.transfer import find_agent, network_settings, take_over
 
 # Constructor arguments that a run fills in itself.
 RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
@@ -33,6 +36,7 @@ class Plan(NamedTuple):
     """One training run: ``steps`` env steps of ``task`` in ``n_envs`` environments, by an agent made of ``arguments``.
 
     :param task: its Gymnasium id. :param env_kwargs: what its environments are made with.
+    :param trained_agent: whose weights it begins with; None for random ones.
     """
 
     task: str
@@ -40,10 +44,18 @@ class Plan(NamedTuple):
     n_envs: int
     arguments: dict[str, Any]
     env_kwargs: dict[str, Any]
+    trained_agent: HarmonyDreamAgent | None = None
 
     def make_env(self, drawn: bool = False) -> gym.Env[Any, Any]:
         """One of its environments; ``drawn`` as for :func:`hd_agents.zoo.make_env`."""
         return make_with(self.task, self.env_kwargs, drawn)
+
+    def make_agent(self, env: VecEnv, seed: int, device: torch.device | str, verbose: int) -> HarmonyDreamAgent:
+        """The agent that is to be trained, in its environments."""
+        agent = HarmonyDreamAgent(env=env, seed=seed, device=device, verbose=verbose, **self.arguments)
+        if self.trained_agent is not None:
+            take_over(agent, self.trained_agent)
+        return agent
 
     def settings(self, seed: int) -> dict[str, Any]:
         """All of it in one dict, under the zoo's names."""
@@ -60,6 +72,7 @@ def train(
     callback: MaybeCallback = None,
     progress_bar: bool = False,
     verbose: int = 0,
+    trained_agent: HarmonyDreamAgent | str | Path | None = None,
     **settings: Any,
 ) -> HarmonyDreamAgent:
     """Train a new agent on a task, with the zoo's hyper-parameters: what ``hd-agents train`` does, without its files.
@@ -67,17 +80,21 @@ def train(
     :param name: of the zoo, or a Gymnasium id; a task that the zoo does not have gets what fits its spaces.
     :param preset: "paper" or "nano", as for :func:`hyperparameters`. :param steps: env steps; None for the task's own.
     :param callback: and ``progress_bar``: as for ``learn``. :param verbose: as for the constructor.
+    :param trained_agent: to begin with its weights instead of random ones: an agent, a file of ``save``, or what
+        :func:`hd_agents.zoo.load` takes. Its networks are kept, whatever the zoo has for the task; it plays by itself
+        from the first step on, and learns with new optimisers once ``learning_starts`` steps are in the replay.
     :param settings: in place of the zoo's: ``n_envs``, ``env_kwargs`` (a dict of arguments of the environment, as in
         ``gymnasium.make``), and arguments of :class:`HarmonyDreamAgent`.
     :return: the agent after its last step, with its environments still open.
-    :raises ValueError: for a name, preset or setting that does not exist, and values that are not allowed.
+    :raises ValueError: for a name, preset or setting that does not exist, values that are not allowed, and a trained
+        agent of other spaces, or packed for acting only.
     :raises gymnasium.error.Error: for an id that Gymnasium does not have.
     :raises ImportError: where the task's suite is not installed, naming the extra.
     """
-    run = plan(name, steps, preset, str(device), settings)
+    run = plan(name, steps, preset, str(device), settings, trained_agent)
     env = make_vec_env(partial(RestartingEnv, run.make_env), run.n_envs, seed=seed)
     try:
-        agent = HarmonyDreamAgent(env=env, seed=seed, device=device, verbose=verbose, **run.arguments)
+        agent = run.make_agent(env, seed, device, verbose)
         return agent.learn(run.steps, callback=callback, progress_bar=progress_bar)
     except BaseException:
         env.close()
@@ -90,6 +107,7 @@ def plan(
     preset: str = "paper",
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
+    trained_agent: HarmonyDreamAgent | str | Path | None = None,
 ) -> Plan:
     """The zoo's entry for the task, else what fits its spaces and this machine; on top of it ``settings``.
 
@@ -117,13 +135,16 @@ def plan(
     env_kwargs = {} if env_kwargs is None else checks.mapping("env_kwargs", env_kwargs, "{'size': 96}")
     if not known:
         values = {**_fitting(task, env_kwargs, device), **values}
+    trained = None if trained_agent is None else find_agent(trained_agent)
+    if trained is not None:
+        values |= network_settings(trained, values, settings or {})
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
     for what, number in (("steps", total), ("n_envs", n_envs)):
         if not isinstance(number, int | float) or not 1 <= number < math.inf:
             raise ValueError(f"{what} must be a number from 1 up, not {number!r}.")
     # One row per step and one more per episode.
     values.setdefault("buffer_size", min(MAX_BUFFER, max(MIN_BUFFER, 2 * int(total))))
-    return Plan(task, int(total), int(n_envs), values, env_kwargs)
+    return Plan(task, int(total), int(n_envs), values, env_kwargs, trained)
 
 
 def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:

@@ -1,0 +1,68 @@
+"""Training that begins with the weights of a trained agent instead of random ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.zoo.models import agent_file, is_package, load, pretrained
+from hd_agents.zoo.packages import FULL, ActingAgent
+
+NETWORKS = ("policy", "backbone", "size", "harmony", "policy_kwargs")  # settings that say what the weights are of
+
+
+def find_agent(source: HarmonyDreamAgent | str | Path) -> HarmonyDreamAgent:
+    """The agent itself, of a file of ``save``, or of what :func:`hd_agents.zoo.load` takes.
+
+    :raises ValueError: where there is none, and for one that was packed for acting only.
+    """
+    if isinstance(source, HarmonyDreamAgent):
+        found = source
+    else:
+        packed = is_package(source) or str(source) in pretrained()
+        file = None if packed else agent_file(source)
+        found = load(source, device="cpu") if file is None else HarmonyDreamAgent.load(file, device="cpu", verbose=0)
+    if isinstance(found, ActingAgent):
+        raise ValueError(f"The trained agent was packed for acting only, and cannot learn on. {FULL}")
+    return found
+
+
+def network_settings(trained: HarmonyDreamAgent, values: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that its weights ask for.
+
+    :param values: all settings. :param typed: those that somebody asked for, also as ``policy_kwargs.units``.
+    :raises ValueError: where these contradict.
+    """
+    kinds = {kind: name for name, kind in HarmonyDreamAgent.policy_aliases.items()}
+    own: dict[str, Any] = {name: getattr(trained, name) for name in NETWORKS if name != "policy"}
+    own["policy"] = kinds.get(trained.policy_class, trained.policy_class)
+    for key, value in typed.items():
+        name, _, entry = key.partition(".")
+        if name not in NETWORKS:
+            continue
+        if entry and isinstance(own[name], Mapping):
+            asked, has = value, own[name].get(entry)
+        else:
+            key, asked, has = name, values[name], own[name]
+        if asked != has:
+            made = "was made without it" if has is None else f"has {has!r}"
+            raise ValueError(
+                f"{key}={asked!r}: the trained agent {made}, and its weights fit no other. Leave {key} out."
+            )
+    return own
+
+
+def take_over(agent: HarmonyDreamAgent, trained: HarmonyDreamAgent) -> None:
+    """Give ``agent``, which is new, the weights and the count of gradient steps of ``trained``; optimisers stay new.
+
+    :raises ValueError: where their spaces differ.
+    """
+    for name in ("observation_space", "action_space"):
+        ours, theirs = getattr(agent, name), getattr(trained, name)
+        if ours != theirs:
+            what = name.replace("_", " ")
+            raise ValueError(
+                f"The trained agent's {what} is {theirs}, and that of the task is {ours}: its weights fit no other."
+            )
+    agent.policy.load_state_dict(trained.policy.state_dict())
+    agent._n_updates = agent.learner.updates = trained._n_updates
