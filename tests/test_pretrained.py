@@ -262,6 +262,15 @@ def test_enjoy_films_a_model(shipped: Path, saved: Path, tmp_path: Path, capsys:
         (tmp_path / "new" / "a.mp4").unlink()
 
 
+def test_enjoy_draws_a_dream(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "new" / "dream.png"
+    assert main(["enjoy", str(saved), "--episodes", "1", "--dream", str(picture)]) == 0
+    assert re.search(r"dream.png  \d+ observations seen, \d+ steps dreamt\n$", capsys.readouterr().out)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["enjoy", str(saved), "--episodes", "1", "--dream", str(tmp_path / "dream.xyz")]) == 2
+    assert "xyz" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -273,6 +282,7 @@ def test_enjoy_films_a_model(shipped: Path, saved: Path, tmp_path: Path, capsys:
         ),
         (["classic/CartPole", "--video", "v.gif"], "use v.mp4"),
         (["classic/CartPole", "--episodes", "0"], "--episodes must be"),
+        (["classic/CartPole", "--dream", "d.png"], "packed for acting only, and cannot dream"),
     ],
 )
 def test_enjoy_mistakes(arguments: list[str], message: str, shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`hd-agents enjoy`: watch a trained agent play."""
+"""`hd-agents enjoy`: watch a trained agent play, and see what it dreams."""
 
 import argparse
 from pathlib import Path
@@ -7,18 +7,21 @@ from hd_agents import filming, zoo
 from hd_agents.cli import tasks
 from hd_agents.cli.models import MODEL, MODELS_OWN, check_spaces, checked, env_kwargs_for, load_model, training_of
 from hd_agents.cli.tasks import UsageError, make_env, task_id
+from hd_agents.zoo.packages import ActingAgent
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `enjoy` and its flags to the command line."""
     parser = commands.add_parser(
         "enjoy",
-        help="watch a trained agent play, or film it",
-        description="Play episodes with a trained agent and print their returns; with --video, film them.",
+        help="watch a trained agent play, film it, and see what it dreams",
+        description="Play episodes with a trained agent and print their returns. --video films them; --dream "
+        "draws what it dreams for a piece of the first one, below what happened.",
     )
     parser.add_argument("agent", metavar="MODEL", help=MODEL)
     parser.add_argument("--task", help="what to play (default: what the model was trained on)")
     parser.add_argument("--video", type=Path, metavar="MP4", help=f"film the episodes ({', '.join(filming.ENDINGS)})")
+    parser.add_argument("--dream", type=Path, metavar="PNG", help="draw truth, dream and error")
     parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first episode (default: %(default)s)")
     tasks.add_env_flag(parser, usual=MODELS_OWN)
@@ -33,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     if options.video is not None:
         checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
     agent = load_model(options.agent, options.device)
+    if options.dream is not None and isinstance(agent, ActingAgent):
+        checked(agent.imagine)  # which says why it cannot
     task = options.task or trained_on(options.agent)
     env_kwargs = env_kwargs_for(options.agent, task_id(task), options.env_kwargs)
     env = make_env(task, render=options.video is not None, env_kwargs=env_kwargs)
@@ -44,8 +49,13 @@ def run(options: argparse.Namespace) -> int:
         env.close()
     for number, episode in enumerate(played):
         print(f"seed {options.seed + number}: return {sum(episode.rewards):g} in {len(episode.rewards)} steps")
+    if options.dream is not None:
+        checked(lambda: options.dream.parent.mkdir(parents=True, exist_ok=True))
+        shown = checked(lambda: filming.draw_dream(options.dream, agent, played[0], task))
+        print(f"  {options.dream}  {shown['context']} observations seen, {shown['horizon']} steps dreamt")
     if options.video is None:
-        print("To see it, add --video out.mp4.")
+        if options.dream is None:
+            print("To see it, add --video out.mp4; to see its dream, --dream out.png.")
         return 0
     frames = [frame for episode in played for frame in episode.frames]
     if not frames:
