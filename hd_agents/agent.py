@@ -28,7 +28,7 @@ from hd_agents.nonfinite import PATIENCE
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
 from hd_agents.presets import DEFAULTS, SIZES
-from hd_agents.progress import ProgressBar, record_logs, with_bar
+from hd_agents.progress import Forecast, ProgressBar, record_logs, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import (
     NONFINITE,
@@ -198,7 +198,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         self._pretrained = False
         self._learning = False
         self._updates_at_start = 0
-        self._progress: ProgressBar | None = None
+        self._progress: ProgressBar | Forecast | None = None  # while learn() runs
         self._frozen_schedules: dict[str, str] = {}
         if _init_setup_model:
             self._setup_model()
@@ -320,13 +320,14 @@ class HarmonyDreamAgent(BaseAlgorithm):
             self._learning = False
             if self._progress is not None:
                 self._progress.close()
+            self._progress = None
         callback.on_training_end()
         return self
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         """Stable-Baselines3's, with a progress bar that knows gradient steps."""
-        self._progress = ProgressBar() if progress_bar else None
-        return super()._init_callback(callback if self._progress is None else with_bar(callback, self._progress))
+        self._progress = bar = ProgressBar() if progress_bar else Forecast(self)
+        return super()._init_callback(with_bar(callback, bar) if isinstance(bar, ProgressBar) else callback)
 
     def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
         """One step of every environment into replay; False when the callback asks to stop."""

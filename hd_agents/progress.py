@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ except ImportError:  # an optional dependency; only using the bar needs it
     tqdm = None
 
 REFRESH_SECONDS = 0.5
+WARM_UP = 2  # gradient steps that take longer than those to come
+MEASURED_STEPS, MEASURED_SECONDS = 3, 3.0  # both at least, before a forecast
+LONG = 3600.0  # seconds from which it is worth a warning
 FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} env steps [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -73,6 +77,46 @@ class ProgressBar(BaseCallback):
         self._bar.set_postfix_str(self.describe(time.monotonic() - self._started), refresh=False)
         self._bar.refresh()
         self._bar.close()
+
+
+class Forecast:
+    """In the place of a bar: a warning, once and early, where a CPU will need hours and nothing else would say so.
+
+    The default settings are the paper's, which want a GPU.
+
+    :param agent: within ``learn``.
+    """
+
+    def __init__(self, agent: Any) -> None:
+        self._agent, self._made, self._begun = agent, 0, 0.0
+        self._done = agent.device.type != "cpu"
+
+    def on_update(self) -> None:
+        """Called after every gradient step."""
+        if self._done:
+            return
+        self._made += 1
+        if self._made == WARM_UP:
+            self._begun = time.monotonic()
+        made, seconds = self._made - WARM_UP, time.monotonic() - self._begun
+        if made < MEASURED_STEPS or seconds < MEASURED_SECONDS:
+            return
+        self._done = True
+        agent, each = self._agent, seconds / made
+        steps_left = agent._total_timesteps - agent.num_timesteps
+        left = int(steps_left * agent.train_ratio / (agent.batch_size * agent.sequence_length))
+        if left * each >= LONG:
+            warnings.warn(
+                f"The {left:,} gradient steps that are left will take about {left * each / 3600:.0f} hours on this "
+                f"CPU, {each:.2g} s each. Fewer and cheaper ones: a lower train_ratio (now {agent.train_ratio:g}), "
+                f"batch_size ({agent.batch_size}) and sequence_length ({agent.sequence_length}), and a smaller size "
+                f"({agent.size!r}; the smallest is 'nano'). With progress_bar=True you see how far it is.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 def with_bar(callback: MaybeCallback, bar: ProgressBar) -> CallbackList:
