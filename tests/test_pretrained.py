@@ -300,7 +300,7 @@ def test_an_agent_without_facts_needs_a_task(saved: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("name", zoo.pretrained())
-def test_shipped_models_load_and_act(name: str) -> None:
+def test_shipped_models_load_act_and_dream(name: str) -> None:
     if name.partition("/")[0] in NEEDS:
         require(name)
     agent, env = zoo.load(name, device="cpu"), zoo.make_env(name)
@@ -309,6 +309,8 @@ def test_shipped_models_load_and_act(name: str) -> None:
         np.asarray(agent.predict(obs, None, np.ones(1, bool))[0]).reshape(env.action_space.shape)
     )
     assert {"command", "commit", "machine", "seed", "env_steps", "wall_seconds"} <= zoo.card(name).keys()
+    assert type(agent) is HarmonyDreamAgent
+    assert np.isfinite(agent.imagine(obs, horizon=2).rewards).all()
 
 
 def test_a_shipped_model_still_scores_what_its_card_says() -> None:
