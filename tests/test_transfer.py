@@ -110,6 +110,8 @@ def test_settings_of_other_networks_are_refused(trained: Path) -> None:
 def test_agents_that_cannot_learn_it_are_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"observation space is Box.*and that of the task is Box.*\(2,\)"):
         zoo.train("MountainCar-v0", device="cpu", steps=20, trained_agent=trained)
+    with pytest.raises(ValueError, match=r"observation space is Box\(0, 255.*and that of the task is Box\(\[-4.8"):
+        zoo.train("classic/CartPole", device="cpu", steps=20, trained_agent="classic/Catch")
     zoo.pack(trained, "CartPole-v1", episodes=1, full=False, target=tmp_path / "a", device="cpu")
     with pytest.raises(ValueError, match="packed for acting only, and cannot learn on"):
         zoo.train("classic/CartPole", steps=20, trained_agent=tmp_path / "a")

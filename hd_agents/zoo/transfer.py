@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.vec_env import VecEnv
+
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.zoo.models import agent_file, is_package, load, pretrained
 from hd_agents.zoo.packages import FULL, ActingAgent
@@ -52,17 +54,18 @@ def network_settings(trained: HarmonyDreamAgent, values: Mapping[str, Any], type
     return own
 
 
-def take_over(agent: HarmonyDreamAgent, trained: HarmonyDreamAgent) -> None:
-    """Give ``agent``, which is new, the weights and the count of gradient steps of ``trained``; optimisers stay new.
-
-    :raises ValueError: where their spaces differ.
-    """
+def check_spaces(trained: HarmonyDreamAgent, env: VecEnv) -> None:
+    """Raise ValueError where it was trained in other spaces than those of ``env``, as an agent wraps it."""
     for name in ("observation_space", "action_space"):
-        ours, theirs = getattr(agent, name), getattr(trained, name)
+        ours, theirs = getattr(env, name), getattr(trained, name)
         if ours != theirs:
             what = name.replace("_", " ")
             raise ValueError(
                 f"The trained agent's {what} is {theirs}, and that of the task is {ours}: its weights fit no other."
             )
+
+
+def take_over(agent: HarmonyDreamAgent, trained: HarmonyDreamAgent) -> None:
+    """Give ``agent``, which is new, the weights and the count of gradient steps of ``trained``; optimisers stay new."""
     agent.policy.load_state_dict(trained.policy.state_dict())
     agent._n_updates = agent.learner.updates = trained._n_updates
