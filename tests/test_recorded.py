@@ -1,5 +1,6 @@
 """Episodes that were recorded elsewhere: how they lie in the replay, what is refused, and that they teach."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents import zoo
 from hd_agents.recorder import NonFiniteError
+from hd_agents.zoo import packages
 from tests.agents import Clock, Scripted, tiny
 
 Arrays = dict[str, Any]
@@ -161,8 +163,9 @@ def test_not_within_learn() -> None:
     agent.learn(10)
 
 
-def test_models_for_acting_refuse() -> None:
-    agent = zoo.load("classic/CartPole")
+def test_models_for_acting_refuse(tmp_path: Path) -> None:
+    packages.seal(tmp_path, packages.write(tiny(), tmp_path, full=False))
+    agent = zoo.load(tmp_path)
     for call in (lambda: agent.train(1), lambda: agent.add_episode(**GOOD)):
         with pytest.raises(ValueError, match="packed for acting only"):
             call()
