@@ -1,5 +1,6 @@
 """HarmonyDreamAgent: a world-model agent with the interface of Stable-Baselines3's algorithms."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -77,7 +78,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
     :param buffer_size: rows of replay, over all environments (one per step and one more per episode); None for
         1,000,000 or what half of the free memory (or disk) holds, whichever is less.
     :param replay_folder: keep the replay in files there, for a ``buffer_size`` beyond the memory; None for in memory.
-    :param learning_starts: env steps before the first gradient step, with random actions unless it has learned before.
+    :param learning_starts: env steps before the first gradient step, with random actions if it has never made one.
     :param batch_size: sequences per gradient step.
     :param sequence_length: steps per sequence.
     :param train_ratio: replayed steps per env step: gradient steps per env step times ``batch_size * sequence_length``.
@@ -311,9 +312,9 @@ class HarmonyDreamAgent(BaseAlgorithm):
         self._updates_at_start = self._n_updates
         if self.verbose >= 1 and total_timesteps < self.learning_starts:
             print(f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
-        callback.on_training_start(locals(), globals())
         self._learning = True
         try:
+            callback.on_training_start(locals(), globals())
             while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
                 self.train(self._due_updates())
         finally:
@@ -390,6 +391,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         if gradient_steps:
             self.learner.set_learning_rates(*self._rates().values())
         for _ in range(gradient_steps):
+            begun = time.perf_counter()
             batch = self.replay_buffer.sample(self.batch_size, self.sequence_length, self._rng, self.device)
             if self._vec_normalize_env is not None:
                 batch = normalize_batch(batch, self._vec_normalize_env)
@@ -398,7 +400,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
             if self._n_updates % PATIENCE == 0:
                 recorder.check(self)
             if self._progress is not None:
-                self._progress.on_update()
+                self._progress.on_update(time.perf_counter() - begun)
 
     def _rates(self) -> dict[str, float]:
         """Learning rates of world model, actor and critic at the present progress."""
@@ -543,7 +545,7 @@ class HarmonyDreamAgent(BaseAlgorithm):
         shaped: dict[str, Any] = {"backbone": found.backbone, "harmony": found.harmony}
         agent = cls(name, made, **shaped, policy_kwargs=found.overrides, **kwargs)
         official.load(arrays, agent.policy.networks)
-        agent._n_updates = agent.learner.updates = found.updates
+        agent._n_updates = agent.learner.updates = max(1, found.updates)  # it has learned, known or not for how long
         return agent
 
     def add_episode(

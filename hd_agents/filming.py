@@ -18,6 +18,7 @@ from hd_agents.spaces import ObservationCodec
 MAX_STEPS = 1500  # of an episode that is played for pictures
 MIN_SIDE = 256  # pixels; smaller frames are enlarged
 ENDINGS = (".mp4", ".webm", ".mkv", ".avi")  # of files that can hold VP9
+DRAWINGS = (".png", ".jpg", ".pdf", ".svg")  # endings of files that a dream is drawn into
 LINE = 18  # pixels; height of a line of a video's caption
 
 Image = NDArray[np.uint8]

@@ -23,19 +23,19 @@ class Player:
     def __init__(self, policy: DreamPolicy, deterministic: bool = False) -> None:
         self.policy = policy
         self.deterministic = deterministic
-        self._state: NumpyState | None = None
+        self.state: NumpyState | None = None  # for the next observation, also in `imagine`; None before the first
 
     def reset(self) -> None:
         """Forget everything: the next observation is the first of an episode, in every environment."""
-        self._state = None
+        self.state = None
 
     def act(self, observation: Observation, episode_start: NDArray[Any] | None = None) -> NDArray[Any]:
         """The action for the next observation, single or batched (then with as many environments as before).
 
         :param episode_start: (N,) True where an environment of the batch began a new episode.
         """
-        if self._state is None:
+        if self.state is None:
             n = len(next(iter(self.policy.observations.encode(observation).values())))
             episode_start = np.ones(n, dtype=bool)
-        action, self._state = self.policy.predict(observation, self._state, episode_start, self.deterministic)
+        action, self.state = self.policy.predict(observation, self.state, episode_start, self.deterministic)
         return action

@@ -1,5 +1,6 @@
 """What a person sees while an agent learns: the progress bar and the log table."""
 
+import statistics
 import sys
 import time
 import warnings
@@ -19,7 +20,7 @@ except ImportError:  # an optional dependency; only using the bar needs it
 REFRESH_SECONDS = 0.5
 WARM_UP = 2  # gradient steps that take longer than those to come
 MEASURED_STEPS, MEASURED_SECONDS = 3, 3.0  # both at least, before a forecast
-LONG = 3600.0  # seconds from which it is worth a warning
+LONG = 7200.0  # seconds from which it is worth a warning
 FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} env steps [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -36,6 +37,7 @@ class ProgressBar(BaseCallback):
         super().__init__()
         if tqdm is None:
             raise ImportError('progress_bar=True needs tqdm: install it with `pip install "hd_agents[logging]"`.')
+        self._bar: Any = None
         self._started = self._shown = 0.0
         self._updates_at_start = 0
 
@@ -52,8 +54,8 @@ class ProgressBar(BaseCallback):
         self.on_update()
         return True
 
-    def on_update(self) -> None:
-        """Called after every gradient step, because an env step may have to wait for many."""
+    def on_update(self, seconds: float = 0.0) -> None:
+        """Called after every gradient step, because an env step may have to wait for many; how long does not matter."""
         now = time.monotonic()
         if now - self._shown < max(REFRESH_SECONDS, self._bar.mininterval):
             return
@@ -68,12 +70,14 @@ class ProgressBar(BaseCallback):
             waiting = self.model.num_timesteps < self.model.learning_starts  # type: ignore[attr-defined]
             if waiting:
                 return "not learning yet" if self.model._n_updates else "random actions first"
-            compiling = self.model.compile is True and self.model._n_updates == 0  # type: ignore[attr-defined]
+            compiling = self.model.compile is True  # type: ignore[attr-defined]
             return "compiling, which takes a minute or more" if compiling else "waiting for the first sequence"
         return f"{self.model._n_updates} gradient steps, {updates / max(seconds, 1e-9):.1f}/s"
 
     def close(self) -> None:
-        """Leave the line as it is, also when training was interrupted."""
+        """Leave the line as it is, also when training was interrupted; there is none before it started."""
+        if self._bar is None:
+            return
         self._bar.set_postfix_str(self.describe(time.monotonic() - self._started), refresh=False)
         self._bar.refresh()
         self._bar.close()
@@ -88,29 +92,31 @@ class Forecast:
     """
 
     def __init__(self, agent: Any) -> None:
-        self._agent, self._made, self._begun = agent, 0, 0.0
+        self._agent = agent
+        self._times: list[float] = []
         self._done = agent.device.type != "cpu"
 
-    def on_update(self) -> None:
-        """Called after every gradient step."""
+    def on_update(self, seconds: float) -> None:
+        """Called after every gradient step, which took ``seconds``."""
         if self._done:
             return
-        self._made += 1
-        if self._made == WARM_UP:
-            self._begun = time.monotonic()
-        made, seconds = self._made - WARM_UP, time.monotonic() - self._begun
-        if made < MEASURED_STEPS or seconds < MEASURED_SECONDS:
+        self._times.append(seconds)
+        measured = self._times[WARM_UP:]
+        if len(measured) < MEASURED_STEPS or sum(measured) < MEASURED_SECONDS:
             return
         self._done = True
-        agent, each = self._agent, seconds / made
-        steps_left = agent._total_timesteps - agent.num_timesteps
-        left = int(steps_left * agent.train_ratio / (agent.batch_size * agent.sequence_length))
+        agent, each = self._agent, statistics.median(measured)
+        earned = (agent._total_timesteps - agent.num_timesteps) * agent.train_ratio
+        left = int(earned / (agent.batch_size * agent.sequence_length)) + max(
+            0, agent.pretrain_steps - len(self._times)
+        )
         if left * each >= LONG:
+            smaller = "" if agent.size == "nano" else f", and a smaller size ({agent.size!r}; the smallest is 'nano')"
             warnings.warn(
                 f"The {left:,} gradient steps that are left will take about {left * each / 3600:.0f} hours on this "
                 f"CPU, {each:.2g} s each. Fewer and cheaper ones: a lower train_ratio (now {agent.train_ratio:g}), "
-                f"batch_size ({agent.batch_size}) and sequence_length ({agent.sequence_length}), and a smaller size "
-                f"({agent.size!r}; the smallest is 'nano'). With progress_bar=True you see how far it is.",
+                f"batch_size ({agent.batch_size}) and sequence_length ({agent.sequence_length}){smaller}. With "
+                "progress_bar=True you see how far it is.",
                 UserWarning,
                 stacklevel=4,
             )

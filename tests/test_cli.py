@@ -1,8 +1,11 @@
 """The command line: what it reads, what it refuses, and what a run leaves behind."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import gymnasium as gym
@@ -13,8 +16,10 @@ from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.cli import main, pictures, tasks, train
+from hd_agents.cli.facts import Report
 from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
 from hd_agents.envs.restarting import RestartingEnv
+from tests.agents import Scripted, tiny
 
 TINY = [
     f"--set={setting}"
@@ -146,6 +151,20 @@ def test_train_leaves_agent_pictures_and_logs(tmp_path: Path, capsys: pytest.Cap
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) > 3
     video.release()
     assert HarmonyDreamAgent.load(folder / "agent.zip", device="cpu").num_timesteps == 160
+
+
+@pytest.mark.parametrize(("before", "expected"), [(0, [44, 50, 60, 70, 80]), (40, [84, 90, 100, 110, 120])])
+def test_a_first_episode_that_is_long_is_reported_once(
+    before: int, expected: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reports are due every 10 steps, from the first episode's end on; also where steps are counted on."""
+    space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    agent = tiny(env=Scripted(space, spaces.Discrete(2), length=43), learning_starts=10_000)
+    agent.num_timesteps = before
+    facts: Any = SimpleNamespace(write=lambda: None)
+    agent.learn(80, callback=Report(10, facts), reset_num_timesteps=False)
+    lines = re.findall(r"(\d+) env steps: return +43.00 \(mean of last 1\)", capsys.readouterr().out)
+    assert [int(line) for line in lines] == expected
 
 
 def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

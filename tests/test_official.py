@@ -268,7 +268,9 @@ def test_an_agent_made_of_an_official_model_predicts_learns_and_is_saved(name: s
     after = HarmonyDreamAgent.load(tmp_path / "agent").predict(observation, deterministic=True)
     for one, other in zip((before[0], *before[1]), (after[0], *after[1]), strict=True):
         np.testing.assert_array_equal(one, other)
-    agent.learn(12)
+    random: list[bool] = []
+    agent.learn(12, callback=lambda found, _: random.append(found["random"]) or True)
+    assert random == [False] * 12  # it has learned, and plays by itself before learning_starts too
     assert agent.learner.updates > model.updates
     wrong = Still(env.observation_space, spaces.Discrete(actions + 1))
     with pytest.raises(ValueError, match="actions"):

@@ -1,6 +1,8 @@
 """What `zoo pack` adds to the weights: pictures, a card for people, 8 bits; and what verification says of it."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,7 @@ def test_video_and_strip_are_what_the_card_says(eight: Path) -> None:
 
 def test_the_readme_states_the_card_in_words(eight: Path) -> None:
     card, text = zoo.card(eight), (eight / "README.md").read_text(encoding="utf-8")
-    assert text == cards.readme(card)
+    assert text == cards.readme(card, cards.HERE)
     low, high = card["interval"]
     for part in (
         "# classic/CartPole",
@@ -65,6 +67,9 @@ def test_the_readme_states_the_card_in_words(eight: Path) -> None:
         f"{low:.2f} to {high:.2f}",
         "5, seeds 10000 to 10004",
         "`hd-agents train`",
+        'zoo.load("path/of/this/folder"), zoo.make_env("classic/CartPole")',
+        "`hd-agents train classic/CartPole --trained-agent path/of/this/folder`",
+        "`hd-agents zoo verify path/of/this/folder`",
         "`abc`",
         "a desk",
         "| seed | 3 |",
@@ -77,6 +82,25 @@ def test_the_readme_states_the_card_in_words(eight: Path) -> None:
     ):
         assert part in text, part
     assert "\n\n\n" not in text
+
+
+def test_the_readme_tells_how_this_model_learns_on(eight: Path) -> None:
+    card = zoo.card(eight)
+    card |= {"command": "hd-agents train classic/CartPole --preset nano", "env_kwargs": {"a": 2, "b": "big game"}}
+    text = cards.readme(card, "me/cart")
+    assert 'zoo.load("me/cart"), zoo.make_env("classic/CartPole", a=2, b=\'big game\')' in text
+    found = re.search(r"or `(hd-agents train .*)`", text)
+    assert found is not None
+    words = shlex.split(found[1])
+    usual = ["hd-agents", "train", "classic/CartPole", "--preset", "nano"]
+    assert words == [*usual, "--env-kwargs=a=2", "--env-kwargs=b='big game'", "--trained-agent", "me/cart"]
+    began = {"model": "me/before", "env_steps": 1_000, "gradient_steps": 2_000}
+    for trained, row in (
+        (began, "| began with | `me/before`, after 1,000 environment and 2,000 gradient steps |"),
+        ("me/before", "| began with | `me/before` |"),
+    ):
+        assert row in cards.readme({**card, "trained_agent": trained})
+    assert "began with" not in text
 
 
 def test_the_readme_of_a_task_that_draws_nothing_and_of_a_suite() -> None:

@@ -142,7 +142,13 @@ def test_the_player_keeps_the_state() -> None:
     with pytest.raises(ValueError, match="shapes"):
         player.act(OBSERVATIONS[0, 0])
     player.reset()
+    assert player.state is None
     assert player.act(OBSERVATIONS[0, 0]).shape == ()
+    player.act(OBSERVATIONS[1, 0])
+    seen = OBSERVATIONS[2, 0]
+    with_past = agent.imagine(seen, horizon=2, state=player.state).observations["observation"]
+    without = agent.imagine(seen, horizon=2).observations["observation"]
+    assert np.abs(with_past - without).max() > 0.01
 
 
 def test_five_lines_play_an_episode() -> None:

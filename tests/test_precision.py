@@ -54,9 +54,17 @@ def test_sixteen_bits_are_half_precision() -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("value", [1e6, float("nan")])
-def test_numbers_that_cannot_be_stored_are_refused(bits: int, value: float) -> None:
+def test_numbers_that_cannot_be_stored_are_refused(bits: int) -> None:
+    state = {"conv": torch.full((2, 2), 1e6)}
     with pytest.raises(ValueError, match=r"conv holds numbers beyond half precision.*bits=32"):
+        reduced(state, bits)
+    assert reduced(state, 32) == state
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_agent_is_refused(bits: int, value: float) -> None:
+    with pytest.raises(ValueError, match="conv holds NaN or infinite numbers: such an agent is broken"):
         reduced({"conv": torch.full((2, 2), value)}, bits)
 
 

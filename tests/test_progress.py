@@ -1,12 +1,14 @@
 """What a person is told while an agent learns."""
 
+import itertools
 import time
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
 
-from hd_agents import progress
 from hd_agents.progress import Forecast, ProgressBar
 from tests.agents import tiny
 
@@ -52,17 +54,17 @@ def test_the_bar_moves_as_seldom_as_tqdm_is_told(
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let every look at the clock find it ``seconds`` later."""
-    clock = iter(range(1_000_000))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds * next(clock))
+    """Let every gradient step take ``seconds``: the agent looks at the clock before and after each."""
+    clock = itertools.count(0.0, seconds)
+    monkeypatch.setattr("hd_agents.agent.time", SimpleNamespace(perf_counter=lambda: next(clock)))
 
 
 def test_a_run_of_hours_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow(monkeypatch, 10.0)  # the clock is read once a gradient step, twice at the second
+    slow(monkeypatch, 13.0)
     agent = tiny(train_ratio=16.0, learning_starts=8)  # a gradient step per env step
     message = (
-        r"The 3,9\d\d gradient steps that are left will take about 15 hours on this CPU, 13 s each.*"
-        r"train_ratio \(now 16\), batch_size \(2\) and sequence_length \(8\), and a smaller size \('nano'"
+        r"The 3,9\d\d gradient steps that are left will take about 14 hours on this CPU, 13 s each.*"
+        r"train_ratio \(now 16\), batch_size \(2\) and sequence_length \(8\). With progress_bar"
     )
     with pytest.warns(UserWarning, match=message) as caught:
         agent.learn(4_000, callback=lambda local, _: agent._n_updates < 20)
@@ -82,9 +84,75 @@ def test_runs_that_need_no_warning(
     assert agent._n_updates >= 20
 
 
-def test_nothing_is_foreseen_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow(monkeypatch, 10.0)
-    agent = SimpleNamespace(device=SimpleNamespace(type="cuda"))
+@pytest.mark.filterwarnings("error")
+def test_an_environment_that_is_slow_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradient steps are timed, and not what lies between them."""
+    times: list[float] = []
+    monkeypatch.setattr(Forecast, "on_update", lambda self, seconds: times.append(seconds))
+    agent = tiny(train_ratio=16.0, learning_starts=8)
+    agent.learn(30, callback=lambda local, _: time.sleep(0.02) or True)
+    assert len(times) == agent._n_updates > 10
+    assert 0.0 < min(times) < 0.02
+
+
+def facts(**changes: Any) -> Any:
+    usual = {"train_ratio": 512.0, "batch_size": 16, "sequence_length": 64, "pretrain_steps": 0, "size": "small"}
+    usual |= {"device": SimpleNamespace(type="cpu"), "num_timesteps": 1_000, "_total_timesteps": 2_000}
+    return SimpleNamespace(**{**usual, **changes})
+
+
+def foreseen(agent: Any, times: list[float]) -> str | None:
     forecast = Forecast(agent)
-    for _ in range(10):
-        forecast.on_update()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for seconds in times:
+            forecast.on_update(seconds)
+    assert len(caught) <= 1
+    return str(caught[0].message) if caught else None
+
+
+def test_what_is_foreseen() -> None:
+    said = foreseen(facts(), [90.0, 60.0, *[20.0] * 50])
+    assert said is not None and "500 gradient steps that are left will take about 3 hours" in said
+    assert "20 s each" in said and "a smaller size ('small'; the smallest is 'nano')" in said
+    said = foreseen(facts(size="nano"), [20.0] * 9)
+    assert said is not None and "smaller size" not in said
+    assert foreseen(facts(), [20.0] * 4) is None  # the first two are slower than the rest, and two are too few
+    assert foreseen(facts(), [1.0, 1.0, 1.0, 900.0, 1.0, 1.0]) is None  # the machine slept
+    assert foreseen(facts(), [14.0] * 9) is None  # under two hours
+    said = foreseen(facts(pretrain_steps=605), [14.0] * 9)
+    assert said is not None and "1,100 gradient steps" in said
+    assert foreseen(facts(device=SimpleNamespace(type="cuda")), [20.0] * 9) is None
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_callback_that_cannot_start_leaves_the_agent_as_it_was(bar: bool) -> None:
+    class Broken(BaseCallback):
+        def _on_training_start(self) -> None:
+            raise RuntimeError("no disk")
+
+        def _on_step(self) -> bool:
+            return True
+
+    agent = tiny()
+    with pytest.raises(RuntimeError, match="no disk"):
+        agent.learn(20, callback=Broken(), progress_bar=bar)
+    assert agent._progress is None
+    agent.learn(30)
+    agent.train(2)
+
+
+def test_what_the_bar_says_before_the_first_gradient_step() -> None:
+    bar: Any = ProgressBar()
+    model = SimpleNamespace(num_timesteps=5, learning_starts=10, compile="auto", _n_updates=0)
+    bar.model, says = model, lambda: bar.describe(1.0)
+    bar.close()  # it has no line yet
+    assert says() == "random actions first"
+    bar._updates_at_start = model._n_updates = 3
+    assert says() == "not learning yet"  # it plays by itself
+    model.num_timesteps = 10
+    assert says() == "waiting for the first sequence"
+    model.compile = True
+    assert says().startswith("compiling, which takes a minute")
+    model._n_updates = 5
+    assert says() == "5 gradient steps, 2.0/s"

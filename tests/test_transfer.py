@@ -1,11 +1,16 @@
 """Training that begins with the weights of a trained agent."""
 
+import gc
 import json
+import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import HarmonyDreamAgent, zoo
@@ -13,7 +18,7 @@ from hd_agents.cli import main
 from hd_agents.collection import Collector
 from hd_agents.zoo import cards
 from hd_agents.zoo.training import plan
-from tests.agents import TINY, tiny
+from tests.agents import TINY, Scripted, tiny
 
 OWN = {name: TINY[name] for name in ("size", "policy_kwargs")}  # of the trained agent, and not of the zoo's row
 FAST = {name: TINY[name] for name in ("learning_starts", "batch_size", "sequence_length", "train_ratio")}
@@ -100,11 +105,75 @@ def test_settings_of_other_networks_are_refused(trained: Path) -> None:
         ({"policy_kwargs.layers": 3}, "policy_kwargs.layers=3: the trained agent was made without it"),
         ({"policy_kwargs": {"units": 16}}, "policy_kwargs={'units': 16}: the trained agent has {'deter': 16"),
         ({"policy": "CnnPolicy"}, "policy='CnnPolicy': the trained agent has 'MlpPolicy'"),
-        ({"harmony": False}, "harmony=False: the trained agent has True"),
-        ({"harmony.reward": False}, "harmony={'reward': False}: the trained agent has True"),
     ):
         with pytest.raises(ValueError, match=message):
             plan("CartPole-v1", settings=settings, trained_agent=trained)
+
+
+def test_what_is_no_network_may_differ(trained: Path) -> None:
+    """Such as what is harmonised: a loss that both harmonise keeps its coefficient."""
+    agent = HarmonyDreamAgent.load(trained, device="cpu")
+    theirs = agent.policy.networks.harmonizer
+    sigmas = dict(zip(theirs.harmonized, theirs.log_sigma.tolist(), strict=True))
+    for harmony, names in ((False, set()), ({"reward": False}, sigmas.keys() - {"reward"}), (True, sigmas.keys())):
+        start = Start()
+        run: Any = {"device": "cpu", "steps": 40, "trained_agent": trained, "callback": start, **FAST}
+        found = zoo.train("CartPole-v1", harmony=harmony, **run)
+        assert found._n_updates > agent._n_updates
+        own = found.policy.networks.harmonizer.harmonized
+        assert set(own) == names
+        assert start.weights["networks.harmonizer.log_sigma"].tolist() == [sigmas[name] for name in own]
+
+
+def test_with_more_environments_a_policy_class_and_from_8_bits(trained: Path, tmp_path: Path) -> None:
+    package = zoo.pack(trained, "CartPole-v1", episodes=1, target=tmp_path / "a", device="cpu", bits=8)
+    policy = HarmonyDreamAgent.load(trained, device="cpu").policy_class
+    settings: dict[str, Any] = {**FAST, "n_envs": 2, "policy": policy, "policy_kwargs": TINY["policy_kwargs"]}
+    start = Start()
+    found = zoo.train("CartPole-v1", steps=60, device="cpu", trained_agent=package, callback=start, **settings)
+    packed = zoo.load(package, device="cpu").policy.state_dict()
+    assert all(torch.equal(tensor, start.weights[key]) for key, tensor in packed.items())
+    assert found._n_updates > start.counters[0] > 0
+    assert found.n_envs == 2
+
+
+class OwnPolicy(HarmonyDreamAgent.policy_aliases["MlpPolicy"]):  # type: ignore[misc]
+    """A policy class of a user's own."""
+
+
+def test_a_policy_class_of_ones_own_is_kept() -> None:
+    agent = tiny(policy=OwnPolicy)
+    assert plan("CartPole-v1", trained_agent=agent).arguments["policy"] is OwnPolicy
+    with pytest.raises(ValueError, match=r"policy='MlpPolicy': the trained agent has .*OwnPolicy"):
+        plan("CartPole-v1", settings={"policy": "MlpPolicy"}, trained_agent=agent)
+
+
+def test_other_actions_and_missing_files_are_named(trained: Path, tmp_path: Path) -> None:
+    four = tiny(env=Scripted(gym.make("CartPole-v1").observation_space, spaces.Discrete(4), length=6))
+    with pytest.raises(ValueError, match=r"action space is Discrete\(4\), and that of the task is Discrete\(2\)"):
+        zoo.train("CartPole-v1", device="cpu", steps=20, trained_agent=four)
+    with pytest.raises(FileNotFoundError, match=r"none\.zip"):
+        zoo.train("CartPole-v1", device="cpu", steps=20, trained_agent=tmp_path / "none.zip")
+    with pytest.raises(ValueError, match="Did you mean trained_agent"):
+        zoo.train("CartPole-v1", steps=20, trained_agnet=trained)
+
+
+def test_the_trained_agent_is_let_go_of(trained: Path) -> None:
+    agent = HarmonyDreamAgent.load(trained, device="cpu")
+    seen = weakref.ref(agent)
+    run = plan("CartPole-v1", settings=FAST, trained_agent=agent)
+    assert run.trained_agent is agent
+    del agent, run
+
+    class Look(Start):
+        def _on_step(self) -> bool:
+            gc.collect()
+            found.append(seen() is None)
+            return False
+
+    found: list[bool] = []
+    zoo.train("CartPole-v1", steps=20, device="cpu", callback=Look(), trained_agent=trained, **FAST)
+    assert found == [True]
 
 
 def test_agents_that_cannot_learn_it_are_refused(trained: Path, tmp_path: Path) -> None:
@@ -115,7 +184,7 @@ def test_agents_that_cannot_learn_it_are_refused(trained: Path, tmp_path: Path) 
     zoo.pack(trained, "CartPole-v1", episodes=1, full=False, target=tmp_path / "a", device="cpu")
     with pytest.raises(ValueError, match="packed for acting only, and cannot learn on"):
         zoo.train("classic/CartPole", steps=20, trained_agent=tmp_path / "a")
-    with pytest.raises(ValueError, match="'classic/CartPoel' is no task of the zoo"):
+    with pytest.raises(ValueError, match=r"There is no model 'classic/CartPoel'.*Did you mean classic/CartPole"):
         zoo.train("classic/CartPole", steps=20, trained_agent="classic/CartPoel")
 
 
@@ -136,6 +205,7 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*longer, "--folder", str(run), "--resume"]) == 0
     assert "resumed at step 40" in capsys.readouterr().out
     card = zoo.card(zoo.pack(run / "agent.zip", "CartPole-v1", episodes=1, target=tmp_path / "a", device="cpu"))
+    assert json.loads((run / "run.json").read_text())["trained_agent"] == facts["trained_agent"]
     text = f"| began with | `{trained}`, after 60 environment and {before._n_updates} gradient steps |"
     assert text in cards.readme(card)
 
@@ -149,3 +219,50 @@ def test_mistakes_on_the_command_line(trained: Path, capsys: pytest.CaptureFixtu
     assert main(["train", "CartPole-v1", "-i", str(tmp_path / "none.zip"), *folder]) == 2
     assert "none.zip" in capsys.readouterr().err
     assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_run_is_resumed_with_what_it_began_with(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It goes on with its own weights: the model is not read again, and no other can take its place."""
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(trained.parent, model)
+    settings = [f"--set={name}={value}" for name, value in FAST.items()]
+    command = ["train", "classic/CartPole", *settings, "--folder", str(run), "--resume", "--steps"]
+    assert main([*command, "40", "-i", str(model)]) == 0
+    began = json.loads((run / "run.json").read_text())["trained_agent"]
+    shutil.rmtree(model)
+    updates = []
+    for steps, more in (("60", []), ("80", ["-i", str(model)])):
+        assert main([*command, steps, *more]) == 0
+        assert f"resumed at step {int(steps) - 20}; changed: n_timesteps" in capsys.readouterr().out
+        facts = json.loads((run / "run.json").read_text())
+        assert facts["trained_agent"] == began
+        assert f"--trained-agent {model}" in facts["command"]
+        agent = HarmonyDreamAgent.load(run / "agent.zip", device="cpu")
+        assert {name: getattr(agent, name) for name in OWN} == OWN
+        updates.append(agent._n_updates)
+    assert updates[1] > updates[0] > began["gradient_steps"]
+    assert main([*command, "100", "-i", str(trained)]) == 2
+    message = capsys.readouterr().err
+    assert f"begun with {model}" in message and f"not with {trained}" in message
+    assert "leave --trained-agent out" in message
+    assert json.loads((run / "run.json").read_text()) == facts
+
+
+def test_a_run_that_began_at_random_stays_one(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [f"--set={name}={value}" for name, value in FAST.items()]
+    command = ["train", "classic/CartPole", *settings, "--folder", str(tmp_path / "run"), "--resume", "--steps"]
+    assert main([*command, "40"]) == 0
+    assert main([*command, "60", "-i", str(trained)]) == 2
+    assert "begun with random weights, and goes on with its own weights" in capsys.readouterr().err
+    assert "trained_agent" not in json.loads((tmp_path / "run" / "run.json").read_text())
+
+
+def test_what_the_flag_names_is_no_setting(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "classic/CartPole", "--steps", "20", f"--set=trained_agent={trained}"]) == 2
+    assert "on the command line --trained-agent" in capsys.readouterr().err
+    assert main(["train", "classic/CartPole", "--steps", "20", "-i", "classic/CartPoel"]) == 2
+    assert "There is no model 'classic/CartPoel'" in capsys.readouterr().err

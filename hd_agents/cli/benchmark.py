@@ -19,7 +19,8 @@ from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, task_id
 from hd_agents.evaluation import expected_range
-from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, preset_of, read_rows
+from hd_agents.zoo.catalogue import preset_of
+from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 from hd_agents.zoo.training import Plan
 
 FAILED = 1  # exit status where runs failed

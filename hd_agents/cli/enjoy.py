@@ -21,7 +21,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("agent", metavar="MODEL", help=MODEL)
     parser.add_argument("--task", help="what to play (default: what the model was trained on)")
     parser.add_argument("--video", type=Path, metavar="MP4", help=f"film the episodes ({', '.join(filming.ENDINGS)})")
-    parser.add_argument("--dream", type=Path, metavar="PNG", help="draw truth, dream and error")
+    parser.add_argument(
+        "--dream", type=Path, metavar="PNG", help=f"draw truth, dream and error ({', '.join(filming.DRAWINGS)})"
+    )
     parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first episode (default: %(default)s)")
     tasks.add_env_flag(parser, usual=MODELS_OWN)
@@ -35,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--episodes must be 1 or more, not {options.episodes}.")
     if options.video is not None:
         checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
+    if options.dream is not None and options.dream.suffix.lower() not in filming.DRAWINGS:
+        raise UsageError(f"--dream {options.dream}: use a name that ends in {', '.join(filming.DRAWINGS)}.")
     agent = load_model(options.agent, options.device)
     if options.dream is not None and isinstance(agent, ActingAgent):
         checked(agent.imagine)  # which says why it cannot
@@ -55,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"  {options.dream}  {shown['context']} observations seen, {shown['horizon']} steps dreamt")
     if options.video is None:
         if options.dream is None:
-            print("To see it, add --video out.mp4; to see its dream, --dream out.png.")
+            dreams = "" if isinstance(agent, ActingAgent) else "; to see its dream, --dream out.png"
+            print(f"To see it, add --video out.mp4{dreams}.")
         return 0
     frames = [frame for episode in played for frame in episode.frames]
     if not frames:

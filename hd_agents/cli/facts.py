@@ -26,12 +26,13 @@ class Facts:
     def __init__(
         self, path: Path, plan: Plan, agent: HarmonyDreamAgent, options: argparse.Namespace, resuming: bool
     ) -> None:
-        before = json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] if resuming and path.exists() else 0.0
-        self._path, self._started = path, time.monotonic() - before
+        before = json.loads(path.read_text(encoding="utf-8")) if resuming and path.exists() else {}
+        began = {"trained_agent": before["trained_agent"]} if "trained_agent" in before else {}
+        self._path, self._started = path, time.monotonic() - before.get("wall_seconds", 0.0)
         self._facts: dict[str, Any] = {
             "task": plan.task,
             **({"env_kwargs": plan.env_kwargs} if plan.env_kwargs else {}),
-            **_beginning(plan.trained_agent, options.trained_agent),
+            **(began if resuming else _beginning(plan.trained_agent, options.trained_agent)),
             "command": repeat_command(options.task, options),
             "commit": commit(),
             "machine": machine(agent.device),
@@ -64,14 +65,14 @@ class Report(BaseCallback):
         self._facts = facts
 
     def _on_training_start(self) -> None:
-        self._next += self.model.num_timesteps // self._every * self._every
+        self._next = (self.model.num_timesteps // self._every + 1) * self._every
 
     def _on_step(self) -> bool:
         from tqdm.auto import tqdm
 
         episodes = [info["r"] for info in self.model.ep_info_buffer or ()][-pictures.WINDOW :]
         if self.num_timesteps >= self._next and episodes:
-            self._next += self._every
+            self._next = (self.num_timesteps // self._every + 1) * self._every
             mean = sum(episodes) / len(episodes)
             self._facts.write()
             tqdm.write(f"{self.num_timesteps:>9} env steps: return {mean:8.2f} (mean of last {len(episodes)})")

@@ -18,6 +18,7 @@ from hd_agents.cli.tasks import UsageError
 from hd_agents.cli.tracking import PROJECT
 from hd_agents.zoo.models import RUN
 from hd_agents.zoo.training import Plan
+from hd_agents.zoo.transfer import NETWORKS
 
 # Of the flags of `train`; a run's seed is always told.
 DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "device": "auto", "checkpoint_every": None}
@@ -57,6 +58,30 @@ def with_own_env_kwargs(plan: Plan, settings: Sequence[str], folder: Path) -> tu
             f"{plan.env_kwargs}: leave --env-kwargs out, or give another --folder."
         )
     return plan._replace(env_kwargs=began), [*others, *(f"env_kwargs.{key}={value!r}" for key, value in began.items())]
+
+
+def with_own_beginning(plan: Plan, options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Namespace]:
+    """Plan and options with the trained agent that the run began with, and with its networks. It is not read again.
+
+    Raises UsageError where another one was typed.
+    """
+    import yaml
+
+    facts, config = folder / RUN, folder / "config.yml"
+    began = json.loads(facts.read_text(encoding="utf-8")).get("trained_agent") if facts.exists() else None
+    model = None if began is None else began["model"]
+    if options.trained_agent not in (None, model):
+        raise UsageError(
+            f"{folder} was begun with {model or 'random weights'}, and goes on with its own weights, not with "
+            f"{options.trained_agent}: leave --trained-agent out, or give another --folder."
+        )
+    typed = {setting.partition("=")[0].partition(".")[0].strip() for setting in options.settings}
+    typed |= {"size"} if options.size is not None else set()
+    if model is not None and config.exists():
+        then = yaml.safe_load(config.read_text(encoding="utf-8")).get(plan.task, {})
+        own = {name: then[name] for name in NETWORKS if name in then and name not in typed}
+        plan = plan._replace(arguments={**plan.arguments, **own})
+    return plan, argparse.Namespace(**{**vars(options), "trained_agent": model})
 
 
 def resume(

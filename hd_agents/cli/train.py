@@ -26,11 +26,13 @@ from hd_agents.cli.resuming import (
     resume,
     resume_command,
     told_folder,
+    with_own_beginning,
     with_own_env_kwargs,
 )
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan
 
 DEFAULT_TASK = "hd_agents/Catch-v0"
@@ -99,10 +101,12 @@ def run(options: argparse.Namespace) -> int:
     _check_installed()
     if options.track:
         tracking.check_installed()
-    trained = None if options.trained_agent is None else load_model(options.trained_agent, "cpu")
+    resumed = told_folder(options, "run") if options.resume else None
+    resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
+    begins = options.trained_agent is not None and not resuming
+    trained = load_model(options.trained_agent, "cpu") if begins else None
     asked = options.steps, options.size, options.device, options.settings, options.preset
     plan = make_plan(options.task, *asked, trained)
-    resumed = told_folder(options, "run") if options.resume else None
     make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
     if get_device(options.device).type == "cpu":
         _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
@@ -110,15 +114,15 @@ def run(options: argparse.Namespace) -> int:
     if options.checkpoint_every is not None and not 1 <= options.checkpoint_every < math.inf:
         raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {options.checkpoint_every:g}.")
     folder = own_run_folder(resumed) if resumed else new_run_folder(options.folder or RUNS, plan.task)
-    resuming = bool(steps_in(folder / CHECKPOINTS))
     if not resuming and (folder / "agent.zip").exists():
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
     if resuming:
         plan, settings = with_own_env_kwargs(plan, options.settings, folder)
         options = argparse.Namespace(**{**vars(options), "settings": settings})
+        plan, options = with_own_beginning(plan, options, folder)
     monitor = {"override_existing": not resuming}
     # A simulator that fails in the night costs an episode, not the run.
-    make = partial(RestartingEnv, plan.make_env)
+    make = partial(RestartingEnv, partial(make_with, plan.task, plan.env_kwargs))
     env = make_vec_env(make, plan.n_envs, seed=options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
     checkpoint = None
     if checkpointing:
@@ -141,7 +145,8 @@ def run(options: argparse.Namespace) -> int:
     elif status:
         print(
             f"The agent of {agent.num_timesteps} env steps is in {folder / 'agent.zip'}. Without checkpoints this run "
-            f"cannot be gone on with; for one that can, add --checkpoint-every {max(1, plan.steps // REPORTS)}.",
+            f"cannot be gone on with; for one that can, add --checkpoint-every {max(1, plan.steps // REPORTS)}. A new "
+            f"run can begin with its weights: --trained-agent {folder}.",
             flush=True,
         )
     if status != SIGNALS["SIGTERM"]:
@@ -161,7 +166,7 @@ def _hint_of_gpu(size: str) -> None:
     if size != "nano":
         print(
             f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU. `hd-agents check` with the same "
-            "task and flags tells how long it takes; --preset nano and --set train_ratio=... make it shorter.",
+            "task and settings tells how long it takes; --preset nano and --set train_ratio=... make it shorter.",
             file=sys.stderr,
             flush=True,
         )

@@ -1,11 +1,14 @@
 """The card of a trained model for people: ``README.md``, written from ``card.json``."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from hd_agents.host import format_bytes
+from hd_agents.zoo.catalogue import preset_of
 
 WHOLE = "all networks"  # what a package can hold, instead of what acting needs
+HERE = "path/of/this/folder"  # where a package is that lies neither in the zoo nor on the Hub
 
 
 def readme(card: Mapping[str, Any], place: str | None = None) -> str:
@@ -23,7 +26,7 @@ def readme(card: Mapping[str, Any], place: str | None = None) -> str:
         "```python\n"
         f'from hd_agents import zoo\n\nagent, env = zoo.load("{place}"), zoo.make_env({making})\n'
         "obs, _ = env.reset()\nplayer = agent.player()\naction = player.act(obs)\n```",
-        *([_further(name, place)] if card["holds"] == WHOLE else []),
+        *([_further(card, place)] if card["holds"] == WHOLE else []),
         "## Score",
         _score(card, played),
         "## Training",
@@ -37,10 +40,14 @@ def readme(card: Mapping[str, Any], place: str | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _further(name: str, place: str) -> str:
+def _further(card: Mapping[str, Any], place: str) -> str:
+    preset = preset_of(card["command"])
+    words = ["hd-agents", "train", card["name"], *(["--preset", preset] if preset != "paper" else [])]
+    words += [f"--env-kwargs={key}={value!r}" for key, value in card.get("env_kwargs", {}).items()]
     return (
-        "`agent.imagine(obs)` is what it expects to happen. To learn on: `agent.set_env(env)` and `agent.learn(...)`, "
-        f"or `hd-agents train {name} --trained-agent {place}`."
+        "`agent.imagine(obs)` is what it expects to happen after an episode's first observation; after a later one, "
+        "before the player acts on it, it is `agent.imagine(obs, state=player.state)`. To learn on: "
+        f"`agent.set_env(env)` and `agent.learn(...)`, or `{shlex.join([*words, '--trained-agent', place])}`."
     )
 
 
@@ -87,10 +94,10 @@ def _training(card: Mapping[str, Any]) -> dict[str, Any]:
     return rows
 
 
-def _beginning(before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The agent whose weights the run began with; gradient steps count its own."""
-    if before is None:
-        return {}
+def _beginning(before: Any) -> dict[str, Any]:
+    """The agent whose weights the run began with, as `hd-agents train` has it; gradient steps count its own."""
+    if not isinstance(before, Mapping):
+        return {} if before is None else {"began with": f"`{before}`"}
     steps = f"{before['env_steps']:,} environment and {before['gradient_steps']:,} gradient steps"
     return {"began with": f"`{before['model']}`, after {steps}"}
 

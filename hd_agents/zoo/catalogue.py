@@ -86,6 +86,12 @@ def hyperparameters(name: str, preset: str = "paper") -> dict[str, Any]:
     return {}
 
 
+def preset_of(command: str) -> str:
+    """The preset in a command of ``hd-agents train``."""
+    found = re.search(r"--preset[ =](\w+)", command)
+    return found[1] if found else "paper"
+
+
 def make_env(name: str, /, drawn: bool = False, **arguments: Any) -> gym.Env[Any, Any]:
     """The task's environment, made by ``gymnasium.make`` with ``arguments``.
 

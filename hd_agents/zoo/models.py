@@ -1,5 +1,6 @@
 """The models that ship with the zoo: load one by name, and check that it still scores what its card says."""
 
+import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +131,15 @@ def agent_file(name: str | Path) -> Path | None:
 
 def _shipped(name: str) -> Path:
     """The folder of the package that ships for a task."""
-    task = env_id(name)
+    try:
+        task = env_id(name)
+    except ValueError as error:
+        near = difflib.get_close_matches(name, pretrained(), n=3)
+        hint = f"Did you mean {', '.join(near)}?" if near else "`hd-agents list --pretrained` shows those that ship."
+        raise ValueError(
+            f"There is no model {name!r}: no agent's file and no folder of a run or package here, and none that ships. "
+            + hint
+        ) from error
     for known in pretrained():
         if env_id(known) == task:
             return folder() / "pretrained" / known

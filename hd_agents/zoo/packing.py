@@ -14,7 +14,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import acting, evaluate, expected_range, player_for
 from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, Episode, draw_dream, play, write_video
 from hd_agents.zoo import packages
-from hd_agents.zoo.cards import readme
+from hd_agents.zoo.cards import HERE, readme
 from hd_agents.zoo.catalogue import env_id, folder, make_with, names
 from hd_agents.zoo.models import CONFIDENCE, FACTS, RUN, within
 from hd_agents.zoo.precision import BITS
@@ -66,7 +66,8 @@ def pack(
     agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     if target is None and "/" not in name:
         raise ValueError(f"{name!r} is no task of the zoo, where packages lie by suite: pass target (--folder).")
-    target = folder() / "pretrained" / name if target is None else Path(target)
+    own = folder() / "pretrained" / name
+    target = own if target is None else Path(target)
     trained = {"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, "backbone": agent.backbone}
 
     def scored(made: Path, bits: int) -> tuple[HarmonyDreamAgent, dict[str, Any]]:
@@ -85,7 +86,7 @@ def pack(
             card["half_precision"] = {"mean_return": half["evaluation"]["mean_return"], "interval": half["interval"]}
             _check_loss(card)
         card |= _film(packed, packed if full else agent, task, env_kwargs, made, seed)
-        (made / packages.README).write_text(readme(card), encoding="utf-8")
+        (made / packages.README).write_text(readme(card, None if target == own else HERE), encoding="utf-8")
         packages.seal(made, card)
     return target
 

@@ -22,18 +22,18 @@ def reduced(state: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
     """The tensors as they are stored.
 
     :param bits: one of :data:`BITS`.
-    :raises ValueError: for numbers beyond the range of half precision.
+    :raises ValueError: for numbers beyond the range of half precision, unless they are kept, and for none at all.
     """
     found: dict[str, Tensor] = {}
     for key, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{key} holds NaN or infinite numbers: such an agent is broken, and not worth a package.")
         if bits == 32 or tensor.ndim == 0:
             found[key] = tensor
             continue
         half = tensor.half()
         if not half.isfinite().all():
-            raise ValueError(
-                f"{key} holds numbers beyond half precision's range (or no numbers): pack it with bits=32 (--bits 32)."
-            )
+            raise ValueError(f"{key} holds numbers beyond half precision's range: pack it with bits=32 (--bits 32).")
         if bits == 8 and tensor.ndim > 1:
             scale = tensor.float().flatten(1).abs().amax(1) / LARGEST
             steps = tensor.float() / _spread(scale.where(scale > 0, 1.0), tensor)

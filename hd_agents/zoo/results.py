@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import os
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hd_agents.zoo import models
-from hd_agents.zoo.catalogue import names
+from hd_agents.zoo.catalogue import names, preset_of
 from hd_agents.zoo.packages import AGENT
 
 TEXT = ("name", "task", "rule", "acting", "machine", "commit", "backbone", "size", "preset", "command", "date", "model")
@@ -98,12 +97,6 @@ def table(rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
         cells = {key: values[key] if key in TEXT else json.dumps(values[key]) for key in COLUMNS}
         writer.writerow({key: "" if values[key] is None else cell for key, cell in cells.items()})
     return text.getvalue()
-
-
-def preset_of(command: str) -> str:
-    """The preset in a command of ``hd-agents train``."""
-    found = re.search(r"--preset[ =](\w+)", command)
-    return found[1] if found else "paper"
 
 
 def settings_of(command: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ from hd_agents.zoo.transfer import check_spaces, find_agent, network_settings, t
 RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
 # What is no setting, but an argument of its own.
 ARGUMENTS = {"steps": "steps", "n_timesteps": "steps", "total_timesteps": "steps"}
-ARGUMENTS |= {name: name for name in ("seed", "device", "preset")}
+ARGUMENTS |= {name: name for name in ("seed", "device", "preset", "trained_agent")}
 # Settings that are mappings: of `--set policy_kwargs.units=64` only the entry changes.
 MAPPINGS = ("env_kwargs", "policy_kwargs", "harmony")
 MAX_BUFFER = 1_000_000  # rows of replay
@@ -95,7 +95,7 @@ def train(
     :raises ImportError: where the task's suite is not installed, naming the extra.
     """
     run = plan(name, steps, preset, str(device), settings, trained_agent)
-    env = make_vec_env(partial(RestartingEnv, run.make_env), run.n_envs, seed=seed)
+    env = make_vec_env(partial(RestartingEnv, partial(make_with, run.task, run.env_kwargs)), run.n_envs, seed=seed)
     try:
         agent = run.make_agent(env, seed, device, verbose)
         return agent.learn(run.steps, callback=callback, progress_bar=progress_bar)
@@ -126,10 +126,10 @@ def plan(
             values[name] = {**_entries(key, value, values.get(name)), entry: value}
             continue
         if key in ARGUMENTS:
-            own = ARGUMENTS[key]
-            raise ValueError(f"{key}={value!r}: no such setting. Use the argument {own}; on the command line --{own}.")
+            own, flag = ARGUMENTS[key], ARGUMENTS[key].replace("_", "-")
+            raise ValueError(f"{key}={value!r}: no such setting. Use the argument {own}; on the command line --{flag}.")
         if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=3) or sorted(allowed)
+            near = difflib.get_close_matches(key, [*allowed, *ARGUMENTS], n=3) or sorted(allowed)
             raise ValueError(f"{key}={value!r}: no such setting. Did you mean {', '.join(near)}?")
         values[key] = value
     if steps is not None:
@@ -140,7 +140,7 @@ def plan(
         values = {**_fitting(task, env_kwargs, device), **values}
     trained = None if trained_agent is None else find_agent(trained_agent)
     if trained is not None:
-        values |= network_settings(trained, values, settings or {})
+        values |= network_settings(trained, settings or {})
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
     for what, number in (("steps", total), ("n_envs", n_envs)):
         if not isinstance(number, int | float) or not 1 <= number < math.inf:

@@ -1,16 +1,18 @@
 """Training that begins with the weights of a trained agent instead of random ones."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.zoo.models import agent_file, is_package, load, pretrained
 from hd_agents.zoo.packages import FULL, ActingAgent
 
-NETWORKS = ("policy", "backbone", "size", "harmony", "policy_kwargs")  # settings that say what the weights are of
+NETWORKS = ("policy", "backbone", "size", "policy_kwargs")  # settings that say what the weights are of
 
 
 def find_agent(source: HarmonyDreamAgent | str | Path) -> HarmonyDreamAgent:
@@ -22,35 +24,36 @@ def find_agent(source: HarmonyDreamAgent | str | Path) -> HarmonyDreamAgent:
         found = source
     else:
         packed = is_package(source) or str(source) in pretrained()
-        file = None if packed else agent_file(source)
+        path = Path(source)
+        # A file that is missing is for the agent's own reader to say.
+        file = None if packed else agent_file(source) or (path if path.suffix == ".zip" else None)
         found = load(source, device="cpu") if file is None else HarmonyDreamAgent.load(file, device="cpu", verbose=0)
     if isinstance(found, ActingAgent):
         raise ValueError(f"The trained agent was packed for acting only, and cannot learn on. {FULL}")
     return found
 
 
-def network_settings(trained: HarmonyDreamAgent, values: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+def network_settings(trained: HarmonyDreamAgent, typed: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that its weights ask for.
 
-    :param values: all settings. :param typed: those that somebody asked for, also as ``policy_kwargs.units``.
+    :param typed: settings that somebody asked for, also as ``policy_kwargs.units``.
     :raises ValueError: where these contradict.
     """
-    kinds = {kind: name for name, kind in HarmonyDreamAgent.policy_aliases.items()}
-    own: dict[str, Any] = {name: getattr(trained, name) for name in NETWORKS if name != "policy"}
-    own["policy"] = kinds.get(trained.policy_class, trained.policy_class)
+    names: dict[Any, str] = {kind: name for name, kind in HarmonyDreamAgent.policy_aliases.items()}
+    own: dict[str, Any] = {name: deepcopy(getattr(trained, name)) for name in NETWORKS if name != "policy"}
+    own["policy"] = names.get(trained.policy_class, trained.policy_class)
     for key, value in typed.items():
         name, _, entry = key.partition(".")
         if name not in NETWORKS:
             continue
-        if entry and isinstance(own[name], Mapping):
-            asked, has = value, own[name].get(entry)
-        else:
-            key, asked, has = name, values[name], own[name]
-        if asked != has:
+        has = own[name].get(entry) if entry else own[name]
+        if name == "policy":
+            value = names.get(value, value) if isinstance(value, type) else value
+        elif name == "policy_kwargs" and not entry:
+            value = dict(value or {})
+        if value != has:
             made = "was made without it" if has is None else f"has {has!r}"
-            raise ValueError(
-                f"{key}={asked!r}: the trained agent {made}, and its weights fit no other. Leave {key} out."
-            )
+            raise ValueError(f"{key}={value!r}: the trained agent {made}, and its networks are kept. Leave {key} out.")
     return own
 
 
@@ -66,6 +69,12 @@ def check_spaces(trained: HarmonyDreamAgent, env: VecEnv) -> None:
 
 
 def take_over(agent: HarmonyDreamAgent, trained: HarmonyDreamAgent) -> None:
-    """Give ``agent``, which is new, the weights and the count of gradient steps of ``trained``; optimisers stay new."""
-    agent.policy.load_state_dict(trained.policy.state_dict())
+    """Give ``agent``, which is new, the weights and the count of gradient steps of ``trained``; optimisers stay new.
+
+    Of the coefficients it takes those of the losses that both harmonise.
+    """
+    own, theirs = agent.policy.networks.harmonizer, trained.policy.networks.harmonizer
+    known = dict(zip(theirs.harmonized, theirs.log_sigma.tolist(), strict=True))
+    log_sigma = torch.tensor([known.get(name, 0.0) for name in own.harmonized])
+    agent.policy.load_state_dict({**trained.policy.state_dict(), "networks.harmonizer.log_sigma": log_sigma})
     agent._n_updates = agent.learner.updates = trained._n_updates
