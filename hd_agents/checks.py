@@ -84,3 +84,14 @@ def mapping(name: str, value: Any, example: str = "{'units': 128}") -> dict[str,
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def spaces(env: Any, observation_space: Any, action_space: Any) -> None:
+    """Raise ValueError unless ``env``, wrapped as an agent wraps it, has the spaces that an agent was built for."""
+    pairs = (("Observation", observation_space, env.observation_space), ("Action", action_space, env.action_space))
+    for what, ours, theirs in pairs:
+        if ours != theirs:
+            raise ValueError(
+                f"{what} spaces do not match: the agent's is {ours}, that of the environment is {theirs}. Use an "
+                "environment like the one it was trained in; its weights fit no other."
+            )

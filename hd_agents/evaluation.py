@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import hd_agents
@@ -144,7 +143,7 @@ def evaluate(
 
     envs = normalized(seeded_envs(task, shares, env_kwargs), agent.get_vec_normalize_env())
     env = agent._wrap_env(envs)  # as in training: images come channels first
-    check_for_correct_spaces(env, agent.observation_space, agent.action_space)
+    checks.spaces(env, agent.observation_space, agent.action_space)
     player = player_for(agent, how)
     try:
         with seeded(seed, agent.device):

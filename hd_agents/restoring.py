@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import FloatSchedule, check_for_correct_spaces, get_system_info
+from stable_baselines3.common.utils import FloatSchedule, get_system_info
 
 from hd_agents.checks import LinearRate
 from hd_agents.policies import Latent
@@ -120,9 +120,7 @@ def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, An
 
 
 def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-    """Set what the constructor does not: spaces (which must match those of the env), counters, episodes, extras."""
-    if agent.env is not None:
-        check_for_correct_spaces(agent.env, data["observation_space"], data["action_space"])
+    """Set what the constructor does not: spaces, counters, episodes, extras."""
     n_envs = agent.n_envs if agent.env is not None else data.get("n_envs", 1)
     for name in (*SPACES, *COUNTERS):
         if name in data:

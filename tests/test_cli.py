@@ -291,8 +291,8 @@ def test_models_and_tasks_that_do_not_fit(trained: Path, capsys: pytest.CaptureF
     for words in (["enjoy", str(trained), "--task", "Acrobot-v1"], ["evaluate", "Acrobot-v1", "--model", str(trained)]):
         assert main(words) == 2
         told = capsys.readouterr().err
-        assert f"the model {trained} cannot play Acrobot-v1: the model's observation space is Box(" in told
-        assert "the task's is Box(" in told
+        assert f"the model {trained} cannot play Acrobot-v1: Observation spaces do not match" in told
+        assert "the agent's is Box(" in told and "that of the environment is Box(" in told
 
 
 def test_help_says_what_is_taken_and_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,4 +163,4 @@ def test_a_run_of_another_task_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["train", "Acrobot-v1", "--folder", str(tmp_path), "--resume", "--device", "cpu", *TINY]) == 2
     told = capsys.readouterr().err
     assert f"{tmp_path} holds a run of CartPole-v1, which cannot go on with Acrobot-v1: " in told
-    assert "(the run's, then the task's)" in told
+    assert "the agent's is Box(" in told and "Give the run's task, or another --folder" in told

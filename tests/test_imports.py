@@ -40,6 +40,7 @@ RANKS = (
     {"learner", "policies", "official_files", "official_layout"},
     {"collection", "footprint", "graphs", "imagine", "official", "player", "restoring", "run_state"},
     {"film_strip", "recorder"},
+    {"loop"},
     {"agent"},
     {"dream_film", "evaluation", "filming"},
     {"callbacks"},

@@ -278,7 +278,7 @@ def test_enjoy_draws_a_dream(saved: Path, tmp_path: Path, capsys: pytest.Capture
         (["nowhere.zip"], "no saved agent"),
         (
             ["classic/CartPole", "--task", "Acrobot-v1"],
-            "the model classic/CartPole cannot play Acrobot-v1: the",
+            "the model classic/CartPole cannot play Acrobot-v1: Observation spaces",
         ),
         (["classic/CartPole", "--video", "v.gif"], "use v.mp4"),
         (["classic/CartPole", "--episodes", "0"], "--episodes must be"),

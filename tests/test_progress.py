@@ -56,7 +56,7 @@ def test_the_bar_moves_as_seldom_as_tqdm_is_told(
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let every gradient step take ``seconds``: the agent looks at the clock before and after each."""
     clock = itertools.count(0.0, seconds)
-    monkeypatch.setattr("hd_agents.agent.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("hd_agents.loop.time", SimpleNamespace(perf_counter=lambda: next(clock)))
 
 
 def test_a_run_of_hours_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,15 +84,19 @@ def test_runs_that_need_no_warning(
     assert agent._n_updates >= 20
 
 
-@pytest.mark.filterwarnings("error")
 def test_an_environment_that_is_slow_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient steps are timed, and not what lies between them."""
-    times: list[float] = []
+    now, times = [0.0], []
+    monkeypatch.setattr("hd_agents.loop.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(Forecast, "on_update", lambda self, seconds: times.append(seconds))
-    agent = tiny(train_ratio=16.0, learning_starts=8)
-    agent.learn(30, callback=lambda local, _: time.sleep(0.02) or True)
-    assert len(times) == agent._n_updates > 10
-    assert 0.0 < min(times) < 0.02
+
+    def step(*_: Any) -> bool:
+        now[0] += 100.0
+        return True
+
+    agent = tiny(train_ratio=16.0, learning_starts=8).learn(30, callback=step)
+    assert times == [0.0] * agent._n_updates
+    assert len(times) > 10
 
 
 def facts(**changes: Any) -> Any:

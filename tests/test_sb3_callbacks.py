@@ -37,7 +37,7 @@ class Witness(BaseCallback):
         assert self.locals["total_timesteps"] > 0
         assert self.locals["tb_log_name"] == "HarmonyDream"
         assert self.locals["self"] is self.model
-        assert self.globals["HarmonyDreamAgent"] is HarmonyDreamAgent
+        assert isinstance(self.model, self.globals["LearningLoop"])
         self.events.append("start")
 
     def _on_rollout_start(self) -> None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.jsonable import ArchiveError
 from hd_agents.policies import MlpPolicy
 from tests.agents import TINY, Clock, Scripted, tiny
 
@@ -136,8 +137,9 @@ def test_load_takes_changes_that_leave_the_networks_alone(tmp_path: Path) -> Non
 def test_environments_are_checked_and_may_be_more(tmp_path: Path) -> None:
     agent = tiny().learn(20)
     agent.save(tmp_path / "agent")
-    with pytest.raises(ValueError, match="spaces do not match"):
+    with pytest.raises(ValueError, match=r"^Observation spaces do not match: the agent's is Box") as raised:
         HarmonyDreamAgent.load(tmp_path / "agent", env="Pendulum-v1")
+    assert not isinstance(raised.value, ArchiveError)  # the file is not to blame
     three = DummyVecEnv([lambda: gym.make("CartPole-v1")] * 3)
     loaded = HarmonyDreamAgent.load(tmp_path / "agent", env=three)
     assert loaded.n_envs == loaded.replay_buffer.n_envs == 3
@@ -147,6 +149,10 @@ def test_environments_are_checked_and_may_be_more(tmp_path: Path) -> None:
         agent.set_env(three)
     with pytest.raises(ValueError, match="spaces do not match"):
         agent.set_env(gym.make("Pendulum-v1"))
+    with pytest.raises(ValueError, match=r"Action spaces do not match: the agent's is Discrete\(2\)"):
+        agent.set_env(Scripted(agent.observation_space, spaces.Discrete(3)))
+    agent.set_env("CartPole-v1")
+    agent.learn(10)
     bare = HarmonyDreamAgent.load(tmp_path / "agent")
     assert bare.get_env() is None
     bare.set_env(gym.make("CartPole-v1"))

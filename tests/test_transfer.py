@@ -150,7 +150,9 @@ def test_a_policy_class_of_ones_own_is_kept() -> None:
 
 def test_other_actions_and_missing_files_are_named(trained: Path, tmp_path: Path) -> None:
     four = tiny(env=Scripted(gym.make("CartPole-v1").observation_space, spaces.Discrete(4), length=6))
-    with pytest.raises(ValueError, match=r"action space is Discrete\(4\), and that of the task is Discrete\(2\)"):
+    with pytest.raises(
+        ValueError, match=r"Action spaces .* is Discrete\(4\), that of the environment is Discrete\(2\)"
+    ):
         zoo.train("CartPole-v1", device="cpu", steps=20, trained_agent=four)
     with pytest.raises(FileNotFoundError, match=r"none\.zip"):
         zoo.train("CartPole-v1", device="cpu", steps=20, trained_agent=tmp_path / "none.zip")
@@ -177,9 +179,9 @@ def test_the_trained_agent_is_let_go_of(trained: Path) -> None:
 
 
 def test_agents_that_cannot_learn_it_are_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"observation space is Box.*and that of the task is Box.*\(2,\)"):
+    with pytest.raises(ValueError, match=r"Observation spaces .* is Box.*, that of the environment is Box.*\(2,\)"):
         zoo.train("MountainCar-v0", device="cpu", steps=20, trained_agent=trained)
-    with pytest.raises(ValueError, match=r"observation space is Box\(0, 255.*and that of the task is Box\(\[-4.8"):
+    with pytest.raises(ValueError, match=r"is Box\(0, 255.*, that of the environment is Box\(\[-4.8"):
         zoo.train("classic/CartPole", device="cpu", steps=20, trained_agent="classic/Catch")
     zoo.pack(trained, "CartPole-v1", episodes=1, full=False, target=tmp_path / "a", device="cpu")
     with pytest.raises(ValueError, match="packed for acting only, and cannot learn on"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli import report
 from hd_agents.cli.tasks import UsageError, as_json, parse_setting
 from hd_agents.jsonable import ArchiveError
@@ -181,14 +181,10 @@ def env_kwargs_for(model: str, task: str, told: Sequence[str]) -> dict[str, Any]
 def check_spaces(agent: HarmonyDreamAgent, model: str, task: str, env: gym.Env[Any, Any]) -> None:
     """Raises UsageError where a model cannot play in the task's environment."""
     wrapped = agent._wrap_env(env)  # as in training: images come channels first
-    for name in ("observation_space", "action_space"):
-        ours, theirs = getattr(agent, name), getattr(wrapped, name)
-        if ours != theirs:
-            what = name.replace("_", " ")
-            raise UsageError(
-                f"the model {model} cannot play {task}: the model's {what} is {ours}, the task's is {theirs}. Give the "
-                "task that the model was trained on, or a model of this task."
-            )
+    try:
+        checks.spaces(wrapped, agent.observation_space, agent.action_space)
+    except ValueError as error:
+        raise UsageError(f"the model {model} cannot play {task}: {error}") from error
 
 
 def checked(action: Callable[[], Any]) -> Any:

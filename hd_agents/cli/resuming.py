@@ -98,8 +98,8 @@ def resume(
     except (TypeError, ValueError) as error:
         if "spaces do not match" in str(error):
             raise UsageError(
-                f"{folder} holds a run of {_task_of(folder)}, which cannot go on with {plan.task}: {error} (the run's, "
-                "then the task's). Give the run's task, or another --folder."
+                f"{folder} holds a run of {_task_of(folder)}, which cannot go on with {plan.task}: {error} Give the "
+                "run's task, or another --folder."
             ) from error
         raise UsageError(str(error)) from error
     for warning in caught:

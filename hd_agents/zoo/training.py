@@ -19,7 +19,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.spaces import ObservationCodec
 from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
-from hd_agents.zoo.transfer import check_spaces, find_agent, network_settings, take_over
+from hd_agents.zoo.transfer import find_agent, network_settings, take_over
 
 # Constructor arguments that a run fills in itself.
 RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
         """The agent that is to be trained, in its environments."""
         if self.trained_agent is not None:
             env = HarmonyDreamAgent._wrap_env(env)  # images come channels first
-            check_spaces(self.trained_agent, env)
+            checks.spaces(env, self.trained_agent.observation_space, self.trained_agent.action_space)
         agent = HarmonyDreamAgent(env=env, seed=seed, device=device, verbose=verbose, **self.arguments)
         if self.trained_agent is not None:
             take_over(agent, self.trained_agent)

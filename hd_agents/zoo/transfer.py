@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.zoo.models import agent_file, is_package, load, pretrained
@@ -55,17 +54,6 @@ def network_settings(trained: HarmonyDreamAgent, typed: Mapping[str, Any]) -> di
             made = "was made without it" if has is None else f"has {has!r}"
             raise ValueError(f"{key}={value!r}: the trained agent {made}, and its networks are kept. Leave {key} out.")
     return own
-
-
-def check_spaces(trained: HarmonyDreamAgent, env: VecEnv) -> None:
-    """Raise ValueError where it was trained in other spaces than those of ``env``, as an agent wraps it."""
-    for name in ("observation_space", "action_space"):
-        ours, theirs = getattr(env, name), getattr(trained, name)
-        if ours != theirs:
-            what = name.replace("_", " ")
-            raise ValueError(
-                f"The trained agent's {what} is {theirs}, and that of the task is {ours}: its weights fit no other."
-            )
 
 
 def take_over(agent: HarmonyDreamAgent, trained: HarmonyDreamAgent) -> None:

@@ -1,0 +1,244 @@
+"""The loop of an algorithm that moves and learns by turns: env steps into replay, gradient steps out of it."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import FloatSchedule
+
+from hd_agents import checks, recorder
+from hd_agents.arrivals import watch
+from hd_agents.collection import Collector, VecStep, add_episode, normalize_batch
+from hd_agents.graphs import GraphedUpdates
+from hd_agents.host import keep_freed_memory
+from hd_agents.learner import Learner
+from hd_agents.metrics import Metrics
+from hd_agents.nonfinite import PATIENCE
+from hd_agents.policies import DreamPolicy
+from hd_agents.progress import Forecast, ProgressBar, record_logs, with_bar
+from hd_agents.replay import SequenceReplay
+from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
+from hd_agents.spaces import Observation
+
+Self = TypeVar("Self", bound="LearningLoop")
+
+
+class LearningLoop(BaseAlgorithm, ABC):
+    """``learn`` and ``train`` as Stable-Baselines3's off-policy algorithms have them, for a replay of sequences.
+
+    What is only declared here the agent sets.
+    """
+
+    learning_starts: int
+    batch_size: int
+    sequence_length: int
+    train_ratio: float
+    pretrain_steps: int
+    policy: DreamPolicy
+    learner: Learner
+    replay_buffer: SequenceReplay | None
+    _collector: Collector
+    _metrics: Metrics
+    _graphed: GraphedUpdates | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rng = np.random.default_rng()
+        self._replay_credit = 0.0  # replayed steps that env steps have earned and gradient steps have not yet used
+        self._pretrained = False
+        self._learning = False
+        self._updates_at_start = 0
+        self._progress: ProgressBar | Forecast | None = None  # while learn() runs
+        self._frozen_schedules: dict[str, str] = {}
+
+    @abstractmethod
+    def _make_replay(self) -> SequenceReplay:
+        """An empty replay for the environments at hand."""
+
+    def learn(
+        self: Self,
+        total_timesteps: float,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 4,
+        tb_log_name: str = "HarmonyDream",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Interact and learn.
+
+        :param total_timesteps: env steps to take, over all environments; floats such as 1e5 are fine. With n
+            environments the last vector step may go up to n - 1 beyond.
+        :param callback: called as Stable-Baselines3's off-policy algorithms do; learning stops when it returns False.
+        :param log_interval: episodes between two log tables; None for no tables.
+        :param tb_log_name: name of the run in ``tensorboard_log``.
+        :param reset_num_timesteps: start counting at 0, towards ``learning_starts`` too, and reset the environments.
+            False goes on where the last ``learn`` ended, in the middle of an episode if that is where it was.
+        :param progress_bar: show one; needs tqdm.
+        """
+        total_timesteps = checks.whole("total_timesteps", total_timesteps, 0)
+        if self.env is None:
+            raise ValueError("This agent has no environment to learn in: call set_env(env), or load(path, env=env).")
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay()
+        warn_of_frozen_schedules(self._frozen_schedules)
+        watch(self.env, lambda: self.num_timesteps)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        self._updates_at_start = self._n_updates
+        if self.verbose >= 1 and total_timesteps < self.learning_starts:
+            print(f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
+        self._learning = True
+        try:
+            callback.on_training_start(locals(), globals())
+            while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
+                self.train(self._due_updates())
+        finally:
+            self._learning = False
+            if self._progress is not None:
+                self._progress.close()
+            self._progress = None
+        callback.on_training_end()
+        return self
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        """Stable-Baselines3's, with a progress bar that knows gradient steps."""
+        self._progress = bar = ProgressBar() if progress_bar else Forecast(self)
+        return super()._init_callback(with_bar(callback, bar) if isinstance(bar, ProgressBar) else callback)
+
+    def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
+        """One step of every environment into replay; False when the callback asks to stop."""
+        env, normalizer = self.env, self._vec_normalize_env
+        assert env is not None
+        assert self._last_obs is not None
+        assert self._last_episode_starts is not None
+        assert self.replay_buffer is not None
+        replay = self.replay_buffer
+        callback.on_rollout_start()
+        starts = self._last_episode_starts
+        seen = self._last_obs
+        originals = seen if normalizer is None else self._last_original_obs
+        assert originals is not None
+        self._collector.begin(replay, originals, starts, self.num_timesteps)
+        random = self.num_timesteps < self.learning_starts and not self._n_updates
+        actions = self._collector.act(seen, starts, random)
+        new_obs, rewards, dones, infos = env.step(actions)
+        self.num_timesteps += env.num_envs
+
+        callback.update_locals(locals())
+        go_on = callback.on_step()
+
+        done_before = self.num_timesteps - env.num_envs
+        self._collector.store(replay, VecStep(new_obs, rewards, dones, infos, done_before), normalizer)
+        self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+        if normalizer is not None:
+            self._last_original_obs = normalizer.get_original_obs()
+        self._update_info_buffer(infos, dones)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        if not go_on:
+            return False
+        for _ in range(int(dones.sum())):
+            self._episode_num += 1
+            if log_interval is not None and self._episode_num % log_interval == 0:
+                self.dump_logs()
+        callback.on_rollout_end()
+        return True
+
+    def _due_updates(self) -> int:
+        """Gradient steps that the last vector step has earned; what is left over counts for the next one."""
+        assert self.replay_buffer is not None
+        if self.num_timesteps < self.learning_starts or not self.replay_buffer.can_sample(self.sequence_length):
+            return 0
+        self._replay_credit += self.n_envs * self.train_ratio
+        cost = self.batch_size * self.sequence_length
+        due = int(self._replay_credit // cost)
+        self._replay_credit -= due * cost
+        if not self._pretrained:
+            self._pretrained = True
+            due += self.pretrain_steps
+        return due
+
+    def train(self, gradient_steps: int) -> None:
+        """Make ``gradient_steps`` updates on batches from replay, which has to hold a sequence. ``learn`` calls it.
+
+        :raises hd_agents.recorder.NonFiniteError: when updates in a row were not finite, see docs/robustness.md.
+        """
+        assert self.replay_buffer is not None
+        if gradient_steps:
+            self.learner.set_learning_rates(*self._rates().values())
+        for _ in range(gradient_steps):
+            begun = time.perf_counter()
+            batch = self.replay_buffer.sample(self.batch_size, self.sequence_length, self._rng, self.device)
+            if self._vec_normalize_env is not None:
+                batch = normalize_batch(batch, self._vec_normalize_env)
+            self._metrics.add(self._graphed(batch) if self._graphed else self.learner.train_step(batch))
+            self._n_updates += 1
+            if self._n_updates % PATIENCE == 0:
+                recorder.check(self)
+            if self._progress is not None:
+                self._progress.on_update(time.perf_counter() - begun)
+
+    def _rates(self) -> dict[str, float]:
+        """Learning rates of world model, actor and critic at the present progress."""
+        names = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
+        return {name: FloatSchedule(getattr(self, name))(self._current_progress_remaining) for name in names}
+
+    def dump_logs(self) -> None:
+        """Write one log table: episodes, speed, and the means of the training metrics since the last one."""
+        means = {**self._metrics.flush(), **self.learner.guard.report()}
+        record_logs(self, self._updates_at_start, {**self._rates(), **means})
+        self.logger.dump(step=self.num_timesteps)
+
+    def add_episode(
+        self,
+        observations: Observation | Sequence[Observation],
+        actions: NDArray[Any],
+        rewards: NDArray[Any],
+        terminated: bool,
+    ) -> None:
+        """Put an episode of T steps that was recorded elsewhere into the replay: a demonstration, a robot's log.
+
+        It is learned from as the agent's own are, by ``learn`` or, without any environment stepping, by ``train``. The
+        environments are reset before ``learn`` goes on. The statistics of a ``VecNormalize`` do not see it.
+
+        :param observations: T + 1 in the environment's own form (before any ``VecNormalize``), from that of ``reset``
+            to the last; a list, or arrays with the steps in front.
+        :param actions: (T, ...). The first followed ``reset``. :param rewards: (T,).
+        :param terminated: whether the task ended it; False if it was cut off.
+        :raises ValueError: for what does not fit together or does not fit the spaces, then nothing is stored; and in a
+            callback: while ``learn`` runs, an episode of its own is going on.
+        """
+        if self._learning:
+            raise ValueError("add_episode() within learn(): call it before or after, when no episode is going on.")
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay()
+        add_episode(self.policy, self.replay_buffer, observations, actions, rewards, terminated)
+        self._last_obs = None
+        if self.device.type == "cpu":
+            keep_freed_memory()  # train() may come without learn()
+
+    def save_replay_buffer(self, path: Archive) -> None:
+        """Write the replay to ``path`` (".replay" is added if it has no suffix); nothing in it is executable."""
+        if self.replay_buffer is None:
+            raise ValueError("There is no replay to save: replay_buffer is None.")
+        self.replay_buffer.save(as_file(path, ".replay"))
+
+    def load_replay_buffer(self, path: Archive, truncate_last_traj: bool = True) -> None:
+        """Replace the replay by a file of ``save_replay_buffer``. The environments are reset before learning goes on.
+
+        :param truncate_last_traj: changes nothing, as the last episode always ends where the file does; rl-zoo3 passes
+            it to all algorithms.
+        :raises ValueError: for another kind of file, or one of other spaces or another number of environments.
+        """
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay()
+        self.replay_buffer.load(as_file(path, ".replay"))
+        self._last_obs = None
