@@ -31,6 +31,7 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 from cases import CASES, Case, make_learner, make_replay
 
 import hd_agents.learner
+from hd_agents.graphs import GraphedUpdates
 from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
 
@@ -88,6 +89,7 @@ class Updates:
         self.case = case
         self.device = torch.device(device)
         self.learner = make_learner(self.case, device, bfloat16=precision == "bfloat16", **options)
+        self.step: Any = self.learner.train_step if device == "cpu" else GraphedUpdates(self.learner)  # as learn() does
         self.replay = make_replay(self.case, max(500, 2 * n_envs * case.sequence_length), n_envs)
         self.rng = np.random.default_rng(0)
 
@@ -95,7 +97,7 @@ class Updates:
         """One update, to its end."""
         with torch.profiler.record_function("sample"):
             batch = self.replay.sample(self.case.batch_size, self.case.sequence_length, self.rng, self.device)
-        self.learner.train_step(batch)
+        self.step(batch)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -114,6 +116,7 @@ class Updates:
     def shares(self, steps: int) -> dict[str, float]:
         """Share of each part in the time of the update; labels the learner, so no update after it is to be timed."""
         label_parts(self.learner)
+        self.step = self.learner.train_step  # a graph has no labels
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
         with profile(activities=activities) as profiled:
             for _ in range(steps):

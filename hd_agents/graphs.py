@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,16 +16,26 @@ from hd_agents.learner import Learner
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.world_model.batch import Batch
 
-WARMUP = 3  # calls made without a graph first, in which optimisers and libraries claim what they need
+WARMUP = 2  # calls made without a graph first, in which libraries claim what they need; the first update comes on top
 
-Capture = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
+Capture = Callable[[Callable[[], Any], Any], tuple[Callable[[], None], Any]]
 
 
-def capture_on_cuda(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-    """Record what ``function`` launches, without running it: what runs it, and where its results will be."""
+def capture_on_cuda(function: Callable[[], Any], stream: torch.cuda.Stream) -> tuple[Callable[[], None], Any]:
+    """Record what ``function`` launches, without running it: what runs it, and where its results will be.
+
+    Not by ``torch.cuda.graph``, which records on a stream of the current device, and leaves it current after a failure.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = function()
+    gc.collect()
+    torch.cuda.synchronize(stream.device)
+    torch.cuda.empty_cache()
+    with torch.cuda.stream(stream):
+        graph.capture_begin()
+        try:
+            results = function()
+        finally:
+            graph.capture_end()
     return graph.replay, results
 
 
@@ -32,41 +43,47 @@ class Graphed:
     """A function of tensors as a graph.
 
     A graph is bound to the tensors it was recorded with. Arguments are copied to where it expects them; for other
-    shapes, or where something else that it is bound to has changed, a new one is recorded. Where that fails, one
-    warning is given and the function is called as it is.
+    shapes, or where something else that it is bound to has changed, a new one is recorded, after ``WARMUP`` calls
+    without. Where that fails, one warning is given and the function is called as it is.
 
     :param function: takes and returns tensors, or tuples and dictionaries of them; what it returns is good until the
-        next call. :param bound_to: the rest that a graph of it depends on, to be compared.
+        next call. :param bound_to: the rest that a graph of it depends on: tensors, which must stay the same ones, and
+        other values, which must stay equal.
     :param name: of the function, for the warning. :param capture: records it; another one in tests without a GPU.
     """
 
     def __init__(
-        self, function: Callable[..., Any], bound_to: Callable[[], Any], name: str, capture: Capture = capture_on_cuda
+        self,
+        function: Callable[..., Any],
+        bound_to: Callable[[], list[Any]],
+        name: str,
+        capture: Capture = capture_on_cuda,
     ) -> None:
         self._function, self._bound_to, self._name, self._capture = function, bound_to, name, capture
-        self._calls = 0
+        self._settled = 0  # calls since the key was another
         self._failed = False
         self._key: Any = None
+        self._held: list[Any] = []  # what the key has the addresses of: nothing else can come to lie there
+        self._stream: torch.cuda.Stream | None = None  # for all calls but replays
         self._replay: Callable[[], None] | None = None
         self._inputs: Any = None
         self._results: Any = None
 
     def __call__(self, *inputs: Any) -> Any:
         """What the function returns for ``inputs``."""
-        self._calls += 1
         if self._failed:
             return self._function(*inputs)
-        if self._calls <= WARMUP:
+        owners = self._bound_to()
+        key = [(id(one), one.data_ptr()) if isinstance(one, Tensor) else one for one in owners]
+        key += [(tensor.shape, tensor.dtype, tensor.device) for tensor in _tensors(inputs)]
+        if key != self._key:
+            self._replay = self._results = self._inputs = None
+            self._settled, self._key, self._held = 0, key, owners
+        self._settled += 1
+        if self._settled <= WARMUP:
             return self._aside(inputs)
-        key = self._bound_to(), [(tensor.shape, tensor.dtype) for tensor in _tensors(inputs)]
-        if self._replay is None or key != self._key:
-            try:
-                self._record(inputs)
-            except RuntimeError as error:
-                self._failed, self._replay, self._results = True, None, None
-                warnings.warn(f"No CUDA graph of {self._name} could be made; it goes on without: {error}", stacklevel=3)
-                return self._function(*inputs)
-            self._key = key
+        if self._replay is None and not self._record(inputs):
+            return self._function(*inputs)
         for target, source in zip(_tensors(self._inputs), _tensors(inputs), strict=True):
             target.copy_(source, non_blocking=True)
         assert self._replay is not None
@@ -75,19 +92,31 @@ class Graphed:
 
     def _aside(self, inputs: tuple[Any, ...]) -> Any:
         """A call on a stream of its own, as CUDA wants it before a capture."""
-        if next(_tensors(inputs)).device.type != "cuda":
+        device = next(_tensors(inputs)).device
+        if device.type != "cuda":
             return self._function(*inputs)
-        main, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        if self._stream is None or self._stream.device != device:
+            self._stream = torch.cuda.Stream(device)
+        main, aside = torch.cuda.current_stream(device), self._stream
         aside.wait_stream(main)
         with torch.cuda.stream(aside):
             results = self._function(*inputs)
         main.wait_stream(aside)
         return results
 
-    def _record(self, inputs: tuple[Any, ...]) -> None:
-        self._replay = self._results = None  # an older graph's memory first
+    def _record(self, inputs: tuple[Any, ...]) -> bool:
+        """Make the graph; False, with a warning, where that fails. All that the attempt has left is gone then."""
         self._inputs = _cloned(inputs)
-        self._replay, self._results = self._capture(lambda: self._function(*self._inputs))
+        try:
+            self._replay, self._results = self._capture(lambda: self._function(*self._inputs), self._stream)
+        except RuntimeError as error:
+            # The end of a capture complains as well, and later; what went wrong in it came before.
+            cause = str(error.__context__ or error)
+        else:
+            return True
+        self._failed, self._inputs = True, None
+        warnings.warn(f"No CUDA graph of {self._name} could be made; it goes on without: {cause}", stacklevel=4)
+        return False
 
 
 class GraphedUpdates:
@@ -108,13 +137,14 @@ class GraphedUpdates:
         learner.finish_step()
         return metrics
 
-    def _bound_to(self) -> Any:
-        """Precision, weights and moments; loading a file exchanges the latter."""
-        learner, owners = self._learner, []
+    def _bound_to(self) -> list[Any]:
+        """Precision, weights and moments. The first update makes the latter, and loading exchanges them."""
+        learner = self._learner
+        owners: list[Any] = [learner.bfloat16]
         for optimizer in (learner.model_optimizer, learner.actor_optimizer, learner.critic_optimizer):
             weight = optimizer.param_groups[0]["params"][0]
-            owners += [weight.data_ptr(), optimizer.state[weight]["exp_avg"].data_ptr()]
-        return learner.bfloat16, owners
+            owners += [weight, optimizer.state.get(weight, {}).get("exp_avg")]
+        return owners
 
 
 class GraphedActing:
@@ -134,8 +164,8 @@ class GraphedActing:
         first = torch.as_tensor(is_first, device=policy.device)
         return self._step(policy.to_device(encoded), latent, first, policy.draw(len(is_first)))
 
-    def _bound_to(self) -> Any:
-        return [next(part.parameters()).data_ptr() for part in (self._policy.networks.actor, self._policy.networks)]
+    def _bound_to(self) -> list[Any]:
+        return [next(part.parameters()) for part in (self._policy.networks.actor, self._policy.networks)]
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -22,13 +22,13 @@ class Imagined(NamedTuple):
 
     Every array has the env axis first, unless the observation given had none.
 
-    :param observations: key -> (N, H + 1, ...), index 0 being the reconstruction of the observation given; images uint8
+    :ivar observations: key -> (N, H + 1, ...), index 0 being the reconstruction of the observation given; images uint8
         (N, H + 1, height, width, channels), vectors float32, integers int64. Empty with ``decode=False``. A space that
         is no Dict has the key "observation".
-    :param actions: (N, H, ...) as the environment takes them; ``actions[:, h]`` leads to ``observations[:, h + 1]``.
-    :param rewards: (N, H) float32, expected for those actions, in the unit the agent was trained on.
-    :param continues: (N, H) float32, probability that the episode goes on after each of them.
-    :param values: (N, H + 1) float32, the critic's expected return from each state on.
+    :ivar actions: (N, H, ...) as the environment takes them; ``actions[:, h]`` leads to ``observations[:, h + 1]``.
+    :ivar rewards: (N, H) float32, expected for those actions, in the unit the agent was trained on.
+    :ivar continues: (N, H) float32, probability that the episode goes on after each of them.
+    :ivar values: (N, H + 1) float32, the critic's expected return from each state on.
     """
 
     observations: dict[str, NDArray[Any]]

@@ -227,8 +227,15 @@ class SequenceReplay:
 
     def _rows_on(self, device: torch.device) -> DeviceRows | None:
         """The rows on the device, up to date; None where they stay on the host."""
+        if device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         if self._device_rows_of != (device, self.history):
-            self._device_rows = None  # its memory first
+            if self._device_rows is not None:
+                if device.type == "cpu" != self._device_rows.device.type:
+                    return None  # a sample for the host in between: what lies on the device stays there
+                self._device_rows = None  # its memory first
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
             if fits_on(device, self.nbytes_estimate()):
                 self._device_rows = DeviceRows(self._columns, device)
             self._device_rows_of = device, self.history

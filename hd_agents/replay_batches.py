@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hd_agents.replay_file import stretch
 
+PIECE = 1 << 26  # bytes that are pinned at a time where many rows are new, as after loading
 SHARE = 0.5  # of the device's free memory that the rows may take there
 
 
@@ -61,8 +62,10 @@ class DeviceRows:
                 for source, target in zip(
                     stretch(ring, start, new), stretch(self._tensors[name][env], start, new), strict=True
                 ):
-                    if len(source):
-                        target.copy_(self._ready(source), non_blocking=True)
+                    rows = max(1, PIECE // max(1, source[:1].nbytes))
+                    for first in range(0, len(source), rows):
+                        piece = self._ready(source[first : first + rows])
+                        target[first : first + rows].copy_(piece, non_blocking=True)
         self._added = list(added)
 
     def gather(self, index: NDArray[np.int64]) -> dict[str, Tensor]:

@@ -261,6 +261,18 @@ def test_large_networks_on_the_cpu_are_told_once(
     assert told == [0, 1, 0]
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("cpu", []), ("cuda", ["high"])])
+def test_float32_products_are_made_by_tensor_cores_where_there_are_some(
+    kind: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("torch.set_float32_matmul_precision", said.append)
+    monkeypatch.setattr(train, "get_device", lambda _: SimpleNamespace(type=kind))
+    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    assert main(["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", "--steps", "20", *TINY]) == 0
+    assert said == expected
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run."""

@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+import weakref
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from gymnasium import spaces
 
 from hd_agents.compilation import compiled_or_plain
-from hd_agents.graphs import WARMUP, GraphedActing, GraphedUpdates
+from hd_agents.graphs import WARMUP, Graphed, GraphedActing, GraphedUpdates, capture_on_cuda
 from hd_agents.policies import CnnPolicy, DreamPolicy, Latent
 from tests.models import batch, learner, networks
 
@@ -24,7 +26,7 @@ class Recorder:
     def __init__(self) -> None:
         self.recorded = 0
 
-    def __call__(self, function: Any) -> Any:
+    def __call__(self, function: Any, stream: Any) -> Any:
         self.recorded += 1
         metrics: dict[str, torch.Tensor] = {}
         return lambda: metrics.update(function()), metrics
@@ -85,18 +87,123 @@ def test_what_a_graph_is_bound_to_makes_a_new_one() -> None:
         {key: torch.cat([value, value], 1) for key, value in data.observation.items()},
         *(torch.cat([part, part], 1) for part in data[1:]),
     )
+    for _ in range(WARMUP):
+        update(longer)
+        assert recorder.recorded == 1
     update(longer)
     assert recorder.recorded == 2
     student.use_float32()
     update(longer)
     assert recorder.recorded == 2  # it was float32 already
     student.actor_optimizer.load_state_dict(copy.deepcopy(student.actor_optimizer.state_dict()))
-    update(longer)
+    for _ in range(WARMUP + 1):
+        update(longer)
     assert recorder.recorded == 3
 
 
+def test_a_graph_of_an_agent_that_is_set_back_to_no_moments() -> None:
+    """As by the optimisers of an agent that has not learned yet: they are made anew outside of a graph."""
+    recorder = Recorder()
+    student, plain = learner(networks()), learner(networks())
+    plain.networks.load_state_dict(student.networks.state_dict())
+    untrained = copy.deepcopy(student.actor_optimizer.state_dict())
+    update = GraphedUpdates(student, recorder)
+    for step, data in enumerate(batches()):
+        if step == 8:
+            for one in (student, plain):
+                one.actor_optimizer.load_state_dict(copy.deepcopy(untrained))
+        for one in (update, plain.train_step):
+            torch.manual_seed(step)
+            one(data)
+    agree(plain, student, rtol=0.0, atol=0.0)
+    assert recorder.recorded == 2
+
+
+def test_a_failed_capture_leaves_nothing_behind() -> None:
+    """Its tensors are free before the function is called without a graph: it may have failed for want of memory."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    seen: list[bool] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(any(one() is not None for one in alive))
+        work = x + 1
+        alive.append(weakref.ref(work))
+        if recording:
+            raise RuntimeError("CUDA out of memory")
+        return work * 2
+
+    def capture(function: Any, stream: Any) -> Any:
+        recording.append(True)
+        try:
+            function()
+        finally:
+            recording.clear()
+            raise RuntimeError("capture_end: the capture was invalidated")
+
+    recording: list[bool] = []
+    step = Graphed(function, list, "it", capture)
+    for _ in range(WARMUP):
+        step(torch.ones(3))
+    with pytest.warns(UserWarning, match="No CUDA graph of it could be made.*CUDA out of memory"):
+        assert step(torch.ones(3)).tolist() == [4.0] * 3
+    assert step(torch.ones(3)).tolist() == [4.0] * 3
+    assert seen == [False] * len(seen)
+    assert len(seen) == WARMUP + 3
+
+
+class FakeCuda:
+    """What a capture asks of ``torch.cuda``, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, breaks: bool) -> None:
+        self.said: list[str] = []
+        self.breaks, self.device = breaks, "cuda:1"
+        for name, value in {
+            "CUDAGraph": lambda: self,
+            "synchronize": lambda device: self.said.append(f"synchronize {device}"),
+            "empty_cache": lambda: self.said.append("empty"),
+            "stream": self.on,
+        }.items():
+            monkeypatch.setattr(f"torch.cuda.{name}", value)
+
+    @contextmanager
+    def on(self, stream: Any) -> Any:
+        assert stream is self
+        self.said.append("on")
+        try:
+            yield
+        finally:
+            self.said.append("off")
+
+    def capture_begin(self) -> None:
+        self.said.append("begin")
+
+    def capture_end(self) -> None:
+        self.said.append("end")
+        if self.breaks:
+            raise RuntimeError("invalidated")
+
+    def replay(self) -> None:
+        self.said.append("replay")
+
+
+def test_a_capture_is_made_on_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda: Any = FakeCuda(monkeypatch, breaks=False)
+    replay, results = capture_on_cuda(lambda: cuda.said.append("function") or 5, cuda)
+    replay()
+    assert results == 5
+    assert cuda.said == ["synchronize cuda:1", "empty", "on", "begin", "function", "end", "off", "replay"]
+
+
+def test_a_capture_that_breaks_is_ended_and_its_stream_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda: Any = FakeCuda(monkeypatch, breaks=True)
+    with pytest.raises(RuntimeError, match="invalidated") as raised:
+        capture_on_cuda(lambda: 1 // 0, cuda)
+    assert isinstance(raised.value.__context__, ZeroDivisionError)
+    assert cuda.said[-3:] == ["begin", "end", "off"]
+
+
 def test_a_capture_that_fails_costs_a_warning_and_no_update() -> None:
-    def fail(function: Any) -> Any:
+    def fail(function: Any, stream: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     plain, expected = learn("dreamerv3")
@@ -116,7 +223,7 @@ class Repeater:
     def __init__(self) -> None:
         self.recorded = 0
 
-    def __call__(self, function: Any) -> Any:
+    def __call__(self, function: Any, stream: Any) -> Any:
         self.recorded += 1
         results = function()
 
@@ -254,7 +361,7 @@ def test_nothing_is_compiled_again_after_the_first_updates(backbone: str) -> Non
 def test_the_graph_gives_what_the_kernels_give(backbone: str) -> None:
     plain, expected = learn(backbone, device="cuda")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # or it would go on without a graph
+        warnings.filterwarnings("error", message="No CUDA graph")
         graphed, said = learn(backbone, {}, "cuda")
     assert said == pytest.approx(expected, rel=1e-3)
     agree(plain, graphed, rtol=1e-3, atol=1e-4)
@@ -266,7 +373,7 @@ def test_the_graph_of_acting_gives_what_the_kernels_give(actions: spaces.Space[A
     plain, graphed = make_policy(actions).cuda(), make_policy(actions).cuda()
     expected = acted(plain, partial(plain.step, deterministic=False))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # or it would go on without a graph
+        warnings.filterwarnings("error", message="No CUDA graph")
         found = acted(graphed, GraphedActing(graphed))
     for one, other in zip(expected, found, strict=True):
         for a, b in zip(one, other, strict=True):

@@ -1,6 +1,7 @@
 """Sequence replay: rows come back in order and evenly sampled, and wrong rows are refused by name."""
 
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -177,8 +178,10 @@ def test_too_large_a_replay_is_refused_before_it_is_allocated(monkeypatch: pytes
     fill(make(1000), 1)
 
 
-def test_rows_kept_on_the_device_make_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device's part of it, on the CPU: rings that wrap, rows added in between, files read, another device."""
+@pytest.mark.parametrize("piece", [1, 400, 1 << 26])
+def test_rows_kept_on_the_device_make_the_same_batches(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device's part of it, on the CPU: rings that wrap, rows added in between, files read, many rows at once."""
+    monkeypatch.setattr(replay_batches, "PIECE", piece)
     kept, host = make(60), make(60)
     rngs = np.random.default_rng(0), np.random.default_rng(0)
 
@@ -204,6 +207,21 @@ def test_rows_kept_on_the_device_make_the_same_batches(monkeypatch: pytest.Monke
         file.seek(0)
         replay.load(file)
     assert_same_batches()
+
+
+def test_a_sample_for_the_host_leaves_the_rows_on_the_device() -> None:
+    replay, rows = fill(make(60), 41), SimpleNamespace(device=torch.device("cuda:0"))
+    replay._device_rows, replay._device_rows_of = rows, (rows.device, replay.history)  # type: ignore[assignment]
+    assert replay.sample(31, 17, np.random.default_rng(0)).reward.device.type == "cpu"
+    assert replay._device_rows is rows
+
+
+@pytest.mark.gpu
+def test_one_device_by_two_names_is_one() -> None:
+    replay = fill(make(60), 41)
+    rows = replay._rows_on(torch.device("cuda"))
+    assert rows is not None
+    assert replay._rows_on(torch.device("cuda:0")) is rows
 
 
 @pytest.mark.gpu

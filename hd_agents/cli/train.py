@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -108,7 +109,9 @@ def run(options: argparse.Namespace) -> int:
     asked = options.steps, options.size, options.device, options.settings, options.preset
     plan = make_plan(options.task, *asked, trained)
     make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
-    if get_device(options.device).type == "cpu":
+    if get_device(options.device).type == "cuda":
+        torch.set_float32_matmul_precision("high")  # by tensor cores, as JAX and so the authors' code does
+    else:
         _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
     checkpointing = options.resume or options.checkpoint_every is not None
     if options.checkpoint_every is not None and not 1 <= options.checkpoint_every < math.inf:
