@@ -200,7 +200,8 @@ def normalize_batch(batch: Batch, normalizer: VecNormalize) -> Batch:
 
 
 def _as_vector(moment: NDArray[np.float64], like: Tensor) -> Tensor:
-    return torch.as_tensor(moment, dtype=torch.float32, device=like.device).flatten()
+    tensor = torch.as_tensor(moment, dtype=torch.float32).flatten()
+    return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor
 
 
 def _row(rows: Mapping[str, NDArray[Any]], env: int | np.integer) -> dict[str, NDArray[Any]]:

@@ -75,7 +75,9 @@ class _SparseCrossEntropy(torch.autograd.Function):
         log_probs, index, weight = ctx.saved_tensors
         pull = weight * grad.unsqueeze(-1)
         out = log_probs.exp().mul_(pull.sum(-1, keepdim=True))
-        return out.scatter_add_(-1, index, -pull), None, None
+        for place, share in zip(index.split(1, -1), pull.split(1, -1), strict=True):  # one by one, in a fixed order
+            out.scatter_add_(-1, place, -share)
+        return out, None, None
 
 
 class UnitNormal(nn.Module):
