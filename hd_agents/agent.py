@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks, footprint, official
+from hd_agents.arrivals import check_env
 from hd_agents.backbones import objectives
 from hd_agents.collection import Collector, make_replay
 from hd_agents.envs import register_suite
@@ -40,7 +41,7 @@ from hd_agents.restoring import (
     stored_arguments,
 )
 from hd_agents.saving import read_archive, write_archive
-from hd_agents.spaces import ActionCodec, Observation, ObservationCodec
+from hd_agents.spaces import Observation, ObservationCodec
 from hd_agents.vetting import blamed_on, check_values, check_weights
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
@@ -133,7 +134,7 @@ class HarmonyDreamAgent(LearningLoop):
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         compile: bool | Literal["auto"] = "auto",
         stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
+        tensorboard_log: str | Path | None = None,
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
@@ -147,8 +148,8 @@ class HarmonyDreamAgent(LearningLoop):
             learning_rate=0.0,  # checked and set below
             policy_kwargs=checks.mapping("policy_kwargs", policy_kwargs or {}),
             stats_window_size=checks.whole("stats_window_size", stats_window_size, 1),
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
+            tensorboard_log=None if tensorboard_log is None else str(tensorboard_log),
+            verbose=checks.choice("verbose", int(verbose), [0, 1, 2]),
             device=device,
             support_multi_env=True,
             seed=seed,
@@ -193,7 +194,7 @@ class HarmonyDreamAgent(LearningLoop):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        ActionCodec(env.action_space)  # its errors name the fix, Stable-Baselines3's assertions do not
+        check_env(env)  # its errors name the fix, Stable-Baselines3's assertions do not
         return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
@@ -369,14 +370,15 @@ class HarmonyDreamAgent(LearningLoop):
         :raises ValueError: for a file that is no intact archive, spaces that do not match, or changed networks.
         """
         data, tensors = read_archive(as_file(path))
-        check_values(data)
+        given = {**(custom_objects or {}), **kwargs}
+        check_values({name: value for name, value in data.items() if name not in given})
         data.update({name: value for name, value in (custom_objects or {}).items() if name in data})
         if print_system_info:
             print_systems(data)
         agent = cls(**stored_arguments(cls, data, kwargs), env=env, device=device, _init_setup_model=False)
         if agent.env is not None:
             checks.spaces(agent.env, data["observation_space"], data["action_space"])
-        with blamed_on("The archive"):
+        with blamed_on(f"The archive with {', '.join(sorted(kwargs))} as given" if kwargs else "The archive"):
             restore(agent, data, kwargs)
             check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs)
             agent._setup_model()

@@ -8,14 +8,45 @@ vector is repeated; so there the single observations are checked before it does 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
-from hd_agents.spaces import SINGLE_KEY, Observation, ObservationCodec
+from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def check_env(env: Any) -> None:
+    """ValueError for what is no environment, or one that an agent cannot learn in, before anybody wraps it."""
+    if isinstance(env, gym.vector.VectorEnv):
+        raise ValueError(
+            "env is one of gymnasium.vector: use a vector environment of Stable-Baselines3, such as "
+            "stable_baselines3.common.env_util.make_vec_env makes."
+        )
+    if not (hasattr(env, "observation_space") and hasattr(env, "action_space")):
+        kind = "a function or class: call it" if callable(env) else f"a {type(env).__name__}"
+        raise ValueError(
+            f"env={env!r} is {kind}; use a Gymnasium environment or its id, or a vector environment of "
+            "Stable-Baselines3."
+        )
+    ActionCodec(env.action_space)
+    codec = ObservationCodec(env.observation_space)
+    if len({spec.channels_first for spec in codec.images.values()}) > 1:
+        raise ValueError(
+            f"The observation space {env.observation_space} has images with channels first and others with channels "
+            "last, which Stable-Baselines3 does not take: use one layout for all."
+        )
+    normalizer = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+    if normalizer is not None:
+        inner = ObservationCodec(normalizer.observation_space).shapes
+        if inner != codec.shapes:
+            raise ValueError(
+                f"A wrapper around VecNormalize makes observations of the shapes {codec.shapes} out of {inner}: put "
+                "VecNormalize outermost, as replay keeps what it has not normalised."
+            )
 
 
 def encode(
@@ -62,22 +93,29 @@ def check_rewards(rewards: NDArray[Any], steps: int) -> None:
         )
 
 
-def watch(env: VecEnv, steps: Callable[[], int]) -> None:
+def watch(env: VecEnv, steps: Callable[[], int], before: "Watch | None" = None) -> "Watch | None":
     """Check every observation that a ``DummyVecEnv`` inside ``env`` takes in from now on; other kinds stay as they are.
 
-    :param steps: tells how many env steps are done.
+    :param steps: tells how many env steps are done. :param before: what an earlier call gave.
+    :return: what checks; None for other kinds.
     """
     while isinstance(env, VecEnvWrapper):
         env = env.venv
-    if isinstance(env, DummyVecEnv):
-        before = env._save_obs
-        take_in = before.take_in if isinstance(before, _Watch) else before
-        env._save_obs = _Watch(take_in, env.observation_space, steps)  # type: ignore[method-assign]
+    if not isinstance(env, DummyVecEnv):
+        return None
+    present = env._save_obs
+    if before is not None and present is before:
+        return before
+    take_in = present.take_in if isinstance(present, Watch) else present
+    env._save_obs = found = Watch(take_in, env.observation_space, steps)  # type: ignore[method-assign]
+    return found
 
 
-class _Watch:
+class Watch:
+    """Checks each observation of a ``DummyVecEnv`` before it is taken in, and counts those in ``seen``."""
+
     def __init__(self, take_in: Callable[[int, Any], None], space: spaces.Space[Any], steps: Callable[[], int]) -> None:
-        self.take_in, self.steps = take_in, steps
+        self.take_in, self.steps, self.seen = take_in, steps, 0
         self.is_dict = isinstance(space, spaces.Dict)
         self.spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE_KEY: space}
 
@@ -92,6 +130,7 @@ class _Watch:
         if reason:
             done = self.steps()
             raise ValueError(f"Environment {env_idx} returned a wrong observation after {done:,} env steps: {reason}.")
+        self.seen += 1
         self.take_in(env_idx, obs)
 
 

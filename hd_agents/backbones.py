@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from hd_agents.behavior.actor_critic import Actor, ActorLoss, CriticLoss, NoScale, ReturnScale
@@ -121,11 +122,11 @@ def build(
     if unknown:
         raise ValueError(f"policy_kwargs has unknown keys {sorted(unknown)}; it may have {sorted(options)}")
     options |= overrides or {}
-    options["vector_units"] = options["vector_units"] or options["units"]
-    options["vector_layers"] = options["vector_layers"] or options["layers"]
-    for name in ("bins", "vector_units", "vector_layers"):
-        _positive(name, options[name])
     widths = Size(**{name: _positive(name, options[name]) for name in Size._fields})
+    for name in ("units", "layers"):
+        own = options[f"vector_{name}"]
+        options[f"vector_{name}"] = getattr(widths, name) if own is None else _positive(f"vector_{name}", own)
+    options["bins"] = _positive("bins", options["bins"])
     unimix = number("policy_kwargs['unimix']", options["unimix"], 0.0, 1.0)
     free = number("policy_kwargs['free_nats']", options["free_nats"], 0.0)
     style = style._replace(unimix=unimix, kl=style.kl._replace(free=free))
@@ -227,6 +228,6 @@ def _check_choice(name: str, value: str, allowed: Mapping[str, Any]) -> None:
 
 
 def _positive(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"policy_kwargs[{name!r}]={value!r}: use a whole number of at least 1")
-    return value
+    return int(value)

@@ -58,6 +58,7 @@ class RunCheckpoint(BaseCallback):
         self._kept: list[Manifest] = []  # oldest first; the last one is where the run stands on the disk
         self._history: object | None = None  # of the replay whose rows the last checkpoint holds
         self._added: list[int] = []  # rows of each environment up to the last checkpoint
+        self._updates = 0  # gradient steps up to it
         self._stopping = False
         self._handlers: dict[int, Any] = {}
 
@@ -83,12 +84,16 @@ class RunCheckpoint(BaseCallback):
         manifest = newest_intact(self.folder)
         if manifest is None:
             return None
-        path = self.folder / file_name("agent", manifest.step)
+        if env is None:
+            raise ValueError(
+                f"env=None: {self.folder} holds a run, which goes on in its environment: pass one like it."
+            )
+        path = self.folder / manifest.name("agent")
         agent = agent_class.load(path, env=env, device=device, force_reset=False, **changes)
         assert agent.replay_buffer is not None
         for name in manifest.replay:
             agent.replay_buffer.append(self.folder / name)
-        restore_run(agent, *read_archive(self.folder / file_name("state", manifest.step)))
+        restore_run(agent, *read_archive(self.folder / manifest.name("state")))
         self._remember(manifest, agent)
         return agent
 
@@ -100,7 +105,8 @@ class RunCheckpoint(BaseCallback):
         if in_folder and not 0 <= known <= self.model.num_timesteps:
             raise CheckpointError(
                 f"{self.folder} holds checkpoints of a run up to step {in_folder[0]}, and this one begins at step "
-                f"{self.model.num_timesteps}. Go on with that one by resume(env), or give an empty folder."
+                f"{self.model.num_timesteps}. Go on with that one by resume(env) and learn(..., "
+                "reset_num_timesteps=False), or give an empty folder."
             )
         if not self._kept:
             self.save()  # better now than after hours: a folder that cannot be written
@@ -133,16 +139,17 @@ class RunCheckpoint(BaseCallback):
             raise CheckpointError(f"Cannot write to {self.folder}: {error}. Give another folder.") from error
 
     def save(self) -> None:
-        """Store the run as it is now, unless that has been done; call it between two steps only.
+        """Store the run as it is now, unless that has been done; call it between two steps only, or two ``learn``.
 
         :raises CheckpointError: if the disk is full or the folder cannot be written; the last checkpoint is intact.
         """
         step = self.model.num_timesteps
         last = self._kept[-1] if self._kept else None
-        if last is not None and last.step == step:
+        turn = last.turn + 1 if last is not None and last.step == step else 0
+        if turn and self._is_stored(self.model):
             return
         try:
-            self._remember(self._write(step, last), self.model)
+            self._remember(self._write(step, turn, last), self.model)
             prune(self.folder, self._kept)
         except OSError as error:
             self._give_signals_back()
@@ -157,7 +164,11 @@ class RunCheckpoint(BaseCallback):
         if self.verbose >= 1:
             print(f"Stored step {step} in {self.folder}", flush=True)
 
-    def _write(self, step: int, last: Manifest | None) -> Manifest:
+    def _is_stored(self, agent: Any) -> bool:
+        replay = agent.replay_buffer
+        return (agent._n_updates, replay.added) == (self._updates, self._added) and replay.history is self._history
+
+    def _write(self, step: int, turn: int, last: Manifest | None) -> Manifest:
         agent: Any = self.model
         replay = agent.replay_buffer
         if last is None or replay.history is not self._history:
@@ -166,16 +177,17 @@ class RunCheckpoint(BaseCallback):
             files, since = dict(last.replay), self._added
         new = [min(added - old, replay.rows_per_env) for added, old in zip(replay.added, since, strict=True)]
         if any(new):
-            name = file_name("replay", step)
+            name = file_name("replay", step, turn)
             replay.save(self.folder / name, since)
             files[name] = new
-        agent.save(self.folder / file_name("agent", step))
-        write_archive(self.folder / file_name("state", step), *run_state(agent))
-        return commit(self.folder, step, _still_in_ring(files, replay.rows_per_env), last)
+        agent.save(self.folder / file_name("agent", step, turn))
+        write_archive(self.folder / file_name("state", step, turn), *run_state(agent))
+        return commit(self.folder, step, turn, _still_in_ring(files, replay.rows_per_env), last)
 
     def _remember(self, manifest: Manifest, agent: Any) -> None:
         self._kept = [*self._kept, manifest][-self.keep :]
         self._history, self._added = agent.replay_buffer.history, list(agent.replay_buffer.added)
+        self._updates = agent._n_updates
 
     def _on_signal(self, number: int, frame: Any) -> None:
         while frame is not None and frame.f_code is not HarmonyDreamAgent.learn.__code__:

@@ -6,6 +6,7 @@
     state-000000020000.zip         random generators and environments
     replay-000000020000.rows       the replay's rows since the checkpoint before; see hd_agents.replay_file
     checkpoint-000000020000.json   written last: the names, sizes and SHA-256 sums of all files that belong together
+    agent-000000020000-1.zip ...   the second at a step: gradient steps or episodes came to it between two learn()
     .lock                          keeps other processes out while one learns, whose number it holds
 
 A checkpoint exists once its last file does. Each file is written beside its place, flushed to the disk and renamed, so
@@ -33,7 +34,7 @@ except ImportError:  # Windows
 
 FORMAT, VERSION = "hd_agents checkpoint", 1
 SUFFIXES = {"agent": "zip", "state": "zip", "replay": "rows", "checkpoint": "json"}
-OURS = re.compile(r"(agent|state|replay|checkpoint)-(\d{12})\.(zip|rows|json)", re.ASCII)
+OURS = re.compile(r"(agent|state|replay|checkpoint)-(\d{12})(?:-(\d{1,6}))?\.(zip|rows|json)", re.ASCII)
 ABANDONED = re.compile(rf"\.{OURS.pattern}\.[0-9a-f]{{8}}\.tmp", re.ASCII)  # of a process that was killed while writing
 MAX_MANIFEST = 1 << 24  # bytes
 LOCK = ".lock"
@@ -45,7 +46,7 @@ class CheckpointError(ArchiveError):
 
 
 class Manifest(NamedTuple):
-    """One checkpoint: the env ``step`` it was made at, and its files.
+    """One checkpoint: the env ``step`` it was made at, which one at that step (``turn``, from 0), and its files.
 
     ``files`` is name to (size in bytes, SHA-256 in hexadecimal); ``replay`` is the name of each file of rows, oldest
     first, to how many it has of each environment.
@@ -54,17 +55,27 @@ class Manifest(NamedTuple):
     step: int
     files: dict[str, tuple[int, str]]
     replay: dict[str, list[int]]
+    turn: int = 0
+
+    def name(self, kind: str) -> str:
+        """The name of its file of a kind."""
+        return file_name(kind, self.step, self.turn)
 
 
-def file_name(kind: str, step: int) -> str:
+def file_name(kind: str, step: int, turn: int = 0) -> str:
     """The name of a file; ``kind`` is "agent", "state", "replay" or "checkpoint"."""
-    return f"{kind}-{step:012d}.{SUFFIXES[kind]}"
+    return f"{kind}-{step:012d}{f'-{turn}' if turn else ''}.{SUFFIXES[kind]}"
 
 
 def steps_in(folder: Path) -> list[int]:
     """Env steps of the checkpoints in a folder, intact or not, newest first."""
+    return [step for step, _ in _all_in(folder)]
+
+
+def _all_in(folder: Path) -> list[tuple[int, int]]:
+    """Step and turn of the checkpoints in a folder, intact or not, newest first."""
     found = [OURS.fullmatch(path.name) for path in folder.glob("checkpoint-*.json")]
-    return sorted((int(match[2]) for match in found if match), reverse=True)
+    return sorted(((int(match[2]), int(match[3] or 0)) for match in found if match), reverse=True)
 
 
 def newest_intact(folder: Path) -> Manifest | None:
@@ -75,11 +86,11 @@ def newest_intact(folder: Path) -> Manifest | None:
     :raises CheckpointError: if there are checkpoints, but no intact one.
     """
     problems = []
-    for step in steps_in(folder):
+    for step, turn in _all_in(folder):
         try:
-            return read_checkpoint(folder, step)
+            return read_checkpoint(folder, step, turn)
         except (CheckpointError, OSError) as error:
-            problems.append(f"{folder / file_name('checkpoint', step)} is damaged: {error}")
+            problems.append(f"{folder / file_name('checkpoint', step, turn)} is damaged: {error}")
             warnings.warn(f"{problems[-1]} It is skipped.", UserWarning, stacklevel=3)
     if problems:
         raise CheckpointError(
@@ -89,30 +100,30 @@ def newest_intact(folder: Path) -> Manifest | None:
     return None
 
 
-def read_checkpoint(folder: Path, step: int) -> Manifest:
-    """The checkpoint of a step, after all of its files have been compared with their checksums.
+def read_checkpoint(folder: Path, step: int, turn: int = 0) -> Manifest:
+    """The checkpoint of a step and turn, after all of its files have been compared with their checksums.
 
     :raises CheckpointError: saying which file is damaged, and how.
     """
-    manifest = _read_manifest(folder / file_name("checkpoint", step), step)
+    manifest = _read_manifest(folder / file_name("checkpoint", step, turn), step, turn)
     for name, (size, checksum) in manifest.files.items():
         _verify(folder / name, size, checksum)
     return manifest
 
 
-def commit(folder: Path, step: int, replay: Mapping[str, Sequence[int]], known: Manifest | None) -> Manifest:
+def commit(folder: Path, step: int, turn: int, replay: Mapping[str, Sequence[int]], known: Manifest | None) -> Manifest:
     """Make a checkpoint of files that are in their places already.
 
     :param replay: as in :class:`Manifest`. :param known: an earlier checkpoint; its sums of the same rows still hold.
     :raises OSError: if the folder cannot be read or written.
     """
-    names = [file_name("agent", step), file_name("state", step), *replay]
+    names = [file_name("agent", step, turn), file_name("state", step, turn), *replay]
     old = {} if known is None else {name: known.files[name] for name in known.replay}
     files = {name: old[name] if name in old else _sums(folder / name) for name in names}
-    manifest = Manifest(step, files, {name: list(rows) for name, rows in replay.items()})
+    manifest = Manifest(step, files, {name: list(rows) for name, rows in replay.items()}, turn)
     document = {"format": FORMAT, "version": VERSION, **manifest._asdict()}
     text = json.dumps({**document, "sha256": _sum_of(document)}, indent=1)
-    with atomic_write(folder / file_name("checkpoint", step)) as file:
+    with atomic_write(folder / manifest.name("checkpoint")) as file:
         file.write(text.encode())
     return manifest
 
@@ -122,7 +133,7 @@ def prune(folder: Path, kept: Sequence[Manifest]) -> None:
 
     A checkpoint's own file goes before the files that it names. Other files in the folder are left alone.
     """
-    names = {name for manifest in kept for name in (file_name("checkpoint", manifest.step), *manifest.files)}
+    names = {name for manifest in kept for name in (manifest.name("checkpoint"), *manifest.files)}
     ours = [path for path in folder.iterdir() if OURS.fullmatch(path.name) or ABANDONED.fullmatch(path.name)]
     for path in sorted(ours, key=lambda path: not path.name.startswith("checkpoint")):
         if path.name not in names:
@@ -165,7 +176,7 @@ def release(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read_manifest(path: Path, step: int) -> Manifest:
+def _read_manifest(path: Path, step: int, turn: int) -> Manifest:
     if path.stat().st_size > MAX_MANIFEST:
         raise CheckpointError(f"it has {path.stat().st_size:,} bytes, at most {MAX_MANIFEST:,} are allowed.")
     try:
@@ -177,14 +188,14 @@ def _read_manifest(path: Path, step: int) -> Manifest:
             raise CheckpointError("its text does not match its own checksum.")
         files = {name: (int(size), str(checksum)) for name, (size, checksum) in document["files"].items()}
         replay = {str(name): [int(count) for count in rows] for name, rows in document["replay"].items()}
-        manifest = Manifest(document["step"], files, replay)
+        manifest = Manifest(document["step"], files, replay, document.get("turn", 0))
     except CheckpointError:
         raise
     except DAMAGE as error:
         raise CheckpointError(f"its text is not that of a checkpoint ({type(error).__name__}: {error}).") from error
     foreign = sorted(name for name in files if not OURS.fullmatch(name))
-    needed = {file_name("agent", step), file_name("state", step), *replay}
-    if manifest.step != step or foreign or files.keys() != needed:
+    needed = {file_name("agent", step, turn), file_name("state", step, turn), *replay}
+    if (manifest.step, manifest.turn) != (step, turn) or foreign or files.keys() != needed:
         raise CheckpointError(f"it names other files than a checkpoint of step {step} has: {sorted(files)}.")
     return manifest
 

@@ -42,6 +42,7 @@ def number(
 ) -> float:
     """``value`` as a finite float in [low, high], or in (low, high] with ``above``."""
     value = default if value is None and default is not None else value
+    value = value.item() if isinstance(value, np.generic) else value  # as of itself it compares in its own precision
     inside = _is_number(value) and (low < value if above else low <= value) and value <= min(high, FLOAT_MAX)
     if not inside:
         limits = f"{'above' if above else 'of at least'} {low:g}" + ("" if np.isinf(high) else f" and at most {high:g}")
@@ -56,6 +57,8 @@ def rate(name: str, value: Any, default: float) -> Rate:
             return LinearRate(number(name, float(value.removeprefix("lin_")), 0.0))
         except ValueError:
             raise ValueError(f"{name}={value!r}: use 'lin_' and a number of at least 0, such as 'lin_0.001'.") from None
+    if isinstance(value, str):
+        raise ValueError(f"{name}={value!r}: use a number, 'lin_0.001' to fall from 0.001 to 0, or a function.")
     return value if callable(value) else number(name, value, 0.0, default=default)
 
 
@@ -70,8 +73,8 @@ def harmony(value: Any) -> bool | dict[str, bool | float]:
     """Which losses are harmonised; the names of a mapping are checked where the losses are known."""
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return dict(value)
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     raise ValueError(f"harmony={value!r}: use True, False or a mapping from loss names to True, False or a weight.")
 
 

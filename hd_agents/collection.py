@@ -160,7 +160,10 @@ def add_episode(
                 f"actions[{outside.argmax()}] is {taken[outside.argmax()]}: expected {space.low} to {space.high}, in "
                 "the environment's own unit."
             )
-    vectors = policy.actions.encode(taken)
+    try:
+        vectors = policy.actions.encode(taken)
+    except ValueError as error:
+        raise ValueError(f"The actions do not fit {space}. {error}") from error
     for name, values in {**rows, "actions": vectors, "rewards": earned[:, None]}.items():
         wrong = ~(np.abs(values) <= FLOAT32_MAX).reshape(len(values), -1).all(1)
         if wrong.any():

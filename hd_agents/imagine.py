@@ -50,7 +50,7 @@ def imagine(
 ) -> Imagined:
     """See :meth:`hd_agents.agent.HarmonyDreamAgent.imagine`, which has the same arguments."""
     batched = policy.observations.is_batched(observation)
-    encoded = policy.observations.encode(observation)
+    encoded = policy.observations.encode_finite(observation)
     n = len(next(iter(encoded.values())))
     latent = policy.initial(n) if state is None else policy.read_state(state, n)
     start = policy.observe(encoded, latent, np.full(n, state is None), deterministic)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -13,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, recorder
-from hd_agents.arrivals import watch
+from hd_agents.arrivals import Watch, watch
 from hd_agents.collection import Collector, VecStep, add_episode, normalize_batch
 from hd_agents.graphs import GraphedUpdates
 from hd_agents.host import keep_freed_memory
@@ -49,13 +50,16 @@ class LearningLoop(BaseAlgorithm, ABC):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._rng = np.random.default_rng()
+        # From the global generator, which a program may have seeded instead of the agent.
+        self._rng = np.random.default_rng(torch.randint(1 << 31, (4,)).tolist())
         self._replay_credit = 0.0  # replayed steps that env steps have earned and gradient steps have not yet used
         self._pretrained = False
         self._learning = False
         self._updates_at_start = 0
         self._progress: ProgressBar | Forecast | None = None  # while learn() runs
         self._frozen_schedules: dict[str, str] = {}
+        self._watch: Watch | None = None  # of what the environments deliver, and how much of it this loop has seen
+        self._seen: int | None = None
 
     @abstractmethod
     def _make_replay(self) -> SequenceReplay:
@@ -82,18 +86,23 @@ class LearningLoop(BaseAlgorithm, ABC):
         :param progress_bar: show one; needs tqdm.
         """
         total_timesteps = checks.whole("total_timesteps", total_timesteps, 0)
+        if log_interval is not None:
+            log_interval = checks.whole("log_interval", log_interval, 1)
         if self.env is None:
             raise ValueError("This agent has no environment to learn in: call set_env(env), or load(path, env=env).")
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay()
         warn_of_frozen_schedules(self._frozen_schedules)
-        watch(self.env, lambda: self.num_timesteps)
+        before, self._watch = self._watch, watch(self.env, lambda: self.num_timesteps, self._watch)
+        if self._watch is before and self._moved_elsewhere():
+            self._last_obs = None  # the running episode is no longer where it was: a new one begins
         if self.device.type == "cpu":
             keep_freed_memory()
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         self._updates_at_start = self._n_updates
+        self._seen = None if self._watch is None else self._watch.seen
         if self.verbose >= 1 and total_timesteps < self.learning_starts:
             print(f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
         self._learning = True
@@ -116,13 +125,16 @@ class LearningLoop(BaseAlgorithm, ABC):
 
     def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
         """One step of every environment into replay; False when the callback asks to stop."""
-        env, normalizer = self.env, self._vec_normalize_env
+        callback.on_rollout_start()
+        env, normalizer, replay = self.env, self._vec_normalize_env, self.replay_buffer
         assert env is not None
+        assert replay is not None
+        if self._moved_elsewhere():  # such as by an evaluation in the environment of the training
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+            self._last_original_obs = None if normalizer is None else normalizer.get_original_obs()
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
-        assert self.replay_buffer is not None
-        replay = self.replay_buffer
-        callback.on_rollout_start()
         starts = self._last_episode_starts
         seen = self._last_obs
         originals = seen if normalizer is None else self._last_original_obs
@@ -132,6 +144,7 @@ class LearningLoop(BaseAlgorithm, ABC):
         actions = self._collector.act(seen, starts, random)
         new_obs, rewards, dones, infos = env.step(actions)
         self.num_timesteps += env.num_envs
+        self._seen = None if self._watch is None else self._watch.seen
 
         callback.update_locals(locals())
         go_on = callback.on_step()
@@ -151,6 +164,10 @@ class LearningLoop(BaseAlgorithm, ABC):
                 self.dump_logs()
         callback.on_rollout_end()
         return True
+
+    def _moved_elsewhere(self) -> bool:
+        """Whether the environments have delivered observations that this loop has not seen, as far as that shows."""
+        return self._watch is not None and self._seen is not None and self._watch.seen != self._seen
 
     def _due_updates(self) -> int:
         """Gradient steps that the last vector step has earned; what is left over counts for the next one."""
@@ -172,6 +189,7 @@ class LearningLoop(BaseAlgorithm, ABC):
         :raises hd_agents.recorder.NonFiniteError: when updates in a row were not finite, see docs/robustness.md.
         """
         assert self.replay_buffer is not None
+        gradient_steps = checks.whole("gradient_steps", gradient_steps, 0)
         if gradient_steps:
             self.learner.set_learning_rates(*self._rates().values())
         for _ in range(gradient_steps):

@@ -210,7 +210,7 @@ class DreamPolicy(BasePolicy):
         :param episode_start: (N,) True where the observation is the first of an episode: the state is reset there.
         :param deterministic: mode of the latent and of the action, which repeats exactly; else both are sampled.
         :return: actions in the action space, without env axis if the observation had none, and the new state.
-        :raises ValueError: for an observation or state whose shape does not fit.
+        :raises ValueError: for an observation or state whose shape does not fit, or an observation that is not finite.
         """
         if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
             raise ValueError(
@@ -219,7 +219,7 @@ class DreamPolicy(BasePolicy):
                 "Stable-Baselines3 VecEnv returns the observations alone."
             )
         batched = self.observations.is_batched(observation)
-        encoded = self.observations.encode(observation)
+        encoded = self.observations.encode_finite(observation)
         n = len(next(iter(encoded.values())))
         starts = _as_starts(episode_start, n)
         self._count_memoryless(state is None and not (episode_start is not None and starts.all()))

@@ -82,6 +82,10 @@ class SequenceReplay:
         """Rows stored, of all environments."""
         return sum(self._counts)
 
+    def size(self) -> int:
+        """Rows stored of the environment that has most, as Stable-Baselines3's buffers count them."""
+        return max(self._counts)
+
     @property
     def capacity(self) -> int:
         """Rows that fit, of all environments: ``n_envs * rows_per_env``."""

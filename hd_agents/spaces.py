@@ -110,6 +110,8 @@ class ObservationCodec:
         self.vectors: dict[str, VectorSpec] = {}
         self._starts: dict[str, NDArray[np.int64]] = {}
         for key, subspace in self._spaces.items():
+            if not isinstance(key, str):
+                raise ValueError(f"The observation space has the key {key!r}: keys must be text.")
             self._add(key, subspace)
         if not self._spaces:
             raise ValueError(f"The observation space {space} has no keys; {OBSERVATIONS_SUPPORTED}.")
@@ -129,6 +131,12 @@ class ObservationCodec:
                 f"The observation {key!r} has the space {space}, which has no network. {OBSERVATIONS_SUPPORTED}. "
                 "Convert it with gymnasium.wrappers.FlattenObservation or TransformObservation."
             )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each encoded value of one observation."""
+        vectors = {key: (spec.size,) for key, spec in self.vectors.items()}
+        return {**{key: spec.shape for key, spec in self.images.items()}, **vectors}
 
     def flattened_images(self) -> list[str]:
         """Keys that are read as vectors though they have the shape of images."""
@@ -157,6 +165,19 @@ class ObservationCodec:
             else:
                 out[key] = to_one_hot(rows, nvec, self._starts[key], f"The observation {key!r} holds ")
         return out
+
+    def encode_finite(self, observation: Observation) -> dict[str, NDArray[Any]]:
+        """As :meth:`encode`. ValueError for NaN, infinity and what float32 cannot hold, which networks hide."""
+        with np.errstate(over="ignore"):
+            encoded = self.encode(observation)
+        for key, rows in encoded.items():
+            if key in self.vectors and not np.isfinite(rows).all():
+                row, place = np.argwhere(~np.isfinite(rows))[0]
+                raise ValueError(
+                    f"The observation {key!r} holds {rows[row, place]} at index {place}: expected finite numbers that "
+                    "fit into float32."
+                )
+        return encoded
 
     def decode(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Predicted means with any leading axes back to the environment's values, key by key.
@@ -198,6 +219,9 @@ class ObservationCodec:
         found = {key: self._has_env_axis(key, value) for key, value in values.items()}
         if len(set(found.values())) > 1:
             raise ValueError(f"Some keys of the observation have an env axis and some do not: {found}.")
+        lengths = {key: len(value) for key, value in values.items()} if all(found.values()) else {}
+        if len(set(lengths.values())) > 1 or 0 in lengths.values():
+            raise ValueError(f"The keys of the observation need one number of rows, 1 or more; they have {lengths}.")
         return values, next(iter(found.values()))
 
     def _has_env_axis(self, key: str, value: NDArray[Any]) -> bool:
@@ -245,8 +269,10 @@ class ActionCodec:
                 raise ValueError(
                     f"The action space {space} is unbounded: every dimension needs finite bounds. Give it some with "
                     "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(-1, 1, shape)), Box of "
-                    "gymnasium.spaces."
+                    "gymnasium.spaces; leave out ClipAction, which takes them away: actions are inside them anyway."
                 )
+            if 0 in space.shape:
+                raise ValueError(f"The action space {space} of shape {space.shape} has no dimension to act in.")
             self._low = space.low.astype(np.float64).ravel()
             self._high = space.high.astype(np.float64).ravel()
         self.size = sum(self.groups) if found else int(np.prod(space.shape or ()))

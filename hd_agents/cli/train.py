@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import math
 import sys
+import traceback
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint
-from hd_agents.checkpoint import steps_in
+from hd_agents.checkpoint import CheckpointError, steps_in
 from hd_agents.cli import pictures, tasks, tracking
 from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.models import MODEL, load_model
@@ -36,6 +37,7 @@ from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan
 
+FAILED = 1  # exit status where a training ended with an error
 DEFAULT_TASK = "hd_agents/Catch-v0"
 RUNS = Path("runs")  # where run folders go
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
@@ -98,7 +100,7 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train as asked and return the exit status: 0, or 130 or 143 when Ctrl-C or SIGTERM ended the training early."""
+    """Train as asked and return the exit status: 0; 1 after an error; 130 or 143 when Ctrl-C or SIGTERM ended it."""
     _check_installed()
     if options.track:
         tracking.check_installed()
@@ -152,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
             f"run can begin with its weights: --trained-agent {folder}.",
             flush=True,
         )
-    if status != SIGNALS["SIGTERM"]:
+    if status not in (SIGNALS["SIGTERM"], FAILED):
         _leave_pictures(agent, plan, options.seed, folder)
     return status
 
@@ -197,6 +199,13 @@ def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | Non
     except (KeyboardInterrupt, SystemExit) as stop:
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
         return SIGNALS["SIGTERM" if isinstance(stop, SystemExit) else "SIGINT"]
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever an environment of anybody's does; hours of learning are not to go with it
+        traceback.print_exc()
+        print(f"\nhd-agents: the training failed after {agent.num_timesteps} env steps: {error}", file=sys.stderr)
+        print("Saving what was learnt so far.", flush=True)
+        return FAILED
     return SIGNALS[checkpoint.stopped_by] if checkpoint and checkpoint.stopped_by else 0
 
 

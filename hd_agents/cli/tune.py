@@ -68,6 +68,11 @@ def run(options: argparse.Namespace) -> int:
     space = checked(lambda: search_space.read(options.space))
     if unknown := [str(key) for key in space if key not in settable() or key in ("n_envs", "env_kwargs")]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
+    fixed = {setting.partition("=")[0].partition(".")[0].strip() for setting in options.settings}
+    fixed |= {"size"} if options.size is not None else set()
+    space = {key: values for key, values in space.items() if key not in fixed}
+    if not space:
+        raise UsageError("--set fixes all that is searched: leave some to the search, or give it more by --space.")
     usual = _usual(plan, space, options.device)
     folder = options.folder or Path("runs") / f"{plan.task.replace('/', '-')}_tune"
     with _storage(folder) as storage:

@@ -112,7 +112,13 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout={timeout} is not allowed: give seconds above 0, or None to wait for ever")
         start_method = start_method or ("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-        super().__init__(env_fns, start_method)
+        try:
+            super().__init__(env_fns, start_method)
+        except DEAD as error:
+            raise RuntimeError(
+                "A process ended before its environment was made, see the traceback above: call the functions of "
+                "env_fns here first, one by one, to see which fails and why."
+            ) from error
         self.remotes = list(self.remotes)
         self._env_fns, self._max_restarts = env_fns, max_restarts
         self._context: Any = get_context(start_method)

@@ -59,6 +59,8 @@ def pack(
     _check_installed()
     task = env_id(name)
     name = next((known for known in names() if env_id(known) == task), name)
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file}: no such file; give the agent.zip of a run.")
     facts = _facts(Path(file), run)
     env_kwargs = facts.pop("env_kwargs", {})
     env_kwargs = packages.check_env_kwargs(env_kwargs, "The run") if facts.get("task") == task else {}

@@ -1,0 +1,183 @@
+"""What users do by mistake: it is named, with the way out, and nothing is lost."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.envs.restarting import RestartingSubprocVecEnv
+from tests.agents import TINY, Clock, Scripted, tiny
+
+TWO = spaces.Discrete(2)
+VECTOR = spaces.Box(-1.0, 1.0, (3,))
+HIGH, WIDE = spaces.Box(0, 255, (3, 16, 17), np.uint8), spaces.Box(0, 255, (16, 17, 3), np.uint8)
+PAIR = spaces.Dict({"a": VECTOR, "b": spaces.Box(-1.0, 1.0, (2,))})
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Text(5), "has the space Text"),
+        (spaces.Graph(VECTOR, None), "has the space Graph"),
+        (spaces.Sequence(VECTOR), "has the space Sequence"),
+        (spaces.Dict({"a": VECTOR, "b": spaces.Text(5)}), "'b' has the space Text"),
+        (spaces.Dict({"a": spaces.Dict({"x": VECTOR})}), "'a' has the space Dict"),
+        (spaces.Dict({"a": spaces.Tuple((VECTOR,))}), "'a' has the space Tuple"),
+        (spaces.Dict({1: VECTOR}), "the key 1: keys must be text"),  # type: ignore[dict-item]
+        (spaces.Dict({"a": HIGH, "b": WIDE}), "one layout for all"),
+        (spaces.Box(0, 255, (64, 64, 5), np.uint8), r"an image of shape \(64, 64, 5\)"),
+    ],
+    ids=str,
+)
+def test_observations_without_a_network(space: spaces.Space[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy", Scripted(space, TWO))
+
+
+def test_actions_without_a_dimension() -> None:
+    with pytest.raises(ValueError, match="no dimension to act in"):
+        tiny(env=Scripted(VECTOR, spaces.Box(-1.0, 1.0, (0,))))
+    with pytest.raises(ValueError, match="leave out ClipAction"):
+        tiny(env=gym.wrappers.ClipAction(gym.make("Pendulum-v1")))
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (lambda: gym.make("CartPole-v1"), "is a function or class: call it"),
+        ([1], "is a list; use a Gymnasium environment or its id"),
+        (gym.make_vec("CartPole-v1", num_envs=2), "one of gymnasium.vector: use .*make_vec_env"),
+    ],
+)
+def test_what_is_no_environment(env: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(env=env)
+
+
+def test_normalisation_has_to_be_outermost() -> None:
+    inner = VecNormalize(DummyVecEnv([lambda: Scripted(VECTOR, TWO)]))
+    with pytest.raises(ValueError, match="put VecNormalize outermost"):
+        tiny(env=VecFrameStack(inner, 3))
+    stacked = VecFrameStack(DummyVecEnv([lambda: Scripted(VECTOR, TWO)]), 3)
+    tiny(env=VecNormalize(stacked)).learn(40)
+    agent = tiny(env=Scripted(VECTOR, TWO))
+    with pytest.raises(ValueError, match="put VecNormalize outermost"):
+        agent.set_env(VecFrameStack(VecNormalize(DummyVecEnv([lambda: Scripted(VECTOR, TWO)])), 3))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_observations_that_are_not_finite_get_no_action(value: float) -> None:
+    agent = tiny(env=Scripted(VECTOR, TWO))
+    broken = np.array([0.0, value, 0.0])
+    player = agent.player()
+    player.act(np.zeros(3))
+    for call in (agent.predict, agent.imagine, player.act):
+        with pytest.raises(ValueError, match=r"'observation' holds (nan|inf) at index 1: expected finite numbers"):
+            call(broken)
+    player.act(np.zeros(3))
+
+
+@pytest.mark.parametrize(("a", "b"), [(9, 20), (9, 8), (20, 9)])
+def test_keys_of_different_lengths_are_refused(a: int, b: int) -> None:
+    agent = tiny("MultiInputPolicy", Scripted(PAIR, TWO))
+    rows = {"a": np.zeros((a, 3)), "b": np.zeros((b, 2))}
+    with pytest.raises(ValueError, match=f"one number of rows, 1 or more; they have {{'a': {a}, 'b': {b}}}"):
+        agent.add_episode(rows, np.zeros(8, int), np.ones(8), terminated=True)
+    assert len(agent.replay_buffer) == 0
+    with pytest.raises(ValueError, match="one number of rows"):
+        agent.predict(rows)
+    with pytest.raises(ValueError, match=r"they have {'a': 0, 'b': 0}"):
+        agent.predict({"a": np.zeros((0, 3)), "b": np.zeros((0, 2))})
+
+
+def test_actions_of_the_wrong_kind_are_named() -> None:
+    agent = tiny(env=Scripted(VECTOR, TWO))
+    with pytest.raises(ValueError, match=r"The actions do not fit Discrete\(2\)\. .*float64"):
+        agent.add_episode(np.zeros((4, 3)), np.zeros(3), np.zeros(3), terminated=True)
+
+
+def test_an_evaluation_in_the_environment_of_the_training_begins_a_new_episode() -> None:
+    """Rows from before and after it are of different episodes, whenever it comes."""
+    env = Clock(30)
+    agent = tiny(env=env, learning_starts=1_000).learn(10)
+    evaluate_policy(agent, agent.get_env(), 1, warn=False)
+    agent.learn(5, reset_num_timesteps=False)
+
+    def evaluate(found: dict[str, Any], _: Any) -> bool:
+        if agent.num_timesteps == 18:
+            evaluate_policy(agent, agent.get_env(), 1, warn=False)
+        return True
+
+    agent.learn(6, reset_num_timesteps=False, callback=evaluate)
+    rows = len(agent.replay_buffer)
+    columns = agent.replay_buffer._columns
+    seen = columns["observation.observation"][0, :rows, 1].tolist()
+    first = columns["is_first"][0, :rows].astype(bool)
+    assert np.flatnonzero(first).tolist() == [0, 11, 20]
+    for begun, ended in ((0, 11), (11, 20), (20, rows)):
+        assert np.diff(seen[begun:ended]).tolist() == [1.0] * (ended - begun - 1)
+
+
+def test_a_program_that_seeds_all_generators_is_repeated() -> None:
+    sums = []
+    for _ in range(2):
+        set_random_seed(5)
+        agent = tiny(env="Pendulum-v1", learning_starts=0, seed=None)
+        agent.env.seed(3)
+        sums.append(float(agent.learn(60).policy.parameters_to_vector().sum()))
+    assert sums[0] == sums[1]
+
+
+def test_settings_that_cannot_be(tmp_path: Path) -> None:
+    for settings, message in (
+        ({"verbose": -1}, "verbose=-1: use one of"),
+        ({"verbose": 3}, "verbose=3: use one of"),
+        ({"learning_rate": "cos"}, "learning_rate='cos': use a number, 'lin_0.001'.* or a function"),
+        ({"policy_kwargs": {"units": -1}}, r"policy_kwargs\['units'\]=-1"),
+        ({"policy_kwargs": {"layers": 0}}, r"policy_kwargs\['layers'\]=0"),
+        ({"policy_kwargs": {"vector_units": 0}}, r"policy_kwargs\['vector_units'\]=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny(**settings)
+    agent = tiny()
+    with pytest.raises(ValueError, match="gradient_steps=-3"):
+        agent.train(-3)
+    with pytest.raises(ValueError, match="log_interval=0"):
+        agent.learn(10, log_interval=0)
+    agent.save(tmp_path / "a")
+    with pytest.raises(ValueError, match="The archive with buffer_size as given cannot be used: buffer_size=4 holds"):
+        HarmonyDreamAgent.load(tmp_path / "a", buffer_size=4)
+
+
+def test_numbers_of_numpy_and_paths_are_as_good(tmp_path: Path) -> None:
+    kwargs = {**TINY["policy_kwargs"], "units": np.int64(16), "vector_units": np.int32(11), "vector_layers": 1}
+    agent = tiny(
+        learning_rate=np.float32(1e-3),
+        harmony=np.bool_(True),
+        verbose=np.int64(0),
+        tensorboard_log=tmp_path / "logs",
+        policy_kwargs=kwargs,
+    )
+    assert agent.policy.networks.world_model.encoder is not None
+    agent.learn(30).save(tmp_path / "a")
+    loaded = HarmonyDreamAgent.load(tmp_path / "a")
+    assert loaded.tensorboard_log == str(tmp_path / "logs")
+    assert sum(p.numel() for p in loaded.policy.parameters()) == sum(p.numel() for p in agent.policy.parameters())
+    assert agent.replay_buffer.size() == len(agent.replay_buffer) > 30
+
+
+def absent() -> gym.Env[Any, Any]:
+    raise OSError("the robot is switched off")
+
+
+def test_a_process_whose_environment_cannot_be_made() -> None:
+    with pytest.raises(RuntimeError, match=r"before its environment was made.*call the functions"):
+        RestartingSubprocVecEnv([functools.partial(absent)])
