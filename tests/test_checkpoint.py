@@ -290,3 +290,41 @@ def test_other_environments_are_refused(tmp_path: Path) -> None:
     stored(tmp_path)
     with pytest.raises(ValueError, match="holds 1 environments, expected 2"):
         RunCheckpoint(tmp_path).resume(clocks(2), device="cpu")
+
+
+def test_gradient_steps_and_episodes_between_two_learns_are_stored(tmp_path: Path) -> None:
+    """A robot moves and learns by turns, and a demonstration needs no step at all: the number of env steps stays."""
+    checkpoint = RunCheckpoint(tmp_path, every=20)
+    agent = tiny(train_ratio=0.0)
+    for _ in range(2):
+        agent.learn(40, callback=checkpoint, reset_num_timesteps=False)
+        agent.train(3)
+        checkpoint.save()
+    assert steps_in(tmp_path) == [80, 80]
+    checkpoint.save()
+    assert steps_in(tmp_path) == [80, 80]  # all of it is there already
+    agent.add_episode(np.zeros((8, 4)), np.zeros(7, int), np.ones(7), terminated=True)
+    agent.train(2)
+    checkpoint.save()
+    rows = len(agent.replay_buffer)
+    (tmp_path / "agent-000000000080-3.zip").write_text("of a process that was killed before its checkpoint was one")
+
+    newer = RunCheckpoint(tmp_path, every=20)
+    found = newer.resume("CartPole-v1", device="cpu")
+    assert (found.num_timesteps, found._n_updates, len(found.replay_buffer)) == (80, 8, rows)
+    assert found.replay_buffer.added == agent.replay_buffer.added
+    for name, column in agent.replay_buffer._columns.items():
+        np.testing.assert_array_equal(found.replay_buffer._columns[name][:, :rows], column[:, :rows])
+    found.learn(30, callback=newer, reset_num_timesteps=False)
+    assert steps_in(tmp_path) == [110, 100]
+    assert RunCheckpoint(tmp_path).resume("CartPole-v1", device="cpu")._n_updates == found._n_updates
+
+
+def test_what_goes_on_needs_its_environment_and_its_count(tmp_path: Path) -> None:
+    tiny().learn(20, callback=RunCheckpoint(tmp_path))
+    with pytest.raises(ValueError, match=r"env=None: .* pass one like it"):
+        RunCheckpoint(tmp_path).resume(None)  # type: ignore[arg-type]
+    checkpoint = RunCheckpoint(tmp_path)
+    agent = checkpoint.resume("CartPole-v1", device="cpu")
+    with pytest.raises(CheckpointError, match=r"learn\(\.\.\., reset_num_timesteps=False\)"):
+        agent.learn(100, callback=checkpoint)

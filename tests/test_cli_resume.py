@@ -5,8 +5,11 @@ import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.checkpoint import steps_in
@@ -164,3 +167,29 @@ def test_a_run_of_another_task_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr().err
     assert f"{tmp_path} holds a run of CartPole-v1, which cannot go on with Acrobot-v1: " in told
     assert "the agent's is Box(" in told and "Give the run's task, or another --folder" in told
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_environment_that_fails_costs_nothing_of_what_was_learnt(
+    stored: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = CartPoleEnv.step
+
+    def broken(env: CartPoleEnv, action: Any) -> Any:
+        obs, *rest = step(env, action)
+        steps.append(1)
+        return (obs * np.nan if len(steps) == 90 else obs, *rest)
+
+    steps: list[int] = []
+    monkeypatch.setattr(CartPoleEnv, "step", broken)
+    words = ["--checkpoint-every", "30"] if stored else []
+    command = ["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", "--steps", "200"]
+    assert main([*command, *TINY, *words]) == 1
+    told, folder = capsys.readouterr(), tmp_path / "CartPole-v1_1"
+    assert "the training failed after 88 env steps: Environment 1 returned a wrong observation" in told.err
+    assert "Traceback" in told.err
+    assert ("To go on: hd-agents train CartPole-v1" in told.out) == stored
+    assert "pictures" not in told.out
+    agent = HarmonyDreamAgent.load(folder / "agent.zip", device="cpu")
+    assert agent.num_timesteps == 88  # before the step that failed
+    assert agent._n_updates > 0

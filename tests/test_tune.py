@@ -229,6 +229,17 @@ def test_values_as_a_row_has_them() -> None:
     assert search_space.within({**row, "horizon": None}, space) == {"learning_rate": 0.001}
 
 
+def test_what_is_set_is_not_searched(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    scores += [1.0] * 8
+    assert run("--trials", "2", "--set=horizon=9", "--set=harmony.reward=false") == 0
+    for trial in run.trials():
+        assert set(trial.params) == {"learning_rate"}
+    row = yaml.safe_load((run.folder / "best.yml").read_text())["CartPole-v1"]
+    assert (row["horizon"], row["harmony"]) == (9, {"reward": False})
+    assert run("--set=horizon=9", "--set=harmony=true", "--set=learning_rate=0.001") == 2
+    assert "--set fixes all that is searched" in capsys.readouterr().err
+
+
 def test_a_folder_holds_one_task(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     scores += [1.0, 2.0]
     assert run("--trials", "1") == 0
