@@ -27,6 +27,8 @@ from hd_agents.replay import SequenceReplay
 from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.world_model.batch import Batch
 
+EXECUTED = "executed_action"  # key of an info, where the environment did something else than it was told
+
 
 def make_replay(
     policy: DreamPolicy, capacity: int | None, n_envs: int, sequence_length: int, folder: str | None = None
@@ -116,6 +118,7 @@ class Collector:
         originals = step.observations if normalizer is None else normalizer.get_original_obs()
         rewards = step.rewards if normalizer is None else normalizer.get_original_reward()
         check_rewards(rewards, step.steps)
+        self._correct({env: info[EXECUTED] for env, info in enumerate(step.infos) if EXECUTED in info}, step.steps)
         rows = encode(self.policy.observations, originals, step.steps)
         for env, done in enumerate(step.dones):
             row, info = _row(rows, env), step.infos[env]
@@ -125,6 +128,26 @@ class Collector:
                 row = _row(encode(self.policy.observations, last, step.steps, "last ", env), 0)
             terminated = bool(done) and not info.get("TimeLimit.truncated", False)
             replay.add(env, row, self._actions[env], float(rewards[env]), False, terminated)
+
+    def _correct(self, executed: Mapping[int, Any], steps: int) -> None:
+        """Put what environments did in the place of what they were told to do, for the replay and for filtering on."""
+        if not executed:
+            return
+        space, actions = self.policy.action_space, self._actions.copy()
+        for env, action in executed.items():
+            found = np.asarray(action)
+            try:
+                if found.dtype.kind not in "biuf" or found.shape != (space.shape or ()) or not np.isfinite(found).all():
+                    raise ValueError("it is of another kind or shape, or not finite")
+                actions[env] = self.policy.actions.encode(found[None])[0]
+            except ValueError as error:
+                raise ValueError(
+                    f"Environment {env} said {EXECUTED}={action!r} in its info after {steps:,} env steps: expected an "
+                    f"action of {space} ({error})."
+                ) from error
+        self._actions = actions
+        if self.latent is not None:
+            self.latent = self.latent._replace(action=torch.as_tensor(actions, device=self.policy.device))
 
 
 def add_episode(

@@ -115,6 +115,7 @@ def test_flags_reach_the_runs(stand_in: Path) -> None:
     ("flags", "message"),
     [
         (["nothing"], "suite='nothing'"),
+        (["my:Env-v0"], "hd-agents compare my:Env-v0 --harmony on --seeds 5"),
         (["classic", "--tasks", "Cartpoel"], "classic/CartPole"),
         (["classic", "--tasks", "CartPole-v1", "Acrobot-v1"], "--tasks Acrobot-v1: not in classic"),
         (["dmc_proprio", "--tasks", "dmc_vision/walker-walk"], "--tasks dmc_vision/walker-walk: not in dmc_proprio"),

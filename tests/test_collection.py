@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -49,6 +50,44 @@ def test_an_episode_of_n_steps_becomes_n_plus_one_rows(cut: bool, learning_start
         ((3.0, 1.0, taken[9]), taken[9], 301.0, False, False),
     ]
     assert found == expected
+
+
+class Filtered(gym.Wrapper):  # type: ignore[type-arg]
+    """A safety filter: in odd steps it acts otherwise than it is told, and says so."""
+
+    said: Any = None
+
+    def step(self, action: Any) -> Any:
+        """One step."""
+        executed = (action + 1) % 5 if self.env.unwrapped.time % 2 else action
+        obs, *rest, info = self.env.step(executed)
+        if executed != action or self.said is not None:
+            info = {**info, "executed_action": executed if self.said is None else self.said}
+        return obs, *rest, info
+
+
+@pytest.mark.parametrize("learning_starts", [0, 100])
+def test_what_was_executed_is_what_is_learned(learning_starts: int) -> None:
+    agent = tiny(env=DummyVecEnv([lambda: Filtered(Clock(3)), lambda: Clock(5)]), learning_starts=learning_starts)
+    told: list[Any] = []
+    agent.learn(26, callback=lambda found, _: told.append(found["actions"].copy()) or True)
+    for env in range(2):
+        assert all(number is None or observation[2] == number for observation, number, *_ in rows(agent, env))
+    taken = [number for _, number, *_ in rows(agent) if number is not None]
+    differ = np.flatnonzero(np.array(taken) != np.array(told)[:, 0])
+    assert len(differ) == 4
+    assert (agent._collector.latent is None) == (learning_starts > 0)
+    if agent._collector.latent is not None:
+        last = agent._collector.latent.action.argmax(-1).tolist()
+        assert last == [taken[-1], [number for _, number, *_ in rows(agent, 1) if number is not None][-1]]
+
+
+@pytest.mark.parametrize("said", [7, np.nan, "up", [0], 0.5])
+def test_what_cannot_have_been_executed_is_refused(said: Any) -> None:
+    env = Filtered(Clock(3))
+    env.said = said
+    with pytest.raises(ValueError, match=r"Environment 0 said executed_action=.* expected an action of Discrete\(5\)"):
+        tiny(env=env).learn(5)
 
 
 def test_environments_that_end_at_different_times_keep_their_own_rows() -> None:

@@ -143,7 +143,14 @@ def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
 
 def _tasks(options: argparse.Namespace) -> list[str]:
     """The names of the tasks that are asked for."""
-    names = checked(lambda: zoo.list(options.suite))
+    try:
+        names = checked(lambda: zoo.list(options.suite))
+    except UsageError as error:
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        raise UsageError(
+            f"{error} A single task from several seeds: hd-agents compare {options.suite} --harmony on --seeds 5."
+        ) from error
     if options.tasks is None:
         return names
     ids = {zoo.env_id(name): name for name in names}
