@@ -175,6 +175,8 @@ class HarmonyDreamAgent(LearningLoop):
         # Replay, and how much of it is learned from.
         self.buffer_size = None if buffer_size is None else checks.whole("buffer_size", buffer_size, 1)
         self.replay_folder = None if replay_folder is None else str(replay_folder)
+        if replay_folder is not None and Path(replay_folder).is_file():
+            raise ValueError(f"replay_folder={self.replay_folder!r} is a file: give a folder, which may not exist yet.")
         self.learning_starts = checks.whole("learning_starts", learning_starts, 0)
         self.batch_size = checks.whole("batch_size", batch_size, 1, usual.batch_size)
         self.sequence_length = checks.whole("sequence_length", sequence_length, 2, usual.sequence_length)

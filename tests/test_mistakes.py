@@ -141,6 +141,7 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
         ({"verbose": -1}, "verbose=-1: use one of"),
         ({"verbose": 3}, "verbose=3: use one of"),
         ({"learning_rate": "cos"}, "learning_rate='cos': use a number, 'lin_0.001'.* or a function"),
+        ({"replay_folder": __file__}, "is a file: give a folder"),
         ({"policy_kwargs": {"units": -1}}, r"policy_kwargs\['units'\]=-1"),
         ({"policy_kwargs": {"layers": 0}}, r"policy_kwargs\['layers'\]=0"),
         ({"policy_kwargs": {"vector_units": 0}}, r"policy_kwargs\['vector_units'\]=0"),

@@ -34,6 +34,7 @@ from hd_agents.cli.resuming import (
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.presets import SIZES
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan
 
@@ -168,7 +169,7 @@ def _check_installed() -> None:
 @cache  # `compare` trains several times, and once is enough
 def _hint_of_gpu(size: str) -> None:
     """What to expect, and to do, where networks of this size learn on the CPU."""
-    if size != "nano":
+    if size in SIZES["dreamerv3"] and size != "nano":
         print(
             f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU. `hd-agents check` with the same "
             "task and settings tells how long it takes; --preset nano and --set train_ratio=... make it shorter.",
