@@ -149,7 +149,7 @@ class HarmonyDreamAgent(LearningLoop):
             policy_kwargs=checks.mapping("policy_kwargs", policy_kwargs or {}),
             stats_window_size=checks.whole("stats_window_size", stats_window_size, 1),
             tensorboard_log=None if tensorboard_log is None else str(tensorboard_log),
-            verbose=checks.choice("verbose", int(verbose), [0, 1, 2]),
+            verbose=checks.choice("verbose", int(verbose or 0), [0, 1, 2]),
             device=device,
             support_multi_env=True,
             seed=seed,
@@ -211,6 +211,7 @@ class HarmonyDreamAgent(LearningLoop):
         wrapped = self._wrap_env(maybe_make_env(env, self.verbose))
         checks.spaces(wrapped, self.observation_space, self.action_space)
         super().set_env(wrapped, force_reset)
+        self._note_moves()
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
@@ -247,6 +248,7 @@ class HarmonyDreamAgent(LearningLoop):
         self._metrics = Metrics()
         self._collector = Collector(self.policy, self.n_envs, GraphedActing(self.policy) if graphs else None)
         self.replay_buffer = self._make_replay()
+        self._note_moves()
         if self.verbose >= 1:
             batch = self.batch_size * self.sequence_length
             print(self.policy.describe())

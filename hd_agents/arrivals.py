@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+MOVES = "_hd_agents_moves"  # attribute of a vector environment that counts
 
 
 def check_env(env: Any) -> None:
@@ -93,29 +94,46 @@ def check_rewards(rewards: NDArray[Any], steps: int) -> None:
         )
 
 
-def watch(env: VecEnv, steps: Callable[[], int], before: "Watch | None" = None) -> "Watch | None":
+def watch(env: VecEnv, steps: Callable[[], int]) -> None:
     """Check every observation that a ``DummyVecEnv`` inside ``env`` takes in from now on; other kinds stay as they are.
 
-    :param steps: tells how many env steps are done. :param before: what an earlier call gave.
-    :return: what checks; None for other kinds.
+    :param steps: tells how many env steps are done.
     """
+    env = _innermost(env)
+    if isinstance(env, DummyVecEnv):
+        before = env._save_obs
+        take_in = before.take_in if isinstance(before, _Watch) else before
+        env._save_obs = _Watch(take_in, env.observation_space, steps)  # type: ignore[method-assign]
+
+
+def moves(env: VecEnv) -> int:
+    """How often anybody has reset or stepped the innermost vector environment since this was first asked."""
+    env = _innermost(env)
+    own = vars(env)
+    if MOVES not in own:
+        own[MOVES] = 0
+        for name in ("reset", "step_wait"):
+            setattr(env, name, _counted(own, getattr(env, name)))
+    return int(own[MOVES])
+
+
+def _counted(own: dict[str, Any], method: Callable[[], Any]) -> Callable[[], Any]:
+    def call() -> Any:
+        own[MOVES] += 1
+        return method()
+
+    return call
+
+
+def _innermost(env: VecEnv) -> VecEnv:
     while isinstance(env, VecEnvWrapper):
         env = env.venv
-    if not isinstance(env, DummyVecEnv):
-        return None
-    present = env._save_obs
-    if before is not None and present is before:
-        return before
-    take_in = present.take_in if isinstance(present, Watch) else present
-    env._save_obs = found = Watch(take_in, env.observation_space, steps)  # type: ignore[method-assign]
-    return found
+    return env
 
 
-class Watch:
-    """Checks each observation of a ``DummyVecEnv`` before it is taken in, and counts those in ``seen``."""
-
+class _Watch:
     def __init__(self, take_in: Callable[[int, Any], None], space: spaces.Space[Any], steps: Callable[[], int]) -> None:
-        self.take_in, self.steps, self.seen = take_in, steps, 0
+        self.take_in, self.steps = take_in, steps
         self.is_dict = isinstance(space, spaces.Dict)
         self.spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE_KEY: space}
 
@@ -130,7 +148,6 @@ class Watch:
         if reason:
             done = self.steps()
             raise ValueError(f"Environment {env_idx} returned a wrong observation after {done:,} env steps: {reason}.")
-        self.seen += 1
         self.take_in(env_idx, obs)
 
 

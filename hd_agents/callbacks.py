@@ -16,6 +16,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.checkpoint import (
     CheckpointError,
     Manifest,
+    all_in,
     claim,
     commit,
     file_name,
@@ -59,7 +60,8 @@ class RunCheckpoint(BaseCallback):
         self._history: object | None = None  # of the replay whose rows the last checkpoint holds
         self._added: list[int] = []  # rows of each environment up to the last checkpoint
         self._updates = 0  # gradient steps up to it
-        self._stopping = False
+        self._there: list[tuple[int, int]] = []  # checkpoints in the folder after the last one
+        self._stopping = self._learning = False
         self._handlers: dict[int, Any] = {}
 
     def resume(
@@ -94,6 +96,7 @@ class RunCheckpoint(BaseCallback):
         for name in manifest.replay:
             agent.replay_buffer.append(self.folder / name)
         restore_run(agent, *read_archive(self.folder / manifest.name("state")))
+        agent._note_moves()
         self._remember(manifest, agent)
         return agent
 
@@ -101,6 +104,7 @@ class RunCheckpoint(BaseCallback):
         self._give_signals_back()  # an exception may have ended the last learn()
         self.stopped_by, self._stopping = None, False
         self._claim()
+        self._learning = True
         in_folder, known = steps_in(self.folder), self._kept[-1].step if self._kept else -1
         if in_folder and not 0 <= known <= self.model.num_timesteps:
             raise CheckpointError(
@@ -129,6 +133,7 @@ class RunCheckpoint(BaseCallback):
     def _on_training_end(self) -> None:
         if not self._stopping:
             self.save()
+        self._learning = False
         self._give_signals_back()
         release(self.folder)
 
@@ -141,8 +146,24 @@ class RunCheckpoint(BaseCallback):
     def save(self) -> None:
         """Store the run as it is now, unless that has been done; call it between two steps only, or two ``learn``.
 
-        :raises CheckpointError: if the disk is full or the folder cannot be written; the last checkpoint is intact.
+        :raises CheckpointError: if the disk is full or the folder cannot be written; the last checkpoint is intact. And
+            between two ``learn`` if another process learns in the folder, or has gone on with the run.
         """
+        if self._learning:
+            self._save()
+            return
+        self._claim()
+        try:
+            if all_in(self.folder) != self._there:
+                raise CheckpointError(
+                    f"{self.folder} holds other checkpoints than this run has left there: another process has gone on "
+                    "with it. Go on with that one by resume(env), or give an empty folder."
+                )
+            self._save()
+        finally:
+            release(self.folder)
+
+    def _save(self) -> None:
         step = self.model.num_timesteps
         last = self._kept[-1] if self._kept else None
         turn = last.turn + 1 if last is not None and last.step == step else 0
@@ -151,6 +172,7 @@ class RunCheckpoint(BaseCallback):
         try:
             self._remember(self._write(step, turn, last), self.model)
             prune(self.folder, self._kept)
+            self._there = all_in(self.folder)
         except OSError as error:
             self._give_signals_back()
             release(self.folder)
@@ -187,7 +209,8 @@ class RunCheckpoint(BaseCallback):
     def _remember(self, manifest: Manifest, agent: Any) -> None:
         self._kept = [*self._kept, manifest][-self.keep :]
         self._history, self._added = agent.replay_buffer.history, list(agent.replay_buffer.added)
-        self._updates = agent._n_updates
+        self._updates, self._there = agent._n_updates, all_in(self.folder)
+        self.model = agent
 
     def _on_signal(self, number: int, frame: Any) -> None:
         while frame is not None and frame.f_code is not HarmonyDreamAgent.learn.__code__:

@@ -69,10 +69,10 @@ def file_name(kind: str, step: int, turn: int = 0) -> str:
 
 def steps_in(folder: Path) -> list[int]:
     """Env steps of the checkpoints in a folder, intact or not, newest first."""
-    return [step for step, _ in _all_in(folder)]
+    return [step for step, _ in all_in(folder)]
 
 
-def _all_in(folder: Path) -> list[tuple[int, int]]:
+def all_in(folder: Path) -> list[tuple[int, int]]:
     """Step and turn of the checkpoints in a folder, intact or not, newest first."""
     found = [OURS.fullmatch(path.name) for path in folder.glob("checkpoint-*.json")]
     return sorted(((int(match[2]), int(match[3] or 0)) for match in found if match), reverse=True)
@@ -86,7 +86,7 @@ def newest_intact(folder: Path) -> Manifest | None:
     :raises CheckpointError: if there are checkpoints, but no intact one.
     """
     problems = []
-    for step, turn in _all_in(folder):
+    for step, turn in all_in(folder):
         try:
             return read_checkpoint(folder, step, turn)
         except (CheckpointError, OSError) as error:

@@ -112,14 +112,13 @@ class Collector:
     def store(self, replay: SequenceReplay, step: VecStep, normalizer: VecNormalize | None) -> None:
         """Write one row for each environment: what the last actions led to.
 
-        :param step: as the vector environment delivered it. :param normalizer: its ``VecNormalize`` wrapper, if any.
+        :param step: as the vector environment delivered it, but before any normalisation.
+        :param normalizer: its ``VecNormalize`` wrapper, if any, which normalises terminal observations too.
         :raises ValueError: for an observation or reward that is not finite or does not fit, naming the environment.
         """
-        originals = step.observations if normalizer is None else normalizer.get_original_obs()
-        rewards = step.rewards if normalizer is None else normalizer.get_original_reward()
-        check_rewards(rewards, step.steps)
+        check_rewards(step.rewards, step.steps)
         self._correct({env: info[EXECUTED] for env, info in enumerate(step.infos) if EXECUTED in info}, step.steps)
-        rows = encode(self.policy.observations, originals, step.steps)
+        rows = encode(self.policy.observations, step.observations, step.steps)
         for env, done in enumerate(step.dones):
             row, info = _row(rows, env), step.infos[env]
             if done and info.get("terminal_observation") is not None:
@@ -127,7 +126,7 @@ class Collector:
                 last = last if normalizer is None else normalizer.unnormalize_obs(last)
                 row = _row(encode(self.policy.observations, last, step.steps, "last ", env), 0)
             terminated = bool(done) and not info.get("TimeLimit.truncated", False)
-            replay.add(env, row, self._actions[env], float(rewards[env]), False, terminated)
+            replay.add(env, row, self._actions[env], float(step.rewards[env]), False, terminated)
 
     def _correct(self, executed: Mapping[int, Any], steps: int) -> None:
         """Put what environments did in the place of what they were told to do, for the replay and for filtering on."""
@@ -137,8 +136,10 @@ class Collector:
         for env, action in executed.items():
             found = np.asarray(action)
             try:
-                if found.dtype.kind not in "biuf" or found.shape != (space.shape or ()) or not np.isfinite(found).all():
-                    raise ValueError("it is of another kind or shape, or not finite")
+                if found.dtype.kind not in "biuf" or found.shape != (space.shape or ()):
+                    raise ValueError("it is of another kind or shape")
+                if not np.isfinite(found).all() or _outside(space, found[None]).any():
+                    raise ValueError("it is out of bounds")
                 actions[env] = self.policy.actions.encode(found[None])[0]
             except ValueError as error:
                 raise ValueError(
@@ -148,6 +149,15 @@ class Collector:
         self._actions = actions
         if self.latent is not None:
             self.latent = self.latent._replace(action=torch.as_tensor(actions, device=self.policy.device))
+
+
+def _outside(space: spaces.Space[Any], actions: NDArray[Any]) -> NDArray[np.bool_]:
+    """(T,) which of the actions (T, ...) lie beyond the bounds of a Box, but for rounding."""
+    if not isinstance(space, spaces.Box):
+        return np.zeros(len(actions), dtype=bool)
+    slack = 1e-3 * (space.high - space.low)
+    inside = (actions >= space.low - slack) & (actions <= space.high + slack)
+    return np.logical_not(inside.reshape(len(actions), -1).all(1))
 
 
 def add_episode(
@@ -175,14 +185,11 @@ def add_episode(
         )
     if taken.shape[1:] != shape:
         raise ValueError(f"actions has shape {taken.shape}: expected (T, {', '.join(map(str, shape))}).")
-    if isinstance(space, spaces.Box):
-        slack = 1e-3 * (space.high - space.low)
-        outside = ~((taken >= space.low - slack) & (taken <= space.high + slack)).reshape(len(taken), -1).all(1)
-        if outside.any():
-            raise ValueError(
-                f"actions[{outside.argmax()}] is {taken[outside.argmax()]}: expected {space.low} to {space.high}, in "
-                "the environment's own unit."
-            )
+    if isinstance(space, spaces.Box) and (outside := _outside(space, taken)).any():
+        raise ValueError(
+            f"actions[{outside.argmax()}] is {taken[outside.argmax()]}: expected {space.low} to {space.high}, in the "
+            "environment's own unit."
+        )
     try:
         vectors = policy.actions.encode(taken)
     except ValueError as error:

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, recorder
-from hd_agents.arrivals import Watch, watch
+from hd_agents.arrivals import moves, watch
 from hd_agents.collection import Collector, VecStep, add_episode, normalize_batch
 from hd_agents.graphs import GraphedUpdates
 from hd_agents.host import keep_freed_memory
@@ -58,8 +58,7 @@ class LearningLoop(BaseAlgorithm, ABC):
         self._updates_at_start = 0
         self._progress: ProgressBar | Forecast | None = None  # while learn() runs
         self._frozen_schedules: dict[str, str] = {}
-        self._watch: Watch | None = None  # of what the environments deliver, and how much of it this loop has seen
-        self._seen: int | None = None
+        self._moves: int | None = None  # of the environments, as far as this loop knows of them
 
     @abstractmethod
     def _make_replay(self) -> SequenceReplay:
@@ -93,23 +92,24 @@ class LearningLoop(BaseAlgorithm, ABC):
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay()
         warn_of_frozen_schedules(self._frozen_schedules)
-        before, self._watch = self._watch, watch(self.env, lambda: self.num_timesteps, self._watch)
-        if self._watch is before and self._moved_elsewhere():
+        watch(self.env, lambda: self.num_timesteps)
+        if self._moved_elsewhere():
             self._last_obs = None  # the running episode is no longer where it was: a new one begins
         if self.device.type == "cpu":
             keep_freed_memory()
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        self._updates_at_start = self._n_updates
-        self._seen = None if self._watch is None else self._watch.seen
-        if self.verbose >= 1 and total_timesteps < self.learning_starts:
-            print(f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
         self._learning = True
         try:
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
+            self._note_moves()
+            self._updates_at_start = self._n_updates
+            if self.verbose >= 1 and total_timesteps < self.learning_starts:
+                print(f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
             callback.on_training_start(locals(), globals())
             while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
                 self.train(self._due_updates())
+            self._begin_anew_where_moved()
         finally:
             self._learning = False
             if self._progress is not None:
@@ -125,14 +125,11 @@ class LearningLoop(BaseAlgorithm, ABC):
 
     def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
         """One step of every environment into replay; False when the callback asks to stop."""
+        self._begin_anew_where_moved()
         callback.on_rollout_start()
         env, normalizer, replay = self.env, self._vec_normalize_env, self.replay_buffer
         assert env is not None
         assert replay is not None
-        if self._moved_elsewhere():  # such as by an evaluation in the environment of the training
-            self._last_obs = env.reset()  # type: ignore[assignment]
-            self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
-            self._last_original_obs = None if normalizer is None else normalizer.get_original_obs()
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
         starts = self._last_episode_starts
@@ -144,16 +141,18 @@ class LearningLoop(BaseAlgorithm, ABC):
         actions = self._collector.act(seen, starts, random)
         new_obs, rewards, dones, infos = env.step(actions)
         self.num_timesteps += env.num_envs
-        self._seen = None if self._watch is None else self._watch.seen
+        self._note_moves()
+        delivered: Any = new_obs if normalizer is None else normalizer.get_original_obs()
+        earned = rewards if normalizer is None else normalizer.get_original_reward()
 
         callback.update_locals(locals())
         go_on = callback.on_step()
 
         done_before = self.num_timesteps - env.num_envs
-        self._collector.store(replay, VecStep(new_obs, rewards, dones, infos, done_before), normalizer)
+        self._collector.store(replay, VecStep(delivered, earned, dones, infos, done_before), normalizer)
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         if normalizer is not None:
-            self._last_original_obs = normalizer.get_original_obs()
+            self._last_original_obs = delivered
         self._update_info_buffer(infos, dones)
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         if not go_on:
@@ -165,9 +164,24 @@ class LearningLoop(BaseAlgorithm, ABC):
         callback.on_rollout_end()
         return True
 
+    def _note_moves(self) -> None:
+        """Take the environments to be where this loop left them."""
+        self._moves = None if self.env is None else moves(self.env)
+
     def _moved_elsewhere(self) -> bool:
-        """Whether the environments have delivered observations that this loop has not seen, as far as that shows."""
-        return self._watch is not None and self._seen is not None and self._watch.seen != self._seen
+        """Whether somebody else has reset or stepped the environments, such as an evaluation."""
+        return self._moves is not None and self.env is not None and moves(self.env) != self._moves
+
+    def _begin_anew_where_moved(self) -> None:
+        """Begin new episodes if the running ones are no longer where they were."""
+        if not self._moved_elsewhere():
+            return
+        env, normalizer = self.env, self._vec_normalize_env
+        assert env is not None
+        self._last_obs = env.reset()  # type: ignore[assignment]
+        self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+        self._last_original_obs = None if normalizer is None else normalizer.get_original_obs()
+        self._note_moves()
 
     def _due_updates(self) -> int:
         """Gradient steps that the last vector step has earned; what is left over counts for the next one."""

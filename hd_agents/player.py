@@ -29,11 +29,23 @@ class Player:
         """Forget everything: the next observation is the first of an episode, in every environment."""
         self.state = None
 
-    def act(self, observation: Observation, episode_start: NDArray[Any] | None = None) -> NDArray[Any]:
+    def act(
+        self,
+        observation: Observation,
+        episode_start: NDArray[Any] | None = None,
+        executed: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
         """The action for the next observation, single or batched (then with as many environments as before).
 
         :param episode_start: (N,) True where an environment of the batch began a new episode.
+        :param executed: what was done instead of the last action, in the same form, where the two differ.
         """
+        if executed is not None and self.state is not None:
+            deter, stoch, action = self.state
+            done = self.policy.actions.encode(
+                np.reshape(executed, (len(action), *(self.policy.action_space.shape or ())))
+            )
+            self.state = deter, stoch, done
         if self.state is None:
             n = len(next(iter(self.policy.observations.encode(observation).values())))
             episode_start = np.ones(n, dtype=bool)

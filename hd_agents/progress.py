@@ -57,6 +57,8 @@ class ProgressBar(BaseCallback):
     def on_update(self, seconds: float = 0.0) -> None:
         """Called after every gradient step, because an env step may have to wait for many; how long does not matter."""
         now = time.monotonic()
+        if self._bar is None:
+            return
         if now - self._shown < max(REFRESH_SECONDS, self._bar.mininterval):
             return
         self._shown = now
@@ -94,6 +96,7 @@ class Forecast:
     def __init__(self, agent: Any) -> None:
         self._agent = agent
         self._times: list[float] = []
+        self._at_once = 0 if agent._pretrained else agent.pretrain_steps
         self._done = agent.device.type != "cpu"
 
     def on_update(self, seconds: float) -> None:
@@ -107,9 +110,7 @@ class Forecast:
         self._done = True
         agent, each = self._agent, statistics.median(measured)
         earned = (agent._total_timesteps - agent.num_timesteps) * agent.train_ratio
-        left = int(earned / (agent.batch_size * agent.sequence_length)) + max(
-            0, agent.pretrain_steps - len(self._times)
-        )
+        left = int(earned / (agent.batch_size * agent.sequence_length)) + max(0, self._at_once - len(self._times))
         if left * each >= LONG:
             smaller = "" if agent.size == "nano" else f", and a smaller size ({agent.size!r}; the smallest is 'nano')"
             warnings.warn(

@@ -320,6 +320,26 @@ def test_gradient_steps_and_episodes_between_two_learns_are_stored(tmp_path: Pat
     assert RunCheckpoint(tmp_path).resume("CartPole-v1", device="cpu")._n_updates == found._n_updates
 
 
+def test_what_has_not_learned_since_it_was_resumed_can_be_stored(tmp_path: Path) -> None:
+    tiny().learn(30, callback=RunCheckpoint(tmp_path))
+    checkpoint = RunCheckpoint(tmp_path)
+    agent = checkpoint.resume("CartPole-v1", device="cpu")
+    agent.train(4)
+    checkpoint.save()
+    assert RunCheckpoint(tmp_path).resume("CartPole-v1", device="cpu")._n_updates == agent._n_updates
+
+
+def test_a_run_that_others_have_gone_on_with_is_not_stored_over_theirs(tmp_path: Path) -> None:
+    checkpoint = RunCheckpoint(tmp_path, every=10)
+    agent = tiny().learn(50, callback=checkpoint)
+    other = RunCheckpoint(tmp_path, every=10)
+    other.resume("CartPole-v1", device="cpu").learn(25, callback=other, reset_num_timesteps=False)
+    agent.train(1)
+    with pytest.raises(CheckpointError, match="another process has gone on with it"):
+        checkpoint.save()
+    assert RunCheckpoint(tmp_path).resume("CartPole-v1", device="cpu").num_timesteps == 75
+
+
 def test_what_goes_on_needs_its_environment_and_its_count(tmp_path: Path) -> None:
     tiny().learn(20, callback=RunCheckpoint(tmp_path))
     with pytest.raises(ValueError, match=r"env=None: .* pass one like it"):

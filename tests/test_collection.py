@@ -90,6 +90,23 @@ def test_what_cannot_have_been_executed_is_refused(said: Any) -> None:
         tiny(env=env).learn(5)
 
 
+def test_executed_actions_keep_to_the_bounds() -> None:
+    """A unit mistake is told, and what rounding has moved over the edge is taken."""
+
+    class Moved(gym.ActionWrapper):  # type: ignore[type-arg]
+        said = np.array([2.0001])
+
+        def step(self, action: Any) -> Any:
+            *rest, info = self.env.step(action)
+            return *rest, {**info, "executed_action": self.said}
+
+    agent = tiny(env=Moved(gym.make("Pendulum-v1"))).learn(3)
+    assert agent.replay_buffer._columns["action"][0, 1:4].tolist() == [[1.0]] * 3
+    Moved.said = np.array([114.6])
+    with pytest.raises(ValueError, match=r"executed_action=array\(\[114.6\]\).*out of bounds"):
+        agent.learn(3)
+
+
 def test_environments_that_end_at_different_times_keep_their_own_rows() -> None:
     agent = tiny(env=DummyVecEnv([lambda: Clock(2), lambda: Clock(3)]))
     agent.learn(8)

@@ -8,11 +8,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from hd_agents import HarmonyDreamAgent
+from hd_agents.callbacks import RunCheckpoint
 from hd_agents.envs.restarting import RestartingSubprocVecEnv
 from tests.agents import TINY, Clock, Scripted, tiny
 
@@ -124,6 +126,88 @@ def test_an_evaluation_in_the_environment_of_the_training_begins_a_new_episode()
     assert np.flatnonzero(first).tolist() == [0, 11, 20]
     for begun, ended in ((0, 11), (11, 20), (20, rows)):
         assert np.diff(seen[begun:ended]).tolist() == [1.0] * (ended - begun - 1)
+
+
+def numbers(agent: Any) -> list[list[list[float]]]:
+    """Of each environment: for each episode in the replay, the observations' second number, a Clock's step."""
+    found = []
+    for env in range(agent.n_envs):
+        rows = agent.replay_buffer._counts[env]
+        columns = {name: column[env, :rows] for name, column in agent.replay_buffer._columns.items()}
+        begins = np.flatnonzero(columns["is_first"])
+        seen = columns["observation.observation"][:, 1]
+        found.append([part.tolist() for part in np.split(seen, begins[1:])])
+    return found
+
+
+def evaluate_at(step: int) -> Any:
+    def evaluate(found: dict[str, Any], _: Any) -> bool:
+        agent = found["self"]
+        if agent.num_timesteps == step:
+            evaluate_policy(agent, agent.get_env(), 1, warn=False)
+        return True
+
+    return evaluate
+
+
+@pytest.mark.parametrize("kind", ["dummy", "processes", "normalised"])
+def test_episodes_are_not_joined_in_any_vector_environment(kind: str) -> None:
+    make = [functools.partial(Clock, 30)] * 2
+    env: Any = SubprocVecEnv(make) if kind == "processes" else DummyVecEnv(make)
+    env = VecNormalize(env, norm_reward=True) if kind == "normalised" else env
+    agent = tiny(env=env, learning_starts=1_000)
+    agent.learn(40, callback=evaluate_at(20))
+    agent.learn(20, reset_num_timesteps=False)
+    env.close()
+    assert numbers(agent) == [[list(range(11)), list(range(21))]] * 2
+
+
+def test_others_that_learn_in_the_same_environment_are_seen(tmp_path: Path) -> None:
+    env = DummyVecEnv([lambda: Clock(30)])
+    one = tiny(env=env, learning_starts=1_000).learn(10)
+    other = tiny(env=env, learning_starts=1_000).learn(7)
+    one.learn(5, reset_num_timesteps=False)
+    other.learn(4, reset_num_timesteps=False)
+    assert numbers(one) == [[list(range(11)), list(range(6))]]
+    assert numbers(other) == [[list(range(8)), list(range(5))]]
+    other.save(tmp_path / "a")
+    loaded = HarmonyDreamAgent.load(tmp_path / "a", env=env, force_reset=False)
+    evaluate_policy(loaded, env, 1, warn=False)
+    loaded.learn(3, reset_num_timesteps=False)
+    assert numbers(loaded) == [[list(range(4))]]
+
+
+def test_a_run_with_an_evaluation_in_its_environment_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+    def run(folder: Path, *stops: int) -> Any:
+        checkpoint = RunCheckpoint(folder, every=20)
+        agent = tiny(env=DummyVecEnv([lambda: gym.make("CartPole-v1")]), seed=0, device="cpu")
+        for stop in stops:
+            if agent is None:
+                checkpoint = RunCheckpoint(folder, every=20)
+                agent = checkpoint.resume(DummyVecEnv([lambda: gym.make("CartPole-v1")]), device="cpu")
+            callbacks = [Every20(), checkpoint]
+            agent.learn(stop - agent.num_timesteps, callback=callbacks, reset_num_timesteps=False)
+            found, agent = agent, None
+        return found
+
+    whole, parts = run(tmp_path / "a", 70), run(tmp_path / "b", 40, 70)
+    assert whole.replay_buffer.added == parts.replay_buffer.added
+    rows = whole.replay_buffer._counts[0]
+    for name, column in whole.replay_buffer._columns.items():
+        np.testing.assert_array_equal(column[:, :rows], parts.replay_buffer._columns[name][:, :rows])
+    for one, two in zip(whole.policy.parameters(), parts.policy.parameters(), strict=True):
+        assert bool((one == two).all())
+
+
+class Every20(BaseCallback):
+    """Moves the environments of the training, as an evaluation there does."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % 20 == 0:
+            self.training_env.reset()
+            for _ in range(3):
+                self.training_env.step(np.zeros(1, int))
+        return True
 
 
 def test_a_program_that_seeds_all_generators_is_repeated() -> None:

@@ -101,7 +101,12 @@ def test_an_environment_that_is_slow_is_no_reason(monkeypatch: pytest.MonkeyPatc
 
 def facts(**changes: Any) -> Any:
     usual = {"train_ratio": 512.0, "batch_size": 16, "sequence_length": 64, "pretrain_steps": 0, "size": "small"}
-    usual |= {"device": SimpleNamespace(type="cpu"), "num_timesteps": 1_000, "_total_timesteps": 2_000}
+    usual |= {
+        "device": SimpleNamespace(type="cpu"),
+        "num_timesteps": 1_000,
+        "_total_timesteps": 2_000,
+        "_pretrained": False,
+    }
     return SimpleNamespace(**{**usual, **changes})
 
 
@@ -126,12 +131,18 @@ def test_what_is_foreseen() -> None:
     assert foreseen(facts(), [14.0] * 9) is None  # under two hours
     said = foreseen(facts(pretrain_steps=605), [14.0] * 9)
     assert said is not None and "1,100 gradient steps" in said
+    assert foreseen(facts(pretrain_steps=605, _pretrained=True), [14.0] * 9) is None  # they have been made
     assert foreseen(facts(device=SimpleNamespace(type="cuda")), [20.0] * 9) is None
 
 
 @pytest.mark.parametrize("bar", [True, False])
-def test_a_callback_that_cannot_start_leaves_the_agent_as_it_was(bar: bool) -> None:
+@pytest.mark.parametrize("when", ["_init_callback", "_on_training_start"])
+def test_a_callback_that_cannot_start_leaves_the_agent_as_it_was(when: str, bar: bool) -> None:
     class Broken(BaseCallback):
+        def _init_callback(self) -> None:
+            if when == "_init_callback":
+                raise RuntimeError("no disk")
+
         def _on_training_start(self) -> None:
             raise RuntimeError("no disk")
 

@@ -252,6 +252,18 @@ def test_a_run_is_resumed_with_what_it_began_with(
     assert json.loads((run / "run.json").read_text()) == facts
 
 
+def test_a_resumed_run_takes_what_was_set_of_its_networks(trained: Path, tmp_path: Path) -> None:
+    settings = [f"--set={name}={value}" for name, value in FAST.items()]
+    command = ["train", "classic/CartPole", *settings, "--folder", str(tmp_path / "run"), "--resume"]
+    command += ["-i", str(trained), "--set=policy_kwargs.units=16", "--size=nano", "--steps"]
+    assert main([*command, "40"]) == 0
+    assert main([*command, "60"]) == 0
+    agent = HarmonyDreamAgent.load(tmp_path / "run" / "agent.zip", device="cpu")
+    assert agent.num_timesteps == 60
+    assert {name: getattr(agent, name) for name in OWN} == OWN
+    assert main([*command, "80", "--set=policy_kwargs.units=17"]) == 2
+
+
 def test_a_run_that_began_at_random_stays_one(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.tasks import UsageError, parse_setting
 from hd_agents.cli.tracking import PROJECT
 from hd_agents.zoo.models import RUN
 from hd_agents.zoo.training import Plan
@@ -75,11 +75,13 @@ def with_own_beginning(plan: Plan, options: argparse.Namespace, folder: Path) ->
             f"{folder} was begun with {model or 'random weights'}, and goes on with its own weights, not with "
             f"{options.trained_agent}: leave --trained-agent out, or give another --folder."
         )
-    typed = {setting.partition("=")[0].partition(".")[0].strip() for setting in options.settings}
-    typed |= {"size"} if options.size is not None else set()
+    typed = dict(map(parse_setting, options.settings)) | ({} if options.size is None else {"size": options.size})
     if model is not None and config.exists():
         then = yaml.safe_load(config.read_text(encoding="utf-8")).get(plan.task, {})
         own = {name: then[name] for name in NETWORKS if name in then and name not in typed}
+        entries = {key.partition(".")[2]: value for key, value in typed.items() if key.startswith("policy_kwargs.")}
+        if entries and "policy_kwargs" in own:
+            own["policy_kwargs"] = {**own["policy_kwargs"], **entries}
         plan = plan._replace(arguments={**plan.arguments, **own})
     return plan, argparse.Namespace(**{**vars(options), "trained_agent": model})
 

@@ -39,6 +39,7 @@ from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan
 
 FAILED = 1  # exit status where a training ended with an error
+UNTIL_FAILURE = "agent_until_failure.zip"
 DEFAULT_TASK = "hd_agents/Catch-v0"
 RUNS = Path("runs")  # where run folders go
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
@@ -47,6 +48,10 @@ REPORTS = 20  # lines about the return so far, evenly spread over a run; also ch
 FILMS = 10  # of the dream, evenly spread over a run
 CHECKPOINTS = "checkpoints"  # their folder within the run's
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status after each, as shells have it
+
+
+class TrainingFailed(Exception):
+    """What ended a training that was meant to go on; the cause is the error itself."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -144,6 +149,9 @@ def run(options: argparse.Namespace) -> int:
             status = _learn(agent, plan.steps, checkpoint, facts)
         facts.write()
         agent.save(folder / "agent.zip")
+    except TrainingFailed as failure:
+        assert agent is not None
+        return _after(failure, folder, agent, resume_command(options, folder) if checkpoint else None)
     finally:
         env.close()
     if status and checkpoint:
@@ -155,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
             f"run can begin with its weights: --trained-agent {folder}.",
             flush=True,
         )
-    if status not in (SIGNALS["SIGTERM"], FAILED):
+    if status != SIGNALS["SIGTERM"]:
         _leave_pictures(agent, plan, options.seed, folder)
     return status
 
@@ -203,11 +211,25 @@ def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | Non
     except CheckpointError:
         raise
     except Exception as error:  # whatever an environment of anybody's does; hours of learning are not to go with it
-        traceback.print_exc()
-        print(f"\nhd-agents: the training failed after {agent.num_timesteps} env steps: {error}", file=sys.stderr)
-        print("Saving what was learnt so far.", flush=True)
-        return FAILED
+        raise TrainingFailed(f"the training failed after {agent.num_timesteps} env steps: {error}") from error
     return SIGNALS[checkpoint.stopped_by] if checkpoint and checkpoint.stopped_by else 0
+
+
+def _after(failure: TrainingFailed, folder: Path, agent: HarmonyDreamAgent, command: str | None) -> int:
+    """Keep what was learnt before a failure, and tell what it was last: a benchmark shows the last line of a log.
+
+    :param command: that goes on from the last checkpoint; None for a run without. Its agent gets a name that is in the
+        way of nothing, as the run may be begun again in this folder.
+    """
+    traceback.print_exception(failure.__cause__)
+    if command is not None:
+        if steps_in(folder / CHECKPOINTS):
+            print(f"To go on from the last checkpoint: {command}", flush=True)
+    elif agent.num_timesteps:
+        agent.save(folder / UNTIL_FAILURE)
+        print(f"The agent of {agent.num_timesteps} env steps is in {folder / UNTIL_FAILURE}.", flush=True)
+    print(f"hd-agents: {failure}", file=sys.stderr, flush=True)
+    return FAILED
 
 
 def _leave_pictures(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:

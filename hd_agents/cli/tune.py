@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     space = checked(lambda: search_space.read(options.space))
     if unknown := [str(key) for key in space if key not in settable() or key in ("n_envs", "env_kwargs")]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
+    whole = space  # which the study is known by
     fixed = {setting.partition("=")[0].partition(".")[0].strip() for setting in options.settings}
     fixed |= {"size"} if options.size is not None else set()
     space = {key: values for key, values in space.items() if key not in fixed}
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     usual = _usual(plan, space, options.device)
     folder = options.folder or Path("runs") / f"{plan.task.replace('/', '-')}_tune"
     with _storage(folder) as storage:
-        study = _open_study(storage, folder, plan, space, options)
+        study = _open_study(storage, folder, plan, whole, options)
         if not any(trial.state.name in ("COMPLETE", "PRUNED", "WAITING") for trial in study.trials):
             study.enqueue_trial(usual)
         return _search(study, plan, space, folder, options)

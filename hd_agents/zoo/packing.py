@@ -13,6 +13,7 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import acting, evaluate, expected_range, player_for
 from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, Episode, draw_dream, play, write_video
+from hd_agents.restoring import as_file
 from hd_agents.zoo import packages
 from hd_agents.zoo.cards import HERE, readme
 from hd_agents.zoo.catalogue import env_id, folder, make_with, names
@@ -59,7 +60,7 @@ def pack(
     _check_installed()
     task = env_id(name)
     name = next((known for known in names() if env_id(known) == task), name)
-    if not Path(file).is_file():
+    if not Path(f"{as_file(file, '.zip')}").is_file():
         raise FileNotFoundError(f"{file}: no such file; give the agent.zip of a run.")
     facts = _facts(Path(file), run)
     env_kwargs = facts.pop("env_kwargs", {})
