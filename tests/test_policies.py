@@ -151,6 +151,23 @@ def test_the_player_keeps_the_state() -> None:
     assert np.abs(with_past - without).max() > 0.01
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_player_is_told_what_was_executed(batch: bool) -> None:
+    agent = tiny()
+    player = agent.player(deterministic=True)
+    one, two = (OBSERVATIONS[0], OBSERVATIONS[1]) if batch else (OBSERVATIONS[0, 0], OBSERVATIONS[1, 0])
+    executed = 1 - player.act(one)
+    deter, stoch, told = player.state
+    starts = np.zeros(len(told), dtype=bool)
+    expected, state = agent.predict(two, (deter, stoch, 1.0 - told), starts, deterministic=True)
+    assert np.array_equal(player.act(two, executed=executed), expected)
+    for found, wanted in zip(player.state, state, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    player.reset()
+    player.act(one, executed=executed)  # there was nothing before
+    np.testing.assert_array_equal(player.state[0], deter)
+
+
 def test_five_lines_play_an_episode() -> None:
     env = gym.make("CartPole-v1")
     player = tiny().player()
