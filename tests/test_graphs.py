@@ -45,14 +45,14 @@ def batches(device: str = "cpu") -> list[Any]:
     return made
 
 
-def learn(backbone: str, capture: Any = None, device: str = "cpu") -> tuple[Any, list[float]]:
+def learn(backbone: str, capture: Any = None, device: str = "cpu", updates: int = UPDATES) -> tuple[Any, list[float]]:
     """A learner after the updates with rates that change, and what it said of its losses."""
     torch.manual_seed(0)
     student = learner(networks(backbone).to(device), backbone)
     update = student.train_step if capture is None else GraphedUpdates(student, **capture)
     said = []
     torch.manual_seed(1)
-    for index, data in enumerate(batches(device)):
+    for index, data in enumerate(batches(device)[:updates]):
         student.set_learning_rates(1e-3 / (index + 1), 1e-3, 2e-3)
         said.append(float(update(data)["loss/model"]))
     return student, said
@@ -359,10 +359,11 @@ def test_nothing_is_compiled_again_after_the_first_updates(backbone: str) -> Non
 @pytest.mark.gpu
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
 def test_the_graph_gives_what_the_kernels_give(backbone: str) -> None:
-    plain, expected = learn(backbone, device="cuda")
+    few = WARMUP + 6  # the last bits differ, and a latent that is sampled otherwise would come of that in time
+    plain, expected = learn(backbone, device="cuda", updates=few)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="No CUDA graph")
-        graphed, said = learn(backbone, {}, "cuda")
+        graphed, said = learn(backbone, {}, "cuda", few)
     assert said == pytest.approx(expected, rel=1e-3)
     agree(plain, graphed, rtol=1e-3, atol=1e-4)
 
