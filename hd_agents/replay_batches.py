@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hd_agents.replay_file import stretch
-
 PIECE = 1 << 26  # bytes that are pinned at a time where many rows are new, as after loading
 SHARE = 0.5  # of the device's free memory that the rows may take there
 
@@ -50,22 +48,22 @@ class DeviceRows:
         self._added = [0] * len(next(iter(columns.values())))
 
     def follow(self, added: Sequence[int], heads: Sequence[int]) -> None:
-        """Copy the rows that are new.
+        """Copy the rows that are new, those of all environments together.
 
         :param added: rows that each environment was ever given. :param heads: where its next row goes.
         """
-        for name, column in self._columns.items():
-            for env, (count, head) in enumerate(zip(added, heads, strict=True)):
-                ring = column[env]
-                new = min(count - self._added[env], len(ring))
-                start = (head - new) % len(ring)
-                for source, target in zip(
-                    stretch(ring, start, new), stretch(self._tensors[name][env], start, new), strict=True
-                ):
-                    rows = max(1, PIECE // max(1, source[:1].nbytes))
-                    for first in range(0, len(source), rows):
-                        piece = self._ready(source[first : first + rows])
-                        target[first : first + rows].copy_(piece, non_blocking=True)
+        ring = next(iter(self._columns.values())).shape[1]
+        places = []
+        for env, (count, old, head) in enumerate(zip(added, self._added, heads, strict=True)):
+            places.append(env * ring + np.arange(head - min(count - old, ring), head) % ring)
+        where = np.concatenate(places)
+        rows = max(1, PIECE // sum(column[:1, :1].nbytes for column in self._columns.values()))
+        for first in range(0, len(where), rows):
+            piece = where[first : first + rows]
+            index = self._ready(piece).to(self.device, non_blocking=True)
+            for name, column in self._columns.items():
+                block = self._ready(column.reshape(-1, *column.shape[2:])[piece])
+                self._tensors[name].flatten(0, 1).index_copy_(0, index, block.to(self.device, non_blocking=True))
         self._added = list(added)
 
     def gather(self, index: NDArray[np.int64]) -> dict[str, Tensor]:

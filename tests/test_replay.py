@@ -178,11 +178,14 @@ def test_too_large_a_replay_is_refused_before_it_is_allocated(monkeypatch: pytes
     fill(make(1000), 1)
 
 
+@pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("piece", [1, 400, 1 << 26])
-def test_rows_kept_on_the_device_make_the_same_batches(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_kept_on_the_device_make_the_same_batches(
+    piece: int, n_envs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The device's part of it, on the CPU: rings that wrap, rows added in between, files read, many rows at once."""
     monkeypatch.setattr(replay_batches, "PIECE", piece)
-    kept, host = make(60), make(60)
+    kept, host = make(60 * n_envs, n_envs), make(60 * n_envs, n_envs)
     rngs = np.random.default_rng(0), np.random.default_rng(0)
 
     def assert_same_batches() -> None:
@@ -197,10 +200,11 @@ def test_rows_kept_on_the_device_make_the_same_batches(piece: int, monkeypatch: 
         assert host._device_rows is None
 
     for rows in (30, 1, 7, 97, 400):
-        fill(kept, rows)
-        fill(host, rows)
+        each = [rows + 3 * env if rows > 1 else (env + 1) % 2 for env in range(n_envs)]
+        fill(kept, *each)
+        fill(host, *each)
         assert_same_batches()
-    other = fill(make(60), 41)
+    other = fill(make(60 * n_envs, n_envs), *range(41, 41 + n_envs))
     file = BytesIO()
     other.save(file)
     for replay in (kept, host):
