@@ -3,6 +3,7 @@
 import ctypes
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import BinaryIO
 MEMINFO = Path("/proc/meminfo")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPUINFO = Path("/proc/cpuinfo")
+RUNNING = Path("/proc/loadavg")
+LOOKS, BETWEEN = 5, 0.01  # at what runs just now, and seconds from one to the next
 
 
 def available_memory() -> int | None:
@@ -34,6 +37,33 @@ def available_memory() -> int | None:
     except OSError:
         pass  # no container, or an older kind: the estimate above is all there is
     return min(found, default=None)
+
+
+def crowding(threads: int) -> str | None:
+    """A hint for a process that will work with ``threads`` threads, where others leave too few cores for them; or None.
+
+    Threads wait for each other in every operation: where one of them has to share its core, all take as long as that.
+    """
+    if threads < 2:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        busy = min(_running_now(index * BETWEEN) for index in (0, *[1] * (LOOKS - 1)))
+    except (OSError, ValueError, IndexError):
+        return None  # no Linux
+    free = max(1, cores - busy)
+    if free >= min(threads, cores):
+        return None
+    return (
+        f"Other work keeps {min(busy, cores)} of {cores} cores busy. {threads} threads that wait for each other are "
+        f"far slower then, 67 times in one case: set OMP_NUM_THREADS={free}."
+    )
+
+
+def _running_now(wait: float) -> int:
+    """Threads of other processes that want a core, after so many seconds."""
+    time.sleep(wait)
+    return int(RUNNING.read_text().split()[3].partition("/")[0]) - 1
 
 
 def cpu_has_bfloat16() -> bool:

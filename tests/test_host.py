@@ -80,3 +80,25 @@ def test_freed_memory_is_used_again(own_setting: bool) -> None:
     assert kept == str(not own_setting), done.stderr
     pages = 40_000_000 // os.sysconf("SC_PAGE_SIZE")
     assert (int(faults) < pages // 10) is not own_setting
+
+
+@pytest.mark.parametrize(
+    ("running", "threads", "cores", "free"),
+    [(1, 2, 2, None), (2, 2, 2, 1), (3, 2, 2, 1), (9, 2, 2, 1), (2, 1, 2, None), (4, 8, 8, 5), (4, 4, 8, None)],
+)
+def test_other_work_is_told(
+    running: int, threads: int, cores: int, free: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loadavg").write_text(f"0.52 0.58 0.59 {running}/467 12345\n")
+    monkeypatch.setattr(host, "RUNNING", tmp_path / "loadavg")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    hint = host.crowding(threads)
+    assert (hint is None) == (free is None)
+    if hint is not None:
+        assert hint.endswith(f"set OMP_NUM_THREADS={free}.")
+        assert f"{min(running - 1, cores)} of {cores} cores busy. {threads} threads" in hint
+
+
+def test_nothing_is_said_where_nothing_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "RUNNING", tmp_path / "nowhere")
+    assert host.crowding(2) is None

@@ -92,7 +92,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         envs.close()
     if busy > 1.0:
-        print(f"The machine had other work to do (a load of {busy:.1f}): alone it is faster.")
+        fewer = "; beside other work it may be with OMP_NUM_THREADS=1" if torch.get_num_threads() > 1 else ""
+        print(f"The machine had other work to do (a load of {busy:.1f}): alone it is faster{fewer}.")
     return FAILED if fault else 0
 
 

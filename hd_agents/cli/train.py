@@ -34,6 +34,7 @@ from hd_agents.cli.resuming import (
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.host import crowding
 from hd_agents.presets import SIZES
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan
@@ -120,6 +121,8 @@ def run(options: argparse.Namespace) -> int:
     if get_device(options.device).type == "cuda":
         torch.set_float32_matmul_precision("high")  # by tensor cores, as JAX and so the authors' code does
     else:
+        if hint := crowding(torch.get_num_threads()):
+            print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
         _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
     checkpointing = options.resume or options.checkpoint_every is not None
     if options.checkpoint_every is not None and not 1 <= options.checkpoint_every < math.inf:
