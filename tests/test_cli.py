@@ -261,6 +261,15 @@ def test_large_networks_on_the_cpu_are_told_once(
     assert told == [0, 1, 0]
 
 
+def test_other_work_on_the_machine_is_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "crowding", lambda threads: f"{threads} threads are too many")
+    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    assert main(["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", "--steps", "20", *TINY]) == 0
+    assert "hd-agents: 1 threads are too many" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", []), ("cuda", ["high"])])
 def test_float32_products_are_made_by_tensor_cores_where_there_are_some(
     kind: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

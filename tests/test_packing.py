@@ -143,6 +143,22 @@ def test_eight_bits_that_cost_too_much_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_agent_is_found_as_load_finds_it(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "zoo",
+        "pack",
+        str(saved.with_suffix("")),
+        "CartPole-v1",
+        "--episodes",
+        "1",
+        "--folder",
+        str(tmp_path / "a"),
+    ]
+    assert main(words) == 0
+    assert main(["zoo", "pack", str(tmp_path / "none.zip"), "CartPole-v1", "--folder", str(tmp_path / "b")]) == 2
+    assert "There is no saved agent" in capsys.readouterr().err  # and not that its facts are missing
+
+
 def test_bits_that_cannot_be(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bits=4: use one of \[32, 16, 8\]"):
         zoo.pack(saved, "CartPole-v1", bits=4, target=tmp_path / "a")

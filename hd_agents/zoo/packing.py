@@ -13,7 +13,6 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import acting, evaluate, expected_range, player_for
 from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, Episode, draw_dream, play, write_video
-from hd_agents.restoring import as_file
 from hd_agents.zoo import packages
 from hd_agents.zoo.cards import HERE, readme
 from hd_agents.zoo.catalogue import env_id, folder, make_with, names
@@ -60,13 +59,11 @@ def pack(
     _check_installed()
     task = env_id(name)
     name = next((known for known in names() if env_id(known) == task), name)
-    if not Path(f"{as_file(file, '.zip')}").is_file():
-        raise FileNotFoundError(f"{file}: no such file; give the agent.zip of a run.")
+    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     facts = _facts(Path(file), run)
     env_kwargs = facts.pop("env_kwargs", {})
     env_kwargs = packages.check_env_kwargs(env_kwargs, "The run") if facts.get("task") == task else {}
     facts |= {"env_kwargs": env_kwargs} if env_kwargs else {}
-    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     if target is None and "/" not in name:
         raise ValueError(f"{name!r} is no task of the zoo, where packages lie by suite: pass target (--folder).")
     own = folder() / "pretrained" / name
