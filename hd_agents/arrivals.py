@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+EXECUTED = "executed_action"  # key of an info, where the environment did something else than it was told
 MOVES = "_hd_agents_moves"  # attribute of a vector environment that counts
 
 
@@ -187,3 +188,32 @@ def _culprit(codec: ObservationCodec, observations: Any, error: ValueError) -> t
 
 def _kind(value: Any) -> str:
     return f"a dict with the keys {sorted(value)}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+
+
+def encode_executed(codec: ActionCodec, info: Mapping[str, Any], env: int, when: str = "") -> NDArray[np.float32]:
+    """The action in an info that has one, (A,) as the networks take it.
+
+    :param env: number of the environment, and ``when`` it said so, for the error.
+    :raises ValueError: for what is no action of the codec's space.
+    """
+    space, action = codec.space, info[EXECUTED]
+    found = np.asarray(action)
+    try:
+        if found.dtype.kind not in "biuf" or found.shape != (space.shape or ()):
+            raise ValueError("it is of another kind or shape")
+        if not np.isfinite(found).all() or outside(space, found[None]).any():
+            raise ValueError("it is out of bounds")
+        return codec.encode(found[None])[0]
+    except ValueError as error:
+        raise ValueError(
+            f"Environment {env} said {EXECUTED}={action!r} in its info{when}: expected an action of {space} ({error})."
+        ) from error
+
+
+def outside(space: spaces.Space[Any], actions: NDArray[Any]) -> NDArray[np.bool_]:
+    """(T,) which of the actions (T, ...) lie beyond the bounds of a Box, but for rounding."""
+    if not isinstance(space, spaces.Box):
+        return np.zeros(len(actions), dtype=bool)
+    slack = 1e-3 * (space.high - space.low)
+    inside = (actions >= space.low - slack) & (actions <= space.high + slack)
+    return np.logical_not(inside.reshape(len(actions), -1).all(1))

@@ -21,13 +21,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from hd_agents.arrivals import FLOAT32_MAX, check_rewards, encode
+from hd_agents.arrivals import EXECUTED, FLOAT32_MAX, check_rewards, encode, encode_executed, outside
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.replay import SequenceReplay
 from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.world_model.batch import Batch
-
-EXECUTED = "executed_action"  # key of an info, where the environment did something else than it was told
 
 
 def make_replay(
@@ -117,7 +115,7 @@ class Collector:
         :raises ValueError: for an observation or reward that is not finite or does not fit, naming the environment.
         """
         check_rewards(step.rewards, step.steps)
-        self._correct({env: info[EXECUTED] for env, info in enumerate(step.infos) if EXECUTED in info}, step.steps)
+        self._correct(step.infos, step.steps)
         rows = encode(self.policy.observations, step.observations, step.steps)
         for env, done in enumerate(step.dones):
             row, info = _row(rows, env), step.infos[env]
@@ -128,36 +126,21 @@ class Collector:
             terminated = bool(done) and not info.get("TimeLimit.truncated", False)
             replay.add(env, row, self._actions[env], float(step.rewards[env]), False, terminated)
 
-    def _correct(self, executed: Mapping[int, Any], steps: int) -> None:
+    def _correct(self, infos: Sequence[Mapping[str, Any]], steps: int) -> None:
         """Put what environments did in the place of what they were told to do, for the replay and for filtering on."""
-        if not executed:
+        when = f" after {steps:,} env steps"
+        done = {
+            env: encode_executed(self.policy.actions, info, env, when)
+            for env, info in enumerate(infos)
+            if EXECUTED in info
+        }
+        if not done:
             return
-        space, actions = self.policy.action_space, self._actions.copy()
-        for env, action in executed.items():
-            found = np.asarray(action)
-            try:
-                if found.dtype.kind not in "biuf" or found.shape != (space.shape or ()):
-                    raise ValueError("it is of another kind or shape")
-                if not np.isfinite(found).all() or _outside(space, found[None]).any():
-                    raise ValueError("it is out of bounds")
-                actions[env] = self.policy.actions.encode(found[None])[0]
-            except ValueError as error:
-                raise ValueError(
-                    f"Environment {env} said {EXECUTED}={action!r} in its info after {steps:,} env steps: expected an "
-                    f"action of {space} ({error})."
-                ) from error
-        self._actions = actions
+        self._actions = self._actions.copy()
+        for env, action in done.items():
+            self._actions[env] = action
         if self.latent is not None:
-            self.latent = self.latent._replace(action=torch.as_tensor(actions, device=self.policy.device))
-
-
-def _outside(space: spaces.Space[Any], actions: NDArray[Any]) -> NDArray[np.bool_]:
-    """(T,) which of the actions (T, ...) lie beyond the bounds of a Box, but for rounding."""
-    if not isinstance(space, spaces.Box):
-        return np.zeros(len(actions), dtype=bool)
-    slack = 1e-3 * (space.high - space.low)
-    inside = (actions >= space.low - slack) & (actions <= space.high + slack)
-    return np.logical_not(inside.reshape(len(actions), -1).all(1))
+            self.latent = self.latent._replace(action=torch.as_tensor(self._actions, device=self.policy.device))
 
 
 def add_episode(
@@ -185,9 +168,9 @@ def add_episode(
         )
     if taken.shape[1:] != shape:
         raise ValueError(f"actions has shape {taken.shape}: expected (T, {', '.join(map(str, shape))}).")
-    if isinstance(space, spaces.Box) and (outside := _outside(space, taken)).any():
+    if isinstance(space, spaces.Box) and (beyond := outside(space, taken)).any():
         raise ValueError(
-            f"actions[{outside.argmax()}] is {taken[outside.argmax()]}: expected {space.low} to {space.high}, in the "
+            f"actions[{beyond.argmax()}] is {taken[beyond.argmax()]}: expected {space.low} to {space.high}, in the "
             "environment's own unit."
         )
     try:

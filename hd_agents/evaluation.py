@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 import hd_agents
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.arrivals import EXECUTED, encode_executed
 from hd_agents.envs import make
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
@@ -134,10 +135,12 @@ def evaluate(
 
     def keep(local: dict[str, Any], _: dict[str, Any]) -> None:
         """Called by evaluate_policy at every step of every environment that still has episodes to play."""
-        info = local["info"]
+        info, env = local["info"], local["i"]
+        if EXECUTED in info:  # what the agent remembers is what was done
+            local["states"][2][env] = encode_executed(agent.policy.actions, info, env)
         if local["done"] and "episode" in info:
             success = info.get("is_success")
-            ended.append((shares[local["i"]][local["episode_counts"][local["i"]]], success))
+            ended.append((shares[env][local["episode_counts"][env]], success))
             if bar is not None:
                 bar.update()
 

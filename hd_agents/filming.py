@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.arrivals import EXECUTED, encode_executed
 from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON, draw, to_rgb
 from hd_agents.randomness import seeded
 from hd_agents.spaces import ObservationCodec
@@ -28,7 +29,8 @@ class Episode(NamedTuple):
     """An episode of T steps, or the first ones of one.
 
     :param seed: of its reset, and of the agent's random numbers.
-    :param observations: T + 1, as the env gives them. :param actions: T, as it takes them. :param rewards: T floats.
+    :param observations: T + 1, as the env gives them. :param actions: T, as it takes them: those that were done.
+    :param rewards: T floats.
     :param states: T; what the agent remembered before ``observations[t]``, None at the start.
     :param frames: T + 1 pictures (H, W, 3) for people, or none where the env draws nothing.
     :param whole: whether it was played to its end.
@@ -70,7 +72,9 @@ def play(
             action, state = (player or agent).predict(observation, state, start)
             # Gymnasium's tables of states are indexed by an int, and not by an array.
             taken = int(action) if isinstance(env.action_space, gym.spaces.Discrete) else action
-            observation, reward, terminated, truncated, _ = env.step(taken)
+            observation, reward, terminated, truncated, info = env.step(taken)
+            if EXECUTED in info and state is not None:
+                state[2][0], action = encode_executed(agent.policy.actions, info, 0), np.asarray(info[EXECUTED])
             start, done = np.zeros(1, dtype=bool), bool(terminated or truncated)
             observations.append(observation)
             actions.append(action)

@@ -79,3 +79,17 @@ class Clock(gym.Env[np.ndarray, int]):
 
     def _observation(self, action: int) -> np.ndarray:
         return np.array([self.episode, self.time, action], dtype=np.float32)
+
+
+class Filtered(gym.Wrapper):  # type: ignore[type-arg]
+    """A safety filter: in odd steps it acts otherwise than it is told, and says so."""
+
+    said: Any = None
+
+    def step(self, action: Any) -> Any:
+        """One step."""
+        executed = (action + 1) % 5 if self.env.unwrapped.time % 2 else action
+        obs, *rest, info = self.env.step(executed)
+        if executed != action or self.said is not None:
+            info = {**info, "executed_action": executed if self.said is None else self.said}
+        return obs, *rest, info

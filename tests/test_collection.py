@@ -1,5 +1,6 @@
 """Replay rows line up with what the environments did: actions, rewards, ends and resets, one row each."""
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -11,8 +12,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.collection import normalize_batch
+from hd_agents.evaluation import evaluate, player_for
+from hd_agents.filming import play
 from hd_agents.world_model.batch import Batch
-from tests.agents import Clock, Scripted, tiny
+from tests.agents import Clock, Filtered, Scripted, tiny
 
 
 def rows(agent: HarmonyDreamAgent, env: int = 0) -> list[tuple[Any, ...]]:
@@ -52,20 +55,6 @@ def test_an_episode_of_n_steps_becomes_n_plus_one_rows(cut: bool, learning_start
     assert found == expected
 
 
-class Filtered(gym.Wrapper):  # type: ignore[type-arg]
-    """A safety filter: in odd steps it acts otherwise than it is told, and says so."""
-
-    said: Any = None
-
-    def step(self, action: Any) -> Any:
-        """One step."""
-        executed = (action + 1) % 5 if self.env.unwrapped.time % 2 else action
-        obs, *rest, info = self.env.step(executed)
-        if executed != action or self.said is not None:
-            info = {**info, "executed_action": executed if self.said is None else self.said}
-        return obs, *rest, info
-
-
 @pytest.mark.parametrize("learning_starts", [0, 100])
 def test_what_was_executed_is_what_is_learned(learning_starts: int) -> None:
     agent = tiny(env=DummyVecEnv([lambda: Filtered(Clock(3)), lambda: Clock(5)]), learning_starts=learning_starts)
@@ -80,6 +69,40 @@ def test_what_was_executed_is_what_is_learned(learning_starts: int) -> None:
     if agent._collector.latent is not None:
         last = agent._collector.latent.action.argmax(-1).tolist()
         assert last == [taken[-1], [number for _, number, *_ in rows(agent, 1) if number is not None][-1]]
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("how", ["sampled", "mode"])
+def test_what_was_executed_is_remembered_in_evaluation(how: str, n_envs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = tiny(env=Clock(5))
+    monkeypatch.setattr("hd_agents.evaluation.OTHER_PROTOCOL", (how, 4))
+    seen = remembered(agent, monkeypatch)
+    evaluate(agent, lambda: Filtered(Clock(5)), n_envs=n_envs)
+    assert len(seen) == 20
+    assert all(told == done for told, done in seen)
+    play(agent, Filtered(Clock(5)), seed=0, player=player_for(agent, how))
+    assert len(seen) == 25
+    assert all(told == done for told, done in seen)
+
+
+def remembered(agent: HarmonyDreamAgent, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What will be remembered of each action before an observation, and what the observation says was done; -1 none."""
+    seen: list[tuple[int, int]] = []
+
+    def spied(original: Any, encoded: Any, latent: Any, starts: Any, deterministic: bool) -> Any:
+        for observation, action, start in zip(encoded["observation"], latent.action, starts, strict=True):
+            seen.append((-1 if start else int(action.argmax()), int(observation[2])))
+        return original(encoded, latent, starts, deterministic)
+
+    for name in ("step", "observe"):
+        monkeypatch.setattr(agent.policy, name, partial(spied, getattr(agent.policy, name)))
+    return seen
+
+
+def test_a_film_has_the_actions_that_were_done() -> None:
+    agent = tiny(env=Clock(5))
+    episode = play(agent, Filtered(Clock(5)), seed=0)
+    assert [int(observation[2]) for observation in episode.observations[1:]] == [int(a) for a in episode.actions]
 
 
 @pytest.mark.parametrize("said", [7, np.nan, "up", [0], 0.5])
