@@ -142,6 +142,7 @@ class HarmonyDreamAgent(LearningLoop):
     ) -> None:
         if isinstance(env, str):
             register_suite(env)
+        level = int(verbose) if isinstance(verbose, bool) else verbose
         super().__init__(
             policy,
             env,
@@ -149,10 +150,10 @@ class HarmonyDreamAgent(LearningLoop):
             policy_kwargs=checks.mapping("policy_kwargs", policy_kwargs or {}),
             stats_window_size=checks.whole("stats_window_size", stats_window_size, 1),
             tensorboard_log=None if tensorboard_log is None else str(tensorboard_log),
-            verbose=checks.choice("verbose", int(verbose or 0), [0, 1, 2]),
+            verbose=checks.choice("verbose", checks.whole("verbose", level, 0, 0), [0, 1, 2]),
             device=device,
             support_multi_env=True,
-            seed=seed,
+            seed=None if seed is None else checks.whole("seed", seed, 0),
         )
         if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, DreamPolicy)):
             raise ValueError(f"policy={policy!r}: {_POLICIES}")
@@ -169,9 +170,8 @@ class HarmonyDreamAgent(LearningLoop):
         self.critic_learning_rate = checks.rate(
             "critic_learning_rate", critic_learning_rate, usual.critic_learning_rate
         )
-        self.harmony_learning_rate = harmony_learning_rate
-        if harmony_learning_rate is not None:
-            self.harmony_learning_rate = checks.number("harmony_learning_rate", harmony_learning_rate, 0.0)
+        own = harmony_learning_rate
+        self.harmony_learning_rate = None if own is None else checks.number("harmony_learning_rate", own, 0.0)
         # Replay, and how much of it is learned from.
         self.buffer_size = None if buffer_size is None else checks.whole("buffer_size", buffer_size, 1)
         self.replay_folder = None if replay_folder is None else str(replay_folder)

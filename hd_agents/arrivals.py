@@ -190,30 +190,38 @@ def _kind(value: Any) -> str:
     return f"a dict with the keys {sorted(value)}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
 
 
+def encode_actions(codec: ActionCodec, actions: NDArray[Any]) -> NDArray[np.float32]:
+    """:meth:`ActionCodec.encode` of actions (N, ...) that somebody else chose, which must be in the space.
+
+    :raises ValueError: for those that are not, but for rounding, naming the first.
+    """
+    rows, space = np.asarray(actions), codec.space
+    shape = space.shape or ()
+    if rows.dtype.kind not in "biuf" or rows.shape[1:] != shape:
+        wanted = ", ".join(("N", *map(str, shape)))
+        raise ValueError(f"The actions are {rows.dtype} of shape {rows.shape}: expected ({wanted}) of {space}.")
+    if isinstance(space, spaces.Box):
+        slack = 1e-3 * (space.high - space.low)
+        inside = (rows >= space.low - slack) & (rows <= space.high + slack)
+        wrong = ~inside.reshape(len(rows), -1).all(1)  # NaN is on neither side
+        if wrong.any():
+            raise ValueError(
+                f"actions[{wrong.argmax()}] is {rows[wrong.argmax()]}: expected {space.low} to {space.high}, in the "
+                "environment's own unit."
+            )
+    try:
+        return codec.encode(rows)
+    except ValueError as error:
+        raise ValueError(f"The actions do not fit {space}. {error}") from error
+
+
 def encode_executed(codec: ActionCodec, info: Mapping[str, Any], env: int, when: str = "") -> NDArray[np.float32]:
     """The action in an info that has one, (A,) as the networks take it.
 
     :param env: number of the environment, and ``when`` it said so, for the error.
     :raises ValueError: for what is no action of the codec's space.
     """
-    space, action = codec.space, info[EXECUTED]
-    found = np.asarray(action)
     try:
-        if found.dtype.kind not in "biuf" or found.shape != (space.shape or ()):
-            raise ValueError("it is of another kind or shape")
-        if not np.isfinite(found).all() or outside(space, found[None]).any():
-            raise ValueError("it is out of bounds")
-        return codec.encode(found[None])[0]
+        return encode_actions(codec, np.asarray(info[EXECUTED])[None])[0]
     except ValueError as error:
-        raise ValueError(
-            f"Environment {env} said {EXECUTED}={action!r} in its info{when}: expected an action of {space} ({error})."
-        ) from error
-
-
-def outside(space: spaces.Space[Any], actions: NDArray[Any]) -> NDArray[np.bool_]:
-    """(T,) which of the actions (T, ...) lie beyond the bounds of a Box, but for rounding."""
-    if not isinstance(space, spaces.Box):
-        return np.zeros(len(actions), dtype=bool)
-    slack = 1e-3 * (space.high - space.low)
-    inside = (actions >= space.low - slack) & (actions <= space.high + slack)
-    return np.logical_not(inside.reshape(len(actions), -1).all(1))
+        raise ValueError(f"Environment {env} said {EXECUTED}={info[EXECUTED]!r} in its info{when}. {error}") from error

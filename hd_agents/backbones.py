@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from torch import nn
 
+from hd_agents import checks
 from hd_agents.behavior.actor_critic import Actor, ActorLoss, CriticLoss, NoScale, ReturnScale
 from hd_agents.behavior.returns import CreditAssignment, NextStateCredit, SameStateCredit
-from hd_agents.checks import number
 from hd_agents.harmony import Harmonizer, Term, select_terms
 from hd_agents.nn.distributions import TwoHot, UnitNormal
 from hd_agents.nn.layers import Activation, Init
@@ -25,8 +24,6 @@ from hd_agents.world_model.encoder import Encoder
 from hd_agents.world_model.heads import ContinueHead, ScalarHead
 from hd_agents.world_model.rssm import RSSM
 from hd_agents.world_model.world_model import KLBalance, WorldModel
-
-Backbone = Literal["dreamerv3", "dreamerv2"]
 
 
 class Style(NamedTuple):
@@ -110,26 +107,8 @@ def build(
         ``layers``).
     :raises ValueError: for an unknown backbone, size, override or loss name.
     """
-    _check_choice("backbone", backbone, SIZES)
-    _check_choice("size", size, SIZES[backbone])
+    widths, style, options = _read_overrides(backbone, size, overrides or {})
     v3 = backbone == "dreamerv3"
-    options: dict[str, Any] = {"predict_continue": True, "continue_gradient": True, "harmony_kind": "rectified"}
-    options["hard_continue"] = v3
-    style = STYLES[backbone]
-    options |= {"free_nats": style.kl.free, "unimix": style.unimix, "bins": 255} | SIZES[backbone][size]._asdict()
-    options |= {"vector_units": None, "vector_layers": None}
-    unknown = set(overrides or {}) - set(options)
-    if unknown:
-        raise ValueError(f"policy_kwargs has unknown keys {sorted(unknown)}; it may have {sorted(options)}")
-    options |= overrides or {}
-    widths = Size(**{name: _positive(name, options[name]) for name in Size._fields})
-    for name in ("units", "layers"):
-        own = options[f"vector_{name}"]
-        options[f"vector_{name}"] = getattr(widths, name) if own is None else _positive(f"vector_{name}", own)
-    options["bins"] = _positive("bins", options["bins"])
-    unimix = number("policy_kwargs['unimix']", options["unimix"], 0.0, 1.0)
-    free = number("policy_kwargs['free_nats']", options["free_nats"], 0.0)
-    style = style._replace(unimix=unimix, kl=style.kl._replace(free=free))
     gamma = DEFAULTS[backbone].gamma if gamma is None else gamma
 
     mlp: dict[str, Any] = {"units": widths.units, "layers": widths.layers, "norm": style.norm, "act": style.act}
@@ -152,8 +131,6 @@ def build(
     )
     features = rssm.features
 
-    predict_continue = bool(options["predict_continue"])
-
     def scalar() -> TwoHot | UnitNormal:
         return TwoHot(options["bins"]) if v3 else UnitNormal()
 
@@ -165,7 +142,7 @@ def build(
         Decoder(features, images, vectors, **shared, error_scale=style.error_scale),
         ScalarHead(features, scalar(), **mlp, init=style.zero_init),
         ContinueHead(features, **mlp, target_scale=1.0 if v3 else gamma, hard=options["hard_continue"])
-        if predict_continue
+        if options["predict_continue"]
         else None,
         kl=style.kl,
         observation_losses=names,
@@ -173,9 +150,9 @@ def build(
     )
     terms = {name: Term() for name in names.values()}
     terms |= {"reward": Term(), "dynamics": Term(style.kl_scale, regularizer=style.kl_regularizer)}
-    groups = {"observation": list(names.values())} | {key: [name] for key, name in names.items()}
+    groups = {key: [name] for key, name in names.items()} | {"observation": list(names.values())}
     terms = select_terms(terms, harmony, groups)
-    if predict_continue:
+    if options["predict_continue"]:
         terms["continue"] = Term(harmonized=False)
     return Networks(
         world_model,
@@ -184,6 +161,34 @@ def build(
         ScalarHead(features, scalar(), **mlp, init=style.zero_init),
         ReturnScale() if v3 else NoScale(),
     )
+
+
+def _read_overrides(backbone: str, size: str, overrides: Mapping[str, Any]) -> tuple[Size, Style, dict[str, Any]]:
+    """Widths, style and the other options of :func:`build`, checked."""
+    checks.choice("backbone", backbone, list(SIZES))
+    checks.choice("size", size, list(SIZES[backbone]))
+    style = STYLES[backbone]
+    options: dict[str, Any] = {"predict_continue": True, "continue_gradient": True, "harmony_kind": "rectified"}
+    options |= {"hard_continue": backbone == "dreamerv3", "free_nats": style.kl.free, "unimix": style.unimix}
+    options |= {"bins": 255, "vector_units": None, "vector_layers": None} | SIZES[backbone][size]._asdict()
+    unknown = sorted(str(key) for key in overrides if key not in options)
+    if unknown:
+        raise ValueError(f"policy_kwargs has unknown keys {unknown}; it may have {sorted(options)}")
+    options |= overrides
+
+    def whole(name: str, low: int = 1, default: int | None = None) -> int:
+        return checks.whole(f"policy_kwargs[{name!r}]", options[name], low, default)
+
+    widths = Size(**{name: whole(name) for name in Size._fields})
+    options["vector_units"] = whole("vector_units", default=widths.units)
+    options["vector_layers"] = whole("vector_layers", default=widths.layers)
+    options["bins"] = whole("bins", 2)
+    for name in ("predict_continue", "continue_gradient", "hard_continue"):
+        checks.choice(f"policy_kwargs[{name!r}]", options[name], [True, False])
+    checks.choice("policy_kwargs['harmony_kind']", options["harmony_kind"], ["rectified", "naive"])
+    unimix = checks.number("policy_kwargs['unimix']", options["unimix"], 0.0, 1.0)
+    free = checks.number("policy_kwargs['free_nats']", options["free_nats"], 0.0)
+    return widths, style._replace(unimix=unimix, kl=style.kl._replace(free=free)), options
 
 
 class Objectives(NamedTuple):
@@ -212,7 +217,7 @@ def objectives(
     :param official_quirks: repeat an accident of wmlib: with continuous actions, its critic is trained on returns to
         which the actor loss has added its entropy bonus in place.
     """
-    _check_choice("backbone", backbone, SIZES)
+    checks.choice("backbone", backbone, list(SIZES))
     v3 = backbone == "dreamerv3"
     return Objectives(
         NextStateCredit(return_lambda) if v3 else SameStateCredit(return_lambda),
@@ -220,14 +225,3 @@ def objectives(
         CriticLoss(1.0 if v3 else 0.0),
         entropy_in_targets=entropy_coefficient if official_quirks and not v3 and not discrete else 0.0,
     )
-
-
-def _check_choice(name: str, value: str, allowed: Mapping[str, Any]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not known; use one of {list(allowed)}")
-
-
-def _positive(name: str, value: object) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"policy_kwargs[{name!r}]={value!r}: use a whole number of at least 1")
-    return int(value)

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from hd_agents.arrivals import EXECUTED, FLOAT32_MAX, check_rewards, encode, encode_executed, outside
+from hd_agents.arrivals import EXECUTED, FLOAT32_MAX, check_rewards, encode, encode_actions, encode_executed
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.replay import SequenceReplay
 from hd_agents.spaces import SINGLE_KEY, Observation
@@ -159,25 +158,14 @@ def add_episode(
         raise ValueError(f"terminated={terminated!r}: use True or False, for the episode's end.")
     rows = policy.observations.encode(_stacked(observations))
     taken, earned = np.atleast_1d(actions), np.asarray(rewards, dtype=np.float64)
-    length, space = len(next(iter(rows.values()))), policy.action_space
-    shape = space.shape or ()
+    length = len(next(iter(rows.values())))
     if not (1 < length == len(taken) + 1 and earned.shape == (len(taken),)):
         raise ValueError(
             f"{length} observations, {len(taken)} actions, rewards of shape {earned.shape}: an episode of T steps, 1 "
             "or more, has T + 1 observations, from that of reset() to the last, T actions and T rewards."
         )
-    if taken.shape[1:] != shape:
-        raise ValueError(f"actions has shape {taken.shape}: expected (T, {', '.join(map(str, shape))}).")
-    if isinstance(space, spaces.Box) and (beyond := outside(space, taken)).any():
-        raise ValueError(
-            f"actions[{beyond.argmax()}] is {taken[beyond.argmax()]}: expected {space.low} to {space.high}, in the "
-            "environment's own unit."
-        )
-    try:
-        vectors = policy.actions.encode(taken)
-    except ValueError as error:
-        raise ValueError(f"The actions do not fit {space}. {error}") from error
-    for name, values in {**rows, "actions": vectors, "rewards": earned[:, None]}.items():
+    vectors = encode_actions(policy.actions, taken)
+    for name, values in {**rows, "rewards": earned[:, None]}.items():
         wrong = ~(np.abs(values) <= FLOAT32_MAX).reshape(len(values), -1).all(1)
         if wrong.any():
             raise ValueError(f"{name}[{wrong.argmax()}] is not finite: expected numbers that fit into float32.")

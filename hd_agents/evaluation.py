@@ -12,11 +12,8 @@ acting           latent              action             is
 ===============  ==================  =================  ========================================
 """
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -35,7 +32,19 @@ from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
 from hd_agents.randomness import seeded
 from hd_agents.restoring import system_info
+from hd_agents.scores import ATARI_GAMES, expected_range, human_normalized
 from hd_agents.spaces import Observation
+
+__all__ = [
+    "ATARI_GAMES",
+    "RULES",
+    "ActorsMode",
+    "Evaluation",
+    "acting",
+    "evaluate",
+    "expected_range",
+    "human_normalized",
+]
 
 RULES = ("paper", "deterministic")
 # What the papers do, by the namespace of the task's id: how they act in evaluation, and for how many episodes.
@@ -50,11 +59,6 @@ PROTOCOLS = {
     "Meta-World": ("mode", 10),
 }
 OTHER_PROTOCOL = ("sampled", 20)  # tasks that the papers do not have
-RESAMPLES = 10_000
-_scores: dict[str, dict[str, float]] = json.loads(
-    Path(__file__).with_name("atari_scores.json").read_text(encoding="utf-8")
-)["scores"]
-ATARI_GAMES = tuple(_scores)  # the 26 of Atari100K, by ALE's names
 
 
 class Evaluation(NamedTuple):
@@ -128,10 +132,27 @@ def evaluate(
     how, usual = acting(name, rule), protocol(name)[1]
     episodes = checks.whole("episodes", episodes, 1, usual)
     n_envs = min(checks.whole("n_envs", n_envs, 1), episodes)
-    seeds = list(range(checks.whole("seed", seed, 0), seed + episodes))
+    seed = checks.whole("seed", seed, 0)
+    seeds = list(range(seed, seed + episodes))
     shares = share_seeds(seeds, n_envs)
-    ended: list[tuple[int, bool | None]] = []
     bar = episode_bar(episodes) if progress_bar else None
+    try:
+        envs = seeded_envs(task, shares, env_kwargs)
+        with seeded(seed, agent.device):
+            played = _play(agent, envs, shares, how, bar)
+    finally:
+        if bar is not None:
+            bar.close()
+    returns, lengths, successes = zip(*(played[seed] for seed in seeds), strict=True)
+    told = None if None in successes else [bool(success) for success in successes]
+    return Evaluation(name, rule, how, n_envs, seeds, list(returns), list(lengths), told, env_kwargs)
+
+
+def _play(
+    agent: HarmonyDreamAgent, envs: VecEnv, shares: Sequence[Sequence[int]], how: str, bar: Any | None
+) -> dict[int, tuple[float, int, bool | None]]:
+    """Return, length and success of the episode of each seed; closes ``envs``."""
+    played: dict[int, tuple[float, int, bool | None]] = {}
 
     def keep(local: dict[str, Any], _: dict[str, Any]) -> None:
         """Called by evaluate_policy at every step of every environment that still has episodes to play."""
@@ -139,42 +160,19 @@ def evaluate(
         if EXECUTED in info:  # what the agent remembers is what was done
             local["states"][2][env] = encode_executed(agent.policy.actions, info, env)
         if local["done"] and "episode" in info:
-            success = info.get("is_success")
-            ended.append((shares[env][local["episode_counts"][env]], success))
+            seed, episode = shares[env][local["episode_counts"][env]], info["episode"]
+            played[seed] = float(episode["r"]), int(episode["l"]), info.get("is_success")
             if bar is not None:
                 bar.update()
 
-    envs = normalized(seeded_envs(task, shares, env_kwargs), agent.get_vec_normalize_env())
-    env = agent._wrap_env(envs)  # as in training: images come channels first
-    checks.spaces(env, agent.observation_space, agent.action_space)
-    player = player_for(agent, how)
     try:
-        with seeded(seed, agent.device):
-            returns, lengths = evaluate_policy(
-                player,
-                env,
-                episodes,
-                deterministic=how == "deterministic",
-                callback=keep,
-                return_episode_rewards=True,
-            )
+        env = agent._wrap_env(normalized(envs, agent.get_vec_normalize_env()))  # as in training: channels first
+        checks.spaces(env, agent.observation_space, agent.action_space)
+        deterministic, episodes = how == "deterministic", sum(map(len, shares))
+        evaluate_policy(player_for(agent, how), env, episodes, deterministic=deterministic, callback=keep)
     finally:
-        env.close()
-        if bar is not None:
-            bar.close()
-    order = np.argsort([seed for seed, _ in ended])
-    told = [success for _, success in ended]
-    return Evaluation(
-        name,
-        rule,
-        how,
-        n_envs,
-        seeds,
-        [float(returns[n]) for n in order],  # type: ignore[index]  # lists, as asked for
-        [int(lengths[n]) for n in order],  # type: ignore[index]
-        None if None in told else [bool(told[n]) for n in order],
-        env_kwargs,
-    )
+        envs.close()
+    return played
 
 
 def protocol(task: str) -> tuple[str, int]:
@@ -206,18 +204,7 @@ class ActorsMode:
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], NumpyState]:
         """As :meth:`DreamPolicy.predict`; ``deterministic`` changes nothing."""
-        policy = self.policy
-        batched = policy.observations.is_batched(observation)
-        encoded = policy.observations.encode(observation)
-        n = len(next(iter(encoded.values())))
-        latent = policy.initial(n) if state is None else policy.read_state(state, n)
-        if episode_start is None or state is None:
-            episode_start = np.full(n, state is None)
-        found = policy.observe(encoded, latent, episode_start, deterministic=False)
-        action = policy.choose(found, deterministic=True)
-        actions = policy.actions.decode(action.cpu().numpy())
-        state = tuple(part.cpu().numpy() for part in (found.deter, found.stoch, action))
-        return actions if batched else actions.squeeze(axis=0), state
+        return self.policy.act(observation, state, episode_start, deterministic=False, mode=True)
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
@@ -257,26 +244,3 @@ def normalized(envs: VecEnv, normalizer: VecNormalize | None) -> VecEnv:
     same.set_venv(envs)
     same.training = same.norm_reward = False
     return same
-
-
-def human_normalized(task: str, score: float) -> float | None:
-    """0 for uniformly random play and 1 for the human tester of the literature; None unless the task is one of the 26
-    games of Atari100K (``atari100k/Pong-v0``, ``ALE/Pong-v5``).
-    """
-    match = re.fullmatch(r"(?:atari100k|ALE)/(\w+)-v\d+", task)
-    if match is None or match[1] not in _scores:
-        return None
-    random, human = _scores[match[1]]["random"], _scores[match[1]]["human"]
-    return (score - random) / (human - random)
-
-
-def expected_range(returns: Sequence[float], episodes: int, confidence: float = 0.99) -> tuple[float, float]:
-    """Where the mean of ``episodes`` further episodes lies with ``confidence``, given these returns (bootstrap).
-
-    Both means are uncertain, the one here and the one to come, and the range allows for both.
-    """
-    rng, values = np.random.default_rng(0), np.asarray(returns, dtype=np.float64)
-    old = rng.choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    new = rng.choice(values, (RESAMPLES, episodes)).mean(axis=1)
-    low, high = np.quantile(values.mean() + new - old, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)

@@ -11,9 +11,11 @@ large loss contributes about one, however large it is, and the weight of a vanis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -103,11 +105,12 @@ def select_terms(
         if not names:
             known = sorted({*terms, *groups})
             raise ValueError(f"harmony={dict(harmony)!r}: {key!r} is no loss of this model; its losses are {known}")
-        if not isinstance(choice, bool | int | float) or choice < 0:
+        fixed = not isinstance(choice, bool | np.bool_)
+        if fixed and not (isinstance(choice, int | float | np.number) and 0 <= choice < math.inf):
             raise ValueError(f"harmony[{key!r}]={choice!r}: use True, False or a fixed weight of at least 0")
         for name in names:
-            if isinstance(choice, bool):
-                chosen[name] = chosen[name]._replace(harmonized=choice)
-            else:
+            if fixed:
                 chosen[name] = chosen[name]._replace(harmonized=False, scale=float(choice))
+            else:
+                chosen[name] = chosen[name]._replace(harmonized=bool(choice))
     return chosen

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hd_agents.arrivals import encode_actions
 from hd_agents.checks import whole
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.spaces import Observation
@@ -49,8 +50,7 @@ def imagine(
     deterministic: bool,
 ) -> Imagined:
     """See :meth:`hd_agents.agent.HarmonyDreamAgent.imagine`, which has the same arguments."""
-    batched = policy.observations.is_batched(observation)
-    encoded = policy.observations.encode_finite(observation)
+    encoded, batched = policy.read(observation)
     n = len(next(iter(encoded.values())))
     latent = policy.initial(n) if state is None else policy.read_state(state, n)
     start = policy.observe(encoded, latent, np.full(n, state is None), deterministic)
@@ -94,7 +94,7 @@ def _read_actions(policy: DreamPolicy, actions: NDArray[Any], n: int, batched: b
         wanted = ("n_envs", "horizon", *shape) if batched else ("horizon", *shape)
         raise ValueError(f"actions has shape {np.shape(actions)}; expected {wanted} with at least one step.")
     steps = rows.shape[1]
-    flat = policy.actions.encode(rows.reshape(n * steps, *shape))
+    flat = encode_actions(policy.actions, rows.reshape(n * steps, *shape))
     return torch.as_tensor(flat.reshape(n, steps, -1), device=policy.device)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hd_agents.arrivals import encode_actions
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.spaces import Observation
 
@@ -39,13 +40,12 @@ class Player:
 
         :param episode_start: (N,) True where an environment of the batch began a new episode.
         :param executed: what was done instead of the last action, in the same form, where the two differ.
+        :raises ValueError: for what does not fit its space or is not finite.
         """
         if executed is not None and self.state is not None:
             deter, stoch, action = self.state
-            done = self.policy.actions.encode(
-                np.reshape(executed, (len(action), *(self.policy.action_space.shape or ())))
-            )
-            self.state = deter, stoch, done
+            shape = len(action), *(self.policy.action_space.shape or ())
+            self.state = deter, stoch, encode_actions(self.policy.actions, np.reshape(executed, shape))
         if self.state is None:
             n = len(next(iter(self.policy.observations.encode(observation).values())))
             episode_start = np.ones(n, dtype=bool)

@@ -131,16 +131,23 @@ class DreamPolicy(BasePolicy):
 
     @torch.inference_mode()
     def step(
-        self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_], deterministic: bool
+        self,
+        encoded: Mapping[str, NDArray[Any]],
+        latent: Latent,
+        is_first: NDArray[np.bool_],
+        deterministic: bool,
+        mode: bool = False,
     ) -> Latent:
         """Take in one observation and choose an action.
 
         :param encoded: arrays of :meth:`ObservationCodec.encode`. :param latent: of the step before.
         :param is_first: (N,), where an episode begins: the latent and its action are forgotten there.
         :param deterministic: mode of the latent and of the action, else samples from torch's global generator.
+        :param mode: mode of the action in a sampled latent, as the paper's robotics code evaluates.
         """
+        n = len(is_first)
         first = torch.as_tensor(is_first, device=self.device) if is_first.any() else None
-        draws = (None, None) if deterministic else self.draw(len(is_first))
+        draws = (None, None) if deterministic else (self.latent_draw(n), None) if mode else self.draw(n)
         return self.step_on_device(self.to_device(encoded), latent, first, draws)
 
     def step_on_device(
@@ -212,14 +219,18 @@ class DreamPolicy(BasePolicy):
         :return: actions in the action space, without env axis if the observation had none, and the new state.
         :raises ValueError: for an observation or state whose shape does not fit, or an observation that is not finite.
         """
-        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
-            raise ValueError(
-                "predict() got a tuple of an observation and an info dict: you are mixing Gym API and VecEnv API. The "
-                "reset() of a Gymnasium environment returns both, so write `obs, info = env.reset()`; that of a "
-                "Stable-Baselines3 VecEnv returns the observations alone."
-            )
-        batched = self.observations.is_batched(observation)
-        encoded = self.observations.encode_finite(observation)
+        return self.act(observation, state, episode_start, deterministic)
+
+    def act(
+        self,
+        observation: Observation,
+        state: NumpyState | None,
+        episode_start: NDArray[Any] | None,
+        deterministic: bool,
+        mode: bool = False,
+    ) -> tuple[NDArray[Any], NumpyState]:
+        """:meth:`predict`, and with ``mode`` as :meth:`step` has it."""
+        encoded, batched = self.read(observation)
         n = len(next(iter(encoded.values())))
         starts = _as_starts(episode_start, n)
         self._count_memoryless(state is None and not (episode_start is not None and starts.all()))
@@ -227,9 +238,16 @@ class DreamPolicy(BasePolicy):
             starts, latent = np.ones(n, dtype=bool), self.initial(n)
         else:
             latent = self.read_state(state, n)
-        latent = self.step(encoded, latent, starts, deterministic)
+        latent = self.step(encoded, latent, starts, deterministic, mode)
         actions = self.actions.decode(latent.action.cpu().numpy())
         return actions if batched else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in latent)
+
+    def read(self, observation: Observation) -> tuple[dict[str, NDArray[Any]], bool]:
+        """What :meth:`step` takes, of one or a batch of observations, and whether they are a batch.
+
+        :raises ValueError: for what does not fit its space or is not finite.
+        """
+        return self.observations.encode_finite(observation), self.observations.is_batched(observation)
 
     def read_state(self, state: NumpyState, n: int) -> Latent:
         """The tensors of a NumPy state for ``n`` environments. ValueError where a shape does not fit."""
@@ -254,7 +272,7 @@ class DreamPolicy(BasePolicy):
                 "observation. Pass the state it returned, `action, state = agent.predict(obs, state, episode_start)`, "
                 "or use `player = agent.player()` and `player.act(obs)`.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def save(self, path: str) -> None:

@@ -134,10 +134,7 @@ def test_the_papers_rules(suites: None, agent: Any, monkeypatch: pytest.MonkeyPa
 
 def test_actors_mode_remembers_and_forgets_as_predict_does(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the latent's chance taken away it is predict(deterministic=True)."""
-    observe = agent.policy.observe
-    monkeypatch.setattr(
-        agent.policy, "observe", lambda e, latent, first, deterministic: observe(e, latent, first, True)
-    )
+    monkeypatch.setattr(agent.policy, "latent_draw", lambda n: None)
     rng, ours, theirs = np.random.default_rng(0), None, None
     for start in ([1, 1], [0, 0], [0, 1], [0, 0], None):
         obs = rng.uniform(-5, 5, (2, 3)).astype(np.float32)
@@ -199,9 +196,26 @@ def test_images_are_evaluated_as_they_were_trained() -> None:
     assert found.returns[0] == total
 
 
+def test_actors_mode_refuses_what_predict_refuses(agent: Any) -> None:
+    player = ActorsMode(agent.policy)
+    with pytest.raises(ValueError, match="finite"):
+        player.predict(np.full((1, 3), np.nan, np.float32))
+    _, state = player.predict(np.zeros((3, 3), np.float32), episode_start=[True, True, True])
+    with pytest.raises(ValueError, match="episode_start has 2 entries for 3"):
+        player.predict(np.zeros((3, 3), np.float32), state, [True, False])
+
+
 def test_an_agent_of_other_spaces_is_refused(agent: Any) -> None:
+    closed: list[bool] = []
+
+    class Closed(gym.Wrapper[Any, Any, Any, Any]):
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
     with pytest.raises(ValueError, match="spaces do not match"):
-        evaluate(agent, "CartPole-v1", 1)
+        evaluate(agent, lambda: Closed(gym.make("CartPole-v1")), 2, n_envs=2)
+    assert len(closed) == 2
 
 
 @pytest.mark.parametrize(

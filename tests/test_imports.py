@@ -19,6 +19,7 @@ RANKS = (
         "provenance",
         "randomness",
         "replay_file",
+        "scores",
         "spaces",
     },
     {"harmony", "replay_memory", "replay_batches"},

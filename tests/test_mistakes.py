@@ -222,7 +222,13 @@ def test_a_program_that_seeds_all_generators_is_repeated() -> None:
 
 def test_settings_that_cannot_be(tmp_path: Path) -> None:
     for settings, message in (
-        ({"verbose": -1}, "verbose=-1: use one of"),
+        ({"verbose": -1}, "verbose=-1: use a whole number of at least 0"),
+        ({"verbose": "a"}, "verbose='a': use a whole number"),
+        ({"seed": "a"}, "seed='a': use a whole number"),
+        ({"policy_kwargs": {"predict_continue": "no"}}, r"policy_kwargs\['predict_continue'\]='no': use one of"),
+        ({"policy_kwargs": {"bins": 1}}, r"policy_kwargs\['bins'\]=1: use a whole number of at least 2"),
+        ({"policy_kwargs": {1: 1, "a": 2}}, r"unknown keys \['1', 'a'\]"),
+        ({"harmony": {"reward": np.nan}}, r"harmony\['reward'\]=nan: use True, False or"),
         ({"verbose": 3}, "verbose=3: use one of"),
         ({"learning_rate": "cos"}, "learning_rate='cos': use a number, 'lin_0.001'.* or a function"),
         ({"replay_folder": __file__}, "is a file: give a folder"),
@@ -266,3 +272,14 @@ def absent() -> gym.Env[Any, Any]:
 def test_a_process_whose_environment_cannot_be_made() -> None:
     with pytest.raises(RuntimeError, match=r"before its environment was made.*call the functions"):
         RestartingSubprocVecEnv([functools.partial(absent)])
+
+
+def test_a_key_named_as_the_group_does_not_hide_the_others() -> None:
+    space = spaces.Dict({"observation": VECTOR, "other": VECTOR})
+    terms = tiny(
+        "MultiInputPolicy", Scripted(space, TWO), harmony={"observation": False}
+    ).policy.networks.harmonizer.terms
+    assert {name: term.harmonized for name, term in terms.items() if name.startswith("observation")} == {
+        "observation/observation": False,
+        "observation/other": False,
+    }

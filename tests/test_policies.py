@@ -163,9 +163,23 @@ def test_the_player_is_told_what_was_executed(batch: bool) -> None:
     assert np.array_equal(player.act(two, executed=executed), expected)
     for found, wanted in zip(player.state, state, strict=True):
         np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(ValueError, match="do not fit"):
+        player.act(two, executed=executed + 2)
     player.reset()
     player.act(one, executed=executed)  # there was nothing before
     np.testing.assert_array_equal(player.state[0], deter)
+
+
+def test_actions_out_of_bounds_are_refused() -> None:
+    """In a dream and as what was executed; the networks would cut off the one and be poisoned by NaN."""
+    agent = tiny(env="Pendulum-v1")
+    seen, player = np.zeros(3, np.float32), agent.player()
+    player.act(seen)
+    for wrong in (np.nan, 50.0):
+        with pytest.raises(ValueError, match=r"actions\[0\] is .*expected \[-2.\] to \[2.\]"):
+            player.act(seen, executed=np.array([wrong]))
+        with pytest.raises(ValueError, match=r"actions\[1\] is .*expected \[-2.\] to \[2.\]"):
+            agent.imagine(seen, np.array([[0.0], [wrong]]))
 
 
 def test_five_lines_play_an_episode() -> None:

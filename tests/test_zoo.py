@@ -209,7 +209,7 @@ def test_train_refuses_what_does_not_exist() -> None:
             zoo.train("classic/CartPole", **{name: 60})
     with pytest.raises(ValueError, match="Did you mean classic/CartPole"):
         zoo.train("classic/CartPoel")
-    with pytest.raises(ValueError, match="steps must be a number from 1 up, not 0"):
+    with pytest.raises(ValueError, match="steps=0: use a whole number of at least 1"):
         zoo.train("classic/CartPole", steps=0)
     with pytest.raises(ValueError, match="batch_size"):
         zoo.train("classic/CartPole", batch_size=0)

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -142,12 +141,9 @@ def plan(
     if trained is not None:
         values |= network_settings(trained, settings or {})
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
-    for what, number in (("steps", total), ("n_envs", n_envs)):
-        if not isinstance(number, int | float) or not 1 <= number < math.inf:
-            raise ValueError(f"{what} must be a number from 1 up, not {number!r}.")
-    # One row per step and one more per episode.
-    values.setdefault("buffer_size", min(MAX_BUFFER, max(MIN_BUFFER, 2 * int(total))))
-    return Plan(task, int(total), int(n_envs), values, env_kwargs, trained)
+    total, n_envs = checks.whole("steps", total, 1), checks.whole("n_envs", n_envs, 1)
+    values.setdefault("buffer_size", min(MAX_BUFFER, max(MIN_BUFFER, 2 * total)))  # a row per step and one per episode
+    return Plan(task, total, n_envs, values, env_kwargs, trained)
 
 
 def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
