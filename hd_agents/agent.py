@@ -15,18 +15,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import checks, footprint, official
 from hd_agents.arrivals import check_env
 from hd_agents.backbones import objectives
-from hd_agents.collection import Collector, make_replay
+from hd_agents.collection import Collector
 from hd_agents.envs import register_suite
 from hd_agents.graphs import GraphedActing, GraphedUpdates
-from hd_agents.host import cpu_has_bfloat16
 from hd_agents.imagine import Imagined, imagine
-from hd_agents.learner import Learner
+from hd_agents.learner import Learner, bfloat16_pays
 from hd_agents.loop import LearningLoop
 from hd_agents.metrics import Metrics
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
 from hd_agents.presets import DEFAULTS, SIZES
-from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import (
     NONFINITE,
     RUNNING,
@@ -45,7 +43,6 @@ from hd_agents.spaces import Observation, ObservationCodec
 from hd_agents.vetting import blamed_on, check_values, check_weights
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
-BFLOAT16_PAYS = 1_000_000  # parameters; below, a CPU spends as long on converting (benchmarks/update.py)
 _POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of hd_agents.policies.DreamPolicy.'
 
 
@@ -225,6 +222,7 @@ class HarmonyDreamAgent(LearningLoop):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self._make_policy().to(self.device)
+        pays = bfloat16_pays(self.policy.networks)
         self.learner = Learner(
             self.policy.networks,
             objectives(
@@ -238,7 +236,7 @@ class HarmonyDreamAgent(LearningLoop):
             horizon=self.horizon,
             gamma=self.gamma,
             harmony_learning_rate=self.harmony_learning_rate,
-            bfloat16=self._wants_bfloat16(),
+            bfloat16=pays if self.precision == "auto" else self.precision == "bfloat16",
             compiled=self.compile is True,
             **self._rates(),
         )
@@ -251,9 +249,7 @@ class HarmonyDreamAgent(LearningLoop):
         self._note_moves()
         if self.verbose >= 1:
             batch = self.batch_size * self.sequence_length
-            print(self.policy.describe())
-            print(f"Gradient steps per env step: {self.train_ratio / batch:.3g}, each on {batch} replayed steps")
-            print(footprint.describe(self.policy.networks, self.replay_buffer, batch))
+            print(footprint.describe(self.policy, self.replay_buffer, batch, self.train_ratio))
 
     def _make_policy(self) -> DreamPolicy:
         return self.policy_class(
@@ -265,16 +261,6 @@ class HarmonyDreamAgent(LearningLoop):
             gamma=self.gamma,
             overrides=self.policy_kwargs,
         )
-
-    def _wants_bfloat16(self) -> bool:
-        if self.precision != "auto":
-            return self.precision == "bfloat16"
-        parameters = sum(parameter.numel() for parameter in self.policy.networks.parameters())
-        on_cpu = self.device.type == "cpu" and cpu_has_bfloat16() and parameters >= BFLOAT16_PAYS
-        return on_cpu or self.device.type == "cuda"
-
-    def _make_replay(self) -> SequenceReplay:
-        return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length, self.replay_folder)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed Python, NumPy, torch, the spaces, the environments and the replay's sampling; None changes nothing."""

@@ -1,26 +1,28 @@
-"""What an agent will take: sizes of networks, batches and replay, told before training."""
-
-from torch import nn
+"""What an agent consists of and will take, told before training: networks, sizes, batches and replay."""
 
 from hd_agents.host import format_bytes
+from hd_agents.policies import DreamPolicy
 from hd_agents.replay import SequenceReplay
 from hd_agents.replay_memory import free_bytes
 
 TRAINED_COPIES = 4  # a weight, its gradient, and Adam's two moments
 
 
-def describe(networks: nn.Module, replay: SequenceReplay, batch_rows: int) -> str:
+def describe(policy: DreamPolicy, replay: SequenceReplay, batch_rows: int, train_ratio: float) -> str:
     """Lines for people; the last one warns if the replay will not fit.
 
     What activations take on top depends on the device and is not estimated.
 
-    :param batch_rows: B * T.
+    :param batch_rows: B * T. :param train_ratio: replayed steps per env step.
     """
-    weights = sum(parameter.numel() for parameter in networks.parameters())
-    size = sum(parameter.numel() * parameter.element_size() for parameter in networks.parameters())
+    parameters = list(policy.networks.parameters())
+    weights = sum(parameter.numel() for parameter in parameters)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     trained = format_bytes(TRAINED_COPIES * size)
     row, frames = replay.nbytes_estimate() / replay.capacity, replay.image_bytes
     lines = [
+        *_describe_networks(policy),
+        f"Gradient steps per env step: {train_ratio / batch_rows:.3g}, each on {batch_rows} replayed steps",
         f"Networks: {weights:,} weights, {format_bytes(size)}; {trained} with gradients and Adam's moments",
         f"Batch: {batch_rows:,} rows of {format_bytes(row)}, {format_bytes(batch_rows * row)}",
         replay.describe(),
@@ -31,3 +33,18 @@ def describe(networks: nn.Module, replay: SequenceReplay, batch_rows: int) -> st
     if free is not None and replay.nbytes_estimate() > free:
         lines.append(f"WARNING: only {format_bytes(free)} are free for the replay: training will stop at once")
     return "\n".join(lines)
+
+
+def _describe_networks(policy: DreamPolicy) -> list[str]:
+    """Which network each observation key goes to, what is resized, and what the actions are."""
+    lines, sizes = [], policy.networks.world_model.encoder.sizes
+    for key, spec in policy.observations.images.items():
+        line = f"Observation {key!r} -> image network {spec.height}x{spec.width}x{spec.channels}"
+        if sizes[key] != (spec.height, spec.width):
+            line += f", resized to {sizes[key][0]}x{sizes[key][1]} on the device"
+        lines.append(line)
+    for key, vector in policy.observations.vectors.items():
+        lines.append(f"Observation {key!r} -> vector network {vector.size}{' (one-hot)' if vector.nvec else ''}")
+    groups = policy.actions.groups
+    kind = f"choices of {' x '.join(map(str, groups))}" if groups else f"{policy.actions.size} continuous dimensions"
+    return [*lines, f"Actions: {kind}"]

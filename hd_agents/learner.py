@@ -13,10 +13,13 @@ from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
 from hd_agents.compilation import compiled_or_plain
+from hd_agents.host import cpu_has_bfloat16
 from hd_agents.nonfinite import Guard
 from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
+
+BFLOAT16_PAYS = 1_000_000  # parameters; below, a CPU spends as long on converting (benchmarks/update.py)
 
 
 class Draws(NamedTuple):
@@ -224,6 +227,14 @@ class Learner:
     def _autocast(self) -> torch.autocast:
         enabled = self._autocast_dtype is not None
         return torch.autocast(self.device.type, dtype=self._autocast_dtype or torch.bfloat16, enabled=enabled)
+
+
+def bfloat16_pays(networks: nn.Module) -> bool:
+    """Whether bfloat16 is faster where the networks are."""
+    parameters = list(networks.parameters())
+    large = sum(parameter.numel() for parameter in parameters) >= BFLOAT16_PAYS
+    device = parameters[0].device.type
+    return device == "cuda" or (device == "cpu" and large and cpu_has_bfloat16())
 
 
 def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The loop of an algorithm that moves and learns by turns: env steps into replay, gradient steps out of it."""
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, recorder
 from hd_agents.arrivals import moves, watch
-from hd_agents.collection import Collector, VecStep, add_episode, normalize_batch
+from hd_agents.collection import Collector, VecStep, add_episode, make_replay, normalize_batch
 from hd_agents.graphs import GraphedUpdates
 from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
@@ -30,12 +29,14 @@ from hd_agents.spaces import Observation
 Self = TypeVar("Self", bound="LearningLoop")
 
 
-class LearningLoop(BaseAlgorithm, ABC):
+class LearningLoop(BaseAlgorithm):
     """``learn`` and ``train`` as Stable-Baselines3's off-policy algorithms have them, for a replay of sequences.
 
     What is only declared here the agent sets.
     """
 
+    buffer_size: int | None
+    replay_folder: str | None
     learning_starts: int
     batch_size: int
     sequence_length: int
@@ -60,9 +61,9 @@ class LearningLoop(BaseAlgorithm, ABC):
         self._frozen_schedules: dict[str, str] = {}
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
 
-    @abstractmethod
     def _make_replay(self) -> SequenceReplay:
         """An empty replay for the environments at hand."""
+        return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length, self.replay_folder)
 
     def learn(
         self: Self,

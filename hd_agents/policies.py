@@ -101,20 +101,6 @@ class DreamPolicy(BasePolicy):
             numbers = self.observations.vectors[key].size
             warnings.warn(f"The observation {key!r} is learned as a vector of {numbers:,}. {TO_PIXELS}", stacklevel=3)
 
-    def describe(self) -> str:
-        """Lines that say which network each observation key goes to, what is resized, and what the actions are."""
-        lines, sizes = [], self.networks.world_model.encoder.sizes
-        for key, spec in self.observations.images.items():
-            line = f"Observation {key!r} -> image network {spec.height}x{spec.width}x{spec.channels}"
-            if sizes[key] != (spec.height, spec.width):
-                line += f", resized to {sizes[key][0]}x{sizes[key][1]} on the device"
-            lines.append(line)
-        for key, vector in self.observations.vectors.items():
-            lines.append(f"Observation {key!r} -> vector network {vector.size}{' (one-hot)' if vector.nvec else ''}")
-        groups = self.actions.groups
-        kind = f"choices of {' x '.join(map(str, groups))}" if groups else f"{self.actions.size} continuous dimensions"
-        return "\n".join([*lines, f"Actions: {kind}"])
-
     @property
     def device(self) -> torch.device:
         """Where the networks are. Stable-Baselines3's own walks through all modules, at every step many times."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hd_agents import agent as agent_module
 from hd_agents import host
+from hd_agents import learner as learner_module
 from tests.agents import tiny
 
 FLAGS = {"avx512_bf16": True, "amx_bf16": True, "avx512f": False}
@@ -47,8 +47,8 @@ def test_what_mkl_leaves_unused(
 def test_auto_takes_bfloat16_where_it_pays(
     able: bool, pays: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "cpu_has_bfloat16", lambda: able)
-    monkeypatch.setattr(agent_module, "BFLOAT16_PAYS", pays)
+    monkeypatch.setattr(learner_module, "cpu_has_bfloat16", lambda: able)
+    monkeypatch.setattr(learner_module, "BFLOAT16_PAYS", pays)
     assert tiny().learner.bfloat16 is expected
     assert tiny(precision="bfloat16").learner.bfloat16
     assert not tiny(precision="float32").learner.bfloat16
