@@ -110,20 +110,27 @@ def watch(env: VecEnv, steps: Callable[[], int]) -> None:
 def moves(env: VecEnv) -> int:
     """How often anybody has reset or stepped the innermost vector environment since this was first asked."""
     env = _innermost(env)
-    own = vars(env)
-    if MOVES not in own:
-        own[MOVES] = 0
+    if MOVES not in vars(env):
+        counter = _Counter()
+        setattr(env, MOVES, counter)
         for name in ("reset", "step_wait"):
-            setattr(env, name, _counted(own, getattr(env, name)))
-    return int(own[MOVES])
+            setattr(env, name, _Counted(counter, getattr(env, name)))
+    return int(getattr(env, MOVES).count)
 
 
-def _counted(own: dict[str, Any], method: Callable[[], Any]) -> Callable[[], Any]:
-    def call() -> Any:
-        own[MOVES] += 1
-        return method()
+class _Counter:
+    count = 0
 
-    return call
+
+class _Counted:
+    """A method that counts its calls; a copy of its environment has a copy of it, bound to itself."""
+
+    def __init__(self, counter: _Counter, method: Callable[[], Any]) -> None:
+        self.counter, self.method = counter, method
+
+    def __call__(self) -> Any:
+        self.counter.count += 1
+        return self.method()
 
 
 def _innermost(env: VecEnv) -> VecEnv:
@@ -201,8 +208,9 @@ def encode_actions(codec: ActionCodec, actions: NDArray[Any]) -> NDArray[np.floa
         wanted = ", ".join(("N", *map(str, shape)))
         raise ValueError(f"The actions are {rows.dtype} of shape {rows.shape}: expected ({wanted}) of {space}.")
     if isinstance(space, spaces.Box):
-        slack = 1e-3 * (space.high - space.low)
-        inside = (rows >= space.low - slack) & (rows <= space.high + slack)
+        low, high = (bound.astype(np.float64) for bound in (space.low, space.high))  # wider than the space's own type
+        slack = 1e-3 * (high - low)
+        inside = (rows >= low - slack) & (rows <= high + slack)
         wrong = ~inside.reshape(len(rows), -1).all(1)  # NaN is on neither side
         if wrong.any():
             raise ValueError(

@@ -134,7 +134,8 @@ class _Reader:
     def space(self, document: dict[str, Any]) -> spaces.Space:
         kind = document["kind"]
         if kind == "Dict":
-            return spaces.Dict({str(key): self.space(part) for key, part in document["spaces"]})
+            # As pairs: a dict's keys are sorted, and networks and replay follow the order of the environment's own.
+            return spaces.Dict([(str(key), self.space(part)) for key, part in document["spaces"]])
         if kind == "Box":
             low, high = self.array(document["low"]), self.array(document["high"])
             return spaces.Box(low, high, low.shape, low.dtype.type)

@@ -1,5 +1,6 @@
 """Environments that deliver what they should not: the error names environment, key and step."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from hd_agents.arrivals import check_rewards, encode
+from hd_agents.arrivals import check_rewards, encode, moves
 from hd_agents.spaces import ObservationCodec
-from tests.agents import tiny
+from tests.agents import Clock, Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (16, 17, 3), np.uint8)
 SPACE = spaces.Dict({"eye": IMAGE, "arm": spaces.Box(-np.inf, np.inf, (5,)), "mode": spaces.Discrete(3)})
@@ -116,3 +117,24 @@ def test_numbers_beyond_float32_are_refused() -> None:
         encode(codec, np.array([[0, 1], [2, 3], [4, 1e300]]), 7)
     with pytest.raises(ValueError, match=r"rewards of type float64 and shape \(2, 1\)"):
         check_rewards(np.zeros((2, 1)), 7)
+
+
+def test_a_copy_of_an_agent_moves_its_own_environment() -> None:
+    agent = tiny(env=Clock(50))
+    other = copy.deepcopy(agent)
+    other.learn(7)
+    ours, theirs = (one.get_env().envs[0].unwrapped for one in (agent, other))
+    assert (ours.time, theirs.time) == (0, 7)
+    assert (moves(agent.get_env()), moves(other.get_env())) == (0, 8)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.float16])
+def test_bounds_of_small_types_hold_their_own_actions(dtype: Any) -> None:
+    limit = 100 if dtype == np.int8 else 30_000
+    space = spaces.Box(-limit, limit, (2,), dtype)
+    agent = tiny(env=Scripted(spaces.Box(-1, 1, (3,)), space))
+    seen = np.zeros(3, np.float32)
+    dreamt = agent.imagine(seen, horizon=20, deterministic=False).actions
+    np.testing.assert_array_equal(agent.imagine(seen, actions=dreamt).actions, dreamt)
+    with pytest.raises(ValueError, match=r"actions\[0\] is"):
+        agent.imagine(seen, actions=np.full((1, 2), limit * 1.1))

@@ -99,12 +99,13 @@ def test_render_is_the_same_view_enlarged() -> None:
 
 
 def test_film_shows_where_blue_is_largest() -> None:
-    plain = make("dmc_vision/cheetah-run-v0", **SMALL)
     natural = make("dmc_natural/cheetah-run-v0")
     films = []
     for seed in (0, 1):
-        before, _ = plain.reset(seed=seed)
         after, _ = natural.reset(seed=seed)
+        film, natural.unwrapped._film = natural.unwrapped._film, None
+        before = natural.unwrapped._draw(natural.unwrapped._eye)
+        natural.unwrapped._film = film
         blue = (before[..., 2] > before[..., 0]) & (before[..., 2] > before[..., 1])
         assert 0.3 < blue.mean() < 1.0
         assert np.array_equal(before[~blue], after[~blue])
@@ -116,8 +117,37 @@ def test_film_shows_where_blue_is_largest() -> None:
     natural.step(np.zeros(6, np.float32))
     assert natural.unwrapped._now == shown + 1
     assert not np.array_equal(films[0], films[1])
-    plain.close()
     natural.close()
+
+
+@pytest.mark.parametrize(("task", "grey"), [("walker-walk", True), ("reacher-easy", False)])
+def test_the_film_covers_what_it_does_in_the_official_code(task: str, grey: bool) -> None:
+    """The grounds of four domains are grey and stay, the others' are blue; dm_control's own files are left alone."""
+    share = []
+    for family, options in (("dmc_natural", {"videos": "generated"}), ("dmc_vision", {})):
+        env = make(f"{family}/{task}-v0", size=64, **options)
+        env.reset(seed=0)
+        unwrapped = env.unwrapped
+        unwrapped._film = None
+        red, green, blue = np.moveaxis(unwrapped._draw(unwrapped._eye)[43:].astype(int), -1, 0)  # the lower third
+        share.append(((blue > red) & (blue > green)).mean())
+        env.close()
+    assert (share[0] < 0.2) == grey
+    assert share[1] > 0.9
+
+
+def test_every_run_has_a_film_of_its_own() -> None:
+    env = make("dmc_natural/cheetah-run-v0")
+    films = []
+    for seed in (3, 4, 3):
+        env.unwrapped._film = None
+        env.reset(seed=seed)
+        films.append(env.unwrapped._film)
+    assert np.array_equal(films[0], films[2])
+    assert not np.array_equal(films[0], films[1])
+    chosen = make("dmc_natural/cheetah-run-v0", video_seed=3).unwrapped._film
+    assert np.array_equal(chosen, films[0])
+    env.close()
 
 
 def test_films_are_read_from_any_folder(tmp_path: Path) -> None:
@@ -143,7 +173,7 @@ def test_no_film_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("HD_AGENTS_VIDEOS", raising=False)
     with pytest.raises(ValueError, match="pass videos=<folder> or set HD_AGENTS_VIDEOS"):
         make("dmc_natural/walker-walk-v0")
-    with pytest.raises(FileNotFoundError, match="No video that OpenCV can read"):
+    with pytest.raises(FileNotFoundError, match="no video and no folder with files"):
         make("dmc_natural/walker-walk-v0", videos=tmp_path)
     monkeypatch.setenv("HD_AGENTS_VIDEOS", "generated")
     make("dmc_natural/walker-walk-v0").close()

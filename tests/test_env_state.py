@@ -139,6 +139,22 @@ def test_what_is_no_plain_value_cannot_be_stored() -> None:
     assert get_vec_state(DummyVecEnv([lambda: env]))["envs"] is None
 
 
+def test_an_environment_says_that_it_cannot_be_stored() -> None:
+    """Its attributes are plain, but its world is elsewhere: a robot, or a simulator behind a number."""
+
+    class Robot(Scripted):
+        def get_state(self) -> None:
+            return None
+
+        def set_state(self, state: Any) -> None:
+            raise AssertionError
+
+    env = Robot(spaces.Discrete(2), spaces.Discrete(2))
+    env.client = 0  # type: ignore[attr-defined]
+    assert get_state(env) is None
+    assert get_vec_state(DummyVecEnv([lambda: env]))["envs"] is None
+
+
 def test_environments_must_be_wrapped_alike() -> None:
     state = get_state(Monitor(scripted()))
     with pytest.raises(ArchiveError, match=r"made of .*Scripted.* but the stored one was of .*Monitor"):

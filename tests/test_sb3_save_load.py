@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.jsonable import ArchiveError
-from hd_agents.policies import MlpPolicy
+from hd_agents.policies import MlpPolicy, MultiInputPolicy
 from tests.agents import TINY, Clock, Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (16, 17, 3), np.uint8)
@@ -294,3 +294,22 @@ def _bytes(tree: Any) -> io.BytesIO:
     torch.save(tree, target)
     target.seek(0)
     return target
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 5)])
+def test_keys_keep_the_order_of_the_environment(sizes: tuple[int, int], tmp_path: Path) -> None:
+    """Gymnasium sorts a dict's keys but not pairs; networks, replay and files follow the order of the space."""
+    pairs = [("joints", spaces.Box(-1, 1, sizes[:1])), ("goal", spaces.Box(-1, 1, sizes[1:]))]
+    env = Scripted(spaces.Dict(pairs), spaces.Box(-1, 1, (2,)))
+    agent = tiny("MultiInputPolicy", env).learn(60)
+    agent.save(tmp_path / "agent")
+    agent.policy.save(str(tmp_path / "policy"))
+    agent.save_replay_buffer(tmp_path / "rows")
+    observation = env.observation_space.sample()
+    expected, _ = agent.predict(observation, deterministic=True)
+    for found in (HarmonyDreamAgent.load(tmp_path / "agent"), HarmonyDreamAgent.load(tmp_path / "agent", env=env)):
+        assert list(found.observation_space.spaces) == ["joints", "goal"]
+        np.testing.assert_array_equal(found.predict(observation, deterministic=True)[0], expected)
+    found.load_replay_buffer(tmp_path / "rows")
+    policy = MultiInputPolicy.load(str(tmp_path / "policy"))
+    np.testing.assert_array_equal(policy.predict(observation, deterministic=True)[0], expected)

@@ -64,7 +64,7 @@ class Control(Replayed):
             raise ValueError(f"{action_repeat=}, {size=}: from 1 up; {max_frames=}: 1 to 1000")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode={render_mode!r} is not supported: choose None or 'rgb_array'")
-        self._env = _load(domain, task)
+        self._env = _load(domain, task, self._assets(domain))
         self._low = self._env.action_space.low.astype(np.float64)
         self._high = self._env.action_space.high.astype(np.float64)
         unbounded = self._high > UNBOUNDED
@@ -145,12 +145,17 @@ class Control(Replayed):
     def _draw(self, eye: Renderer) -> Image:
         return eye.draw(self._env.physics.data.ptr)
 
+    def _assets(self, domain: str) -> dict[str, bytes]:
+        """Files to take instead of dm_control's shared ones of these names."""
+        return {}
 
-def _load(domain: str, task: str) -> Any:
+
+def _load(domain: str, task: str, assets: dict[str, bytes]) -> Any:
     """dm_control's task in Shimmy's Gymnasium interface, which brings spaces, seeding and the kinds of episode ends."""
     choose_backend()
     try:
         from dm_control import suite
+        from dm_control.suite.common import ASSETS
         from shimmy.dm_control_compatibility import DmControlCompatibilityV0
     except ImportError as error:
         raise ImportError(
@@ -158,8 +163,13 @@ def _load(domain: str, task: str) -> Any:
         ) from error
     if (domain, task) not in suite.ALL_TASKS:
         raise ValueError(f"{domain!r} {task!r} is none of DeepMind Control's tasks: {suite.ALL_TASKS}")
-    # The seed here only chooses lqr's springs, which would otherwise differ from process to process.
-    env = suite.load(domain, task, task_kwargs={"random": 0})
+    usual = {name: ASSETS[name] for name in assets}
+    ASSETS.update(assets)
+    try:
+        # The seed here only chooses lqr's springs, which would otherwise differ from process to process.
+        env = suite.load(domain, task, task_kwargs={"random": 0})
+    finally:
+        ASSETS.update(usual)
     if domain == "quadruped":
         _name_sensors(env.physics)
     if task == "escape":

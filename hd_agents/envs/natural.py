@@ -1,6 +1,8 @@
 """The DeepMind Control suite with a film in the background, which the agent has to learn to ignore."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,19 @@ from hd_agents.randomness import new_generator
 __all__ = ["NaturalControl", "generate_background", "read_background"]
 
 GENERATED = "generated"
+GREY_GROUNDS = ("cheetah", "hopper", "stacker", "walker")
+MATERIALS, SKY = "./common/materials.xml", "./common/skybox.xml"  # of dm_control's suite
 FOLDER_VARIABLE = "HD_AGENTS_VIDEOS"  # for the command line, where an id is all that can be said
 
 
 class NaturalControl(Control):
     """A task of the DeepMind Control suite in front of a film.
 
-    Where blue is the largest of a pixel's colours (sky and ground in this suite) the film shows instead. It is grey,
+    Where blue is the largest of a pixel's colours the film shows instead: in the sky, and on most grounds, which are
+    bluer here than dm_control's; that of cheetah, hopper, stacker and walker is grey and stays. The film is grey too,
     one frame per step, and goes on over the ends of episodes, from where ``reset(seed=...)`` has put it. The recipe is
-    that of HarmonyDream's code (wmlib-torch/wmlib/envs/natural_bg_dmc.py), which showed Kinetics-400's videos of cars.
-    It drew the videos anew in each run; here ``video_seed`` decides, so that a run can be repeated.
+    that of HarmonyDream's code (wmlib-torch/wmlib/envs/natural_bg_dmc.py and its copy of the suite), which showed
+    Kinetics-400's videos of cars. Rewards are dm_control's; there hopper's have a wider margin.
 
     Args:
         domain: dm_control's.
@@ -31,7 +36,8 @@ class NaturalControl(Control):
         videos: folder of videos in any format that OpenCV reads, searched with its subfolders, or one such file;
             ``"generated"`` for moving stripes; None for what the variable ``HD_AGENTS_VIDEOS`` says.
         video_frames: how many frames to take, from videos in random order; they are shown over and over.
-        video_seed: of that order.
+        video_seed: of that order; None for the seed of the first ``reset``, so that every run and its evaluation have
+            films of their own, as there.
         grayscale: False keeps the film's colours.
         control_options: arguments of :class:`hd_agents.envs.dmc.Control`.
     """
@@ -42,7 +48,7 @@ class NaturalControl(Control):
         task: str,
         videos: str | os.PathLike[str] | None = None,
         video_frames: int = 1000,
-        video_seed: int = 0,
+        video_seed: int | None = None,
         grayscale: bool = True,
         **control_options: Any,
     ) -> None:
@@ -52,31 +58,49 @@ class NaturalControl(Control):
                 f"A natural background needs videos: pass videos=<folder> or set {FOLDER_VARIABLE}=<folder>; any "
                 f"format that OpenCV reads. The word {GENERATED!r} instead of a folder makes moving stripes."
             )
-        size = int(control_options.get("size", 64))
-        if videos == GENERATED:
-            self._film = generate_background(size, video_frames, video_seed)
-        else:
-            self._film = read_background(Path(videos).expanduser(), size, video_frames, video_seed, grayscale)
+        self._videos: str | Path = videos if videos == GENERATED else Path(videos).expanduser()
+        if isinstance(self._videos, Path) and not files_of(self._videos):
+            raise FileNotFoundError(f"{videos} is no video and no folder with files: pass videos=<folder>.")
+        self._size = int(control_options.get("size", 64))
+        self._frames_wanted, self._grayscale = video_frames, grayscale
+        self._film: npt.NDArray[np.uint8] | None = None
         super().__init__(domain, task, **control_options)
+        self._video_seed: int | None = None
         self._now: int | None = None  # index of the frame that shows; None before the first reset
+        if video_seed is not None:
+            self._choose(video_seed)
+
+    def _choose(self, seed: int) -> None:
+        """Take the film of ``seed``."""
+        self._video_seed = seed
+        if isinstance(self._videos, Path):
+            self._film = read_background(self._videos, self._size, self._frames_wanted, seed, self._grayscale)
+        else:
+            self._film = generate_background(self._size, self._frames_wanted, seed)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; with a seed the film starts anywhere."""
+        if self._film is None:
+            self._choose(int(self.np_random.integers(2**31)) if seed is None else seed)
         if seed is not None:
             self._now = None
         return super().reset(seed=seed, options=options)
 
     def get_state(self) -> dict[str, Any]:
         """As :meth:`hd_agents.envs.replayed.Replayed.get_state`, with the film, which has begun before the episode."""
-        return {**super().get_state(), "film": self._now, "generator": self.np_random.bit_generator.state}
+        film = {"film": self._now, "video_seed": self._video_seed}
+        return {**super().get_state(), **film, "generator": self.np_random.bit_generator.state}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """As :meth:`hd_agents.envs.replayed.Replayed.set_state`."""
+        if state["video_seed"] != self._video_seed:
+            self._choose(state["video_seed"])
         super().set_state(state)
         self._now = state["film"]
         self.np_random = new_generator(state["generator"])
 
     def _observe(self, parts: dict[str, Any]) -> Any:
+        assert self._film is not None  # since the first reset
         if self._now is None:
             self._now = int(self.np_random.integers(len(self._film)))
         else:
@@ -85,6 +109,8 @@ class NaturalControl(Control):
 
     def _draw(self, eye: Renderer) -> Image:
         picture = super()._draw(eye)
+        if self._film is None:
+            return picture
         frame = self._film[self._now or 0]
         if len(picture) != len(frame):
             rows = np.arange(len(picture)) * len(frame) // len(picture)
@@ -93,6 +119,36 @@ class NaturalControl(Control):
         behind = (blue > red) & (blue > green)
         picture[behind] = frame[behind]
         return picture
+
+    def _assets(self, domain: str) -> dict[str, bytes]:
+        """dm_control's shared materials and sky in the colours of HarmonyDream's copy of the suite."""
+        from dm_control.suite.common import ASSETS
+
+        grey = domain in GREY_GROUNDS
+        dark, light = (".1 .1 .1", ".2 .2 .2") if grey else (".1 .1 .4", ".2 .2 .8")
+        painted = {"rgb1": dark, "rgb2": light, "markrgb": dark}
+        materials = ASSETS[MATERIALS].decode()
+        grid = re.search(r'<texture name="grid"[^>]*>', materials)
+        assert grid is not None
+        materials = materials.replace(grid[0], _recoloured(grid[0], painted))
+        if not grey:
+            decoration = re.search(r'<material name="decoration"[^>]*>', materials)
+            assert decoration is not None
+            materials = materials.replace(decoration[0], _recoloured(decoration[0], {"rgba": ".7 .5 .3 1"}))
+        sky = _recoloured(ASSETS[SKY].decode(), {"markrgb": "0 0 0"})
+        return {MATERIALS: materials.encode(), SKY: sky.encode()}
+
+
+def _recoloured(element: str, colours: Mapping[str, str]) -> str:
+    """An element of XML with other values for some of its attributes."""
+    for name, value in colours.items():
+        element = re.sub(rf'\b{name}="[^"]*"', f'{name}="{value}"', element)
+    return element
+
+
+def files_of(place: Path) -> list[Path]:
+    """A file, or all files of a folder and its subfolders, in order."""
+    return [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
 
 
 def read_background(place: Path, size: int, frames: int, seed: int, grayscale: bool) -> npt.NDArray[np.uint8]:
@@ -107,7 +163,7 @@ def read_background(place: Path, size: int, frames: int, seed: int, grayscale: b
     except ImportError as error:
         raise ImportError('Videos need OpenCV: install it with `pip install "hd_agents[dmc]"`.') from error
 
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    files = files_of(place)
     film: list[npt.NDArray[np.uint8]] = []
     for number in np.random.default_rng(seed).permutation(len(files)):
         video = cv2.VideoCapture(str(files[number]))

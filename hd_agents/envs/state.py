@@ -2,7 +2,7 @@
 
 An environment (or wrapper) takes part in one of two ways. Either it has both methods ::
 
-    get_state() -> numbers, text, lists, tuples, dicts and NumPy arrays of at most 65,536 numbers
+    get_state() -> numbers, text, lists, tuples, dicts and NumPy arrays of at most 65,536 numbers; None for nothing
     set_state(state)       called after reset(); from then on the environment does what the first one would have done
 
 which speak for the object alone, not for what it wraps; or all of its attributes are such values, random generators,
@@ -130,7 +130,10 @@ def _layer_state(layer: Any) -> dict[str, Any]:
         "spaces": {name: space_state(space) for name, space in _spaces(layer).items()},
     }
     if all(callable(getattr(type(layer), name, None)) for name in ("get_state", "set_state")):
-        return from_json(to_json({**state, "own": _pack(layer.get_state())}))
+        own = layer.get_state()
+        if own is None:
+            raise ArchiveError(f"The state of {type(layer).__name__} cannot be stored, it says itself.")
+        return from_json(to_json({**state, "own": _pack(own)}))
     state["moments"] = {name: [part.mean, part.var, part.count] for name, part in _moments(layer).items()}
     state["generators"], state["values"] = {}, {}
     for name, value in vars(layer).items():
