@@ -1,4 +1,4 @@
-"""Linear and convolutional building blocks with the two official initialisations."""
+"""Dense layers, their stack and the GRU, with the two official initialisations."""
 
 from __future__ import annotations
 

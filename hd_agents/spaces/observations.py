@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hd_agents.spaces.one_hot import from_one_hot, one_hot_groups, to_one_hot
 
 SINGLE_KEY = "observation"
-SMALLEST_IMAGE = 16
+SMALLEST_IMAGE = 16  # pixels a side; below that there is nothing to halve
 MOST_CHANNELS = 4
 
 Observation = NDArray[Any] | Mapping[str, Any] | int
