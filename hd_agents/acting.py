@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.convolution import Conv, patches_of
 from hd_agents.nn.flat import FlatLayer, can_be_flat, hooks_of
-from hd_agents.nn.functional import draw_one_hot
+from hd_agents.nn.functional import draw_one_hot, gru_update
 from hd_agents.world_model.encoder import Encoder, ImageEncoder
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
@@ -91,8 +91,7 @@ class FlatActing(Acting):
             state, action = rssm.restart(state, action, first)
         deter, stoch = state
         hidden = self._image_in(torch.cat([stoch, action], -1))
-        opened, candidate, update = self._gru(torch.cat([deter, hidden], -1)).chunk(3, -1)
-        deter = torch.lerp(deter, torch.tanh(torch.sigmoid(opened) * candidate), torch.sigmoid(update - 1.0))
+        deter = gru_update(self._gru(torch.cat([deter, hidden], -1)), deter)
         logits = self._posterior(self._observe_in(torch.cat([deter, embed], -1)))
         sample, _ = draw_one_hot(logits.view(len(logits), rssm.stoch, rssm.classes), draw, rssm.unimix)
         return State(deter, sample.flatten(1))

@@ -305,7 +305,7 @@ class HarmonyDreamAgent(LearningLoop):
         return imagine(self.policy, obs, actions, horizon, decode, state, deterministic)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", *(f"learner.{name}_optimizer" for name in ("model", "actor", "critic"))], []
+        return ["policy", *(f"learner.{name}_optimizer" for name in self.learner.optimizers)], []
 
     def set_parameters(
         self,

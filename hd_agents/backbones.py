@@ -222,6 +222,6 @@ def objectives(
     return Objectives(
         NextStateCredit(return_lambda) if v3 else SameStateCredit(return_lambda),
         ActorLoss(entropy_coefficient, reinforce=discrete, baseline=v3),
-        CriticLoss(1.0 if v3 else 0.0),
+        CriticLoss(slow_regularizer=v3),
         entropy_in_targets=entropy_coefficient if official_quirks and not v3 and not discrete else 0.0,
     )

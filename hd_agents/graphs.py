@@ -141,7 +141,7 @@ class GraphedUpdates:
         """Precision, weights and moments. The first update makes the latter, and loading exchanges them."""
         learner = self._learner
         owners: list[Any] = [learner.bfloat16]
-        for optimizer in (learner.model_optimizer, learner.actor_optimizer, learner.critic_optimizer):
+        for optimizer in learner.optimizers.values():
             weight = optimizer.param_groups[0]["params"][0]
             owners += [weight, optimizer.state.get(weight, {}).get("exp_avg")]
         return owners

@@ -81,6 +81,11 @@ class Learner:
         self.set_learning_rates(learning_rate, actor_learning_rate, critic_learning_rate)
 
     @property
+    def optimizers(self) -> dict[str, torch.optim.Adam]:
+        """By what they train: "model" (the harmoniser with it), "actor", "critic"."""
+        return {"model": self.model_optimizer, "actor": self.actor_optimizer, "critic": self.critic_optimizer}
+
+    @property
     def bfloat16(self) -> bool:
         """Whether the networks run in bfloat16."""
         return self._autocast_dtype is not None
@@ -101,8 +106,8 @@ class Learner:
         """Rates from the next step on."""
         own = self.harmony_learning_rate
         rates = {"model": model, "actor": actor, "critic": critic, "harmony": model if own is None else own}
-        optimizers = (self.model_optimizer, self.actor_optimizer, self.critic_optimizer)
-        groups = [optimizer.param_groups[0] for optimizer in optimizers] + self.model_optimizer.param_groups[1:]
+        groups = [optimizer.param_groups[0] for optimizer in self.optimizers.values()]
+        groups += self.model_optimizer.param_groups[1:]
         for group, (name, rate) in zip(groups, rates.items(), strict=False):
             if self.device.type != "cuda":
                 group["lr"] = rate

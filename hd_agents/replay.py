@@ -1,6 +1,7 @@
 """Sequence replay: one preallocated ring of rows per environment, sampled as fixed-shape batches."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from hd_agents.host import atomic_write, format_bytes
-from hd_agents.replay_batches import DeviceRows, fits_on, gather_on_host
-from hd_agents.replay_file import read_array, read_header, stretch, write_array, write_header
-from hd_agents.replay_memory import allocate, free_bytes
+from hd_agents.replay_batches import KeptRows, gather_on_host
+from hd_agents.replay_file import read_header, read_rows, write_header, write_rows
+from hd_agents.replay_memory import allocate, fitting_rows
 from hd_agents.world_model.batch import Batch
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-MOST_ROWS = 1_000_000  # of a replay whose capacity is not given; the papers' number
 OBSERVATION = "observation."  # prefix of the columns that hold observation keys
 
 
@@ -60,9 +60,7 @@ class SequenceReplay:
             "terminated": (np.dtype(np.bool_), ()),
         }
         if capacity is None:
-            free = free_bytes(self.folder)
-            fitting = MOST_ROWS if free is None else free // 2 // self._row_bytes()
-            capacity = max(n_envs, min(MOST_ROWS, fitting))
+            capacity = max(n_envs, fitting_rows(self.folder, self._row_bytes()))
         self.rows_per_env = capacity // n_envs
         for name, (_, shape) in self._layout.items():
             if any(size < 1 for size in shape):
@@ -75,8 +73,7 @@ class SequenceReplay:
         self._heads = [0] * n_envs  # where each environment's next row goes
         self.added = [0] * n_envs  # rows that each environment was ever given, those since overwritten included
         self.history = object()  # another one once a file was read: `added` cannot be compared across that
-        self._device_rows: DeviceRows | None = None
-        self._device_rows_of: tuple[torch.device, object] | None = None
+        self._kept = KeptRows()
 
     def __len__(self) -> int:
         """Rows stored, of all environments."""
@@ -169,8 +166,12 @@ class SequenceReplay:
             )
         index = self._draw_windows(batch_size, length, rng)
         device = torch.device(device)
-        rows = self._rows_on(device)
-        tensors = gather_on_host(self._columns, index, device) if rows is None else rows.gather(index)
+        rows = self._kept.on(device, self._columns, self.history)
+        if rows is None:
+            tensors = gather_on_host(self._columns, index, device)
+        else:
+            rows.follow(self.added, self._heads)
+            tensors = rows.gather(index)
         tensors["is_first"][:, 0] = True
         observation = {key: tensors[OBSERVATION + key] for key in self._observation}
         return Batch(observation, tensors["action"], tensors["reward"], tensors["is_first"], tensors["terminated"])
@@ -185,11 +186,9 @@ class SequenceReplay:
         """
         since = [0] * self.n_envs if since is None else since
         new = [min(n - old, count) for n, old, count in zip(self.added, since, self._counts, strict=True)]
-        if not isinstance(target, (str, Path)):
-            self._write(target, new)
-            return
-        with atomic_write(Path(target)) as file:
-            self._write(file, new)
+        with atomic_write(Path(target)) if isinstance(target, (str, Path)) else nullcontext(target) as file:
+            write_header(file, self._layout, new)
+            write_rows(file, self._columns, self._heads, new)
 
     def load(self, source: str | Path | BinaryIO) -> None:
         """Replace the content by that of a file written by :meth:`save`, whose columns and environments must match.
@@ -229,32 +228,6 @@ class SequenceReplay:
         rows = ((oldest[env] + age)[:, None] + np.arange(length)) % self.rows_per_env
         return env[:, None] * self.rows_per_env + rows
 
-    def _rows_on(self, device: torch.device) -> DeviceRows | None:
-        """The rows on the device, up to date; None where they stay on the host."""
-        if device.type == "cuda":
-            device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        if self._device_rows_of != (device, self.history):
-            if self._device_rows is not None:
-                if device.type == "cpu" != self._device_rows.device.type:
-                    return None  # a sample for the host in between: what lies on the device stays there
-                self._device_rows = None  # its memory first
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
-            if fits_on(device, self.nbytes_estimate()):
-                self._device_rows = DeviceRows(self._columns, device)
-            self._device_rows_of = device, self.history
-        if self._device_rows is not None:
-            self._device_rows.follow(self.added, self._heads)
-        return self._device_rows
-
-    def _write(self, file: BinaryIO, rows: list[int]) -> None:
-        """The newest ``rows`` of each environment."""
-        write_header(file, self._layout, rows)
-        for column in self._columns.values():
-            for ring, count, head in zip(column, rows, self._heads, strict=True):
-                for part in stretch(ring, (head - count) % self.rows_per_env, count):
-                    write_array(file, part)
-
     def _read(self, file: BinaryIO, name: str, keep: bool) -> None:
         rows = read_header(file, name, self._layout, self.n_envs, self.rows_per_env)
         if sum(rows) and not self._columns:
@@ -263,10 +236,7 @@ class SequenceReplay:
         self._heads, self._counts, self.added = ([0] * self.n_envs for _ in before)  # empty, if reading fails
         self.history = object()
         heads, counts, added = before if keep else (self._heads, self._counts, self.added)
-        for column in self._columns.values():
-            for ring, count, head in zip(column, rows, heads, strict=True):
-                for part in stretch(ring, head, count):
-                    read_array(file, name, part)
+        read_rows(file, name, self._columns, heads, rows)
         self._heads = [(head + count) % self.rows_per_env for head, count in zip(heads, rows, strict=True)]
         self._counts = [min(old + count, self.rows_per_env) for old, count in zip(counts, rows, strict=True)]
         self.added = [old + count for old, count in zip(added, rows, strict=True)]

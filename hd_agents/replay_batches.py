@@ -75,3 +75,30 @@ class DeviceRows:
         """As a tensor that can go to the device without the host waiting for it: in pinned memory where that counts."""
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+
+class KeptRows:
+    """The rows of a replay that are kept on a device, one device at a time, where they fit."""
+
+    def __init__(self) -> None:
+        self.rows: DeviceRows | None = None
+        self._of: tuple[torch.device, object] | None = None
+
+    def on(self, device: torch.device, columns: Mapping[str, NDArray], history: object) -> DeviceRows | None:
+        """Those of ``columns`` on the device, up to :meth:`DeviceRows.follow`; None where they stay on the host.
+
+        :param history: of the replay; another one makes them anew.
+        """
+        if device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        if self._of != (device, history):
+            if self.rows is not None:
+                if device.type == "cpu" and self.rows.device.type != "cpu":
+                    return None  # a sample for the host in between: what lies on the device stays there
+                self.rows = None  # its memory first
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+            if fits_on(device, sum(column.nbytes for column in columns.values())):
+                self.rows = DeviceRows(columns, device)
+            self._of = device, history
+        return self.rows

@@ -8,8 +8,8 @@ shape, in the order of the bytes) and ``rows`` (stored rows of each environment)
 import json
 import os
 import struct
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ VERSION = 1
 MAX_HEADER = 1 << 20  # bytes
 
 Layout = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # column name to (dtype, shape of one row)
+Columns = Mapping[str, NDArray]  # column name to (n_envs, rows_per_env, *shape)
 
 
 def write_header(file: BinaryIO, layout: Layout, rows: list[int]) -> None:
@@ -27,9 +28,12 @@ def write_header(file: BinaryIO, layout: Layout, rows: list[int]) -> None:
     file.write(MAGIC + struct.pack("<II", VERSION, len(header)) + header)
 
 
-def write_array(file: BinaryIO, array: NDArray) -> None:
-    """Write a contiguous array's bytes."""
-    file.write(array.reshape(-1).view(np.uint8).data)
+def write_rows(file: BinaryIO, columns: Columns, heads: Sequence[int], rows: Sequence[int]) -> None:
+    """Write the newest ``rows`` of each environment. :param heads: where its next row goes."""
+    for column in columns.values():
+        for ring, count, head in zip(column, rows, heads, strict=True):
+            for part in _stretch(ring, (head - count) % len(ring), count):
+                file.write(part.reshape(-1).view(np.uint8).data)
 
 
 def read_header(file: BinaryIO, name: str, layout: Layout, n_envs: int, rows_per_env: int) -> list[int]:
@@ -68,11 +72,19 @@ def read_header(file: BinaryIO, name: str, layout: Layout, n_envs: int, rows_per
     return rows
 
 
-def read_array(file: BinaryIO, name: str, array: NDArray) -> None:
-    """Fill a contiguous array from the file.
+def read_rows(file: BinaryIO, name: str, columns: Columns, heads: Sequence[int], rows: Sequence[int]) -> None:
+    """Put the file's ``rows`` of each environment into its ring, from ``heads`` on.
 
     :raises ValueError: if the file ends early, a flag is neither 0 nor 1, or a number is not finite.
     """
+    for column in columns.values():
+        for ring, count, head in zip(column, rows, heads, strict=True):
+            for part in _stretch(ring, head, count):
+                _read_array(file, name, part)
+
+
+def _read_array(file: BinaryIO, name: str, array: NDArray) -> None:
+    """Fill a contiguous array from the file."""
     raw = array.reshape(-1).view(np.uint8)
     left = memoryview(raw.data)
     while left:
@@ -86,8 +98,8 @@ def read_array(file: BinaryIO, name: str, array: NDArray) -> None:
         raise ValueError(f"{name} is damaged: a reward, action or observation is not finite.")
 
 
-def stretch(ring: Any, start: int, count: int) -> tuple[Any, Any]:
-    """``count`` rows of a ring (array or tensor) from ``start`` on: those to its end, and those from its beginning."""
+def _stretch(ring: NDArray, start: int, count: int) -> tuple[NDArray, NDArray]:
+    """``count`` rows of a ring from ``start`` on: those to its end, and those from its beginning."""
     return ring[start : start + count], ring[: max(0, start + count - len(ring))]
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from hd_agents.host import available_memory, format_bytes
 
+MOST_ROWS = 1_000_000  # of a replay whose capacity is not given; the papers' number
+
 
 def free_bytes(folder: Path | None) -> int | None:
     """Bytes that can be claimed in memory, or on the disk that ``folder`` is (or will be) on; None if unknown."""
@@ -18,6 +20,12 @@ def free_bytes(folder: Path | None) -> int | None:
         return available_memory()
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def fitting_rows(folder: Path | None, row_bytes: int) -> int:
+    """Rows of a replay whose capacity is not given: the papers' number, but no more than half of the room holds."""
+    free = free_bytes(folder)
+    return MOST_ROWS if free is None else min(MOST_ROWS, free // 2 // row_bytes)
 
 
 def allocate(

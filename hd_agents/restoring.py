@@ -204,12 +204,7 @@ def warn_of_frozen_schedules(notes: dict[str, str]) -> None:
 
 def fit_optimizers(parameters: Mapping[str, Any], agent: Any) -> dict[str, Any]:
     """The parameters with every optimiser's state checked against the optimiser of ``agent`` that it is for."""
-    learner = agent.learner
-    optimizers = {
-        "learner.model_optimizer": learner.model_optimizer,
-        "learner.actor_optimizer": learner.actor_optimizer,
-        "learner.critic_optimizer": learner.critic_optimizer,
-    }
+    optimizers = {f"learner.{name}_optimizer": optimizer for name, optimizer in agent.learner.optimizers.items()}
     return {
         name: fitting_optimizer(name, state, optimizers[name]) if name in optimizers else state
         for name, state in parameters.items()

@@ -21,9 +21,9 @@ from stable_baselines3.common.utils import get_system_info
 from torch import Tensor
 
 from hd_agents.host import atomic_write
-from hd_agents.jsonable import ArchiveError, from_json, space_from_json, space_to_json, to_json
+from hd_agents.jsonable import ArchiveError, from_json, to_json
 
-__all__ = ["ArchiveError", "read_archive", "space_from_json", "space_to_json", "write_archive"]
+__all__ = ["ArchiveError", "read_archive", "write_archive"]
 
 FORMAT, FORMAT_VERSION = "hd_agents", 1
 FORMAT_KEY, VERSION_KEY = "_format", "_format_version"
@@ -62,25 +62,20 @@ def write_archive(path: str | Path | BinaryIO, data: Mapping[str, Any], tensors:
         _write_zip(file, document, parts)
 
 
-def read_archive(
-    path: str | Path | BinaryIO, device: torch.device | str = "cpu"
-) -> tuple[dict[str, Any], dict[str, dict]]:
-    """Read an archive as ``(data, tensors)``, with the tensors on ``device``.
+def read_archive(path: str | Path | BinaryIO) -> tuple[dict[str, Any], dict[str, dict]]:
+    """Read an archive as ``(data, tensors)``, with the tensors on the CPU.
 
     Nothing is executed, written to disk, or allocated beyond the file's own size (and a bounded size for spaces).
 
     :param path: Path (``.zip`` is tried after the path itself), or a seekable binary file.
-    :param device: Where the tensors go.
     :raises FileNotFoundError: naming the paths that were tried.
     :raises ArchiveError: saying what is wrong with a file that is foreign, truncated, damaged, or of a newer format.
     """
     if isinstance(path, (str, Path)):
         found = _find(Path(path))
         with open(found, "rb") as file:
-            data, parts = _read_zip(file, str(found))
-    else:
-        data, parts = _read_zip(path, "The archive")
-    return data, {name: _to_device(state, device) for name, state in parts.items()}
+            return _read_zip(file, str(found))
+    return _read_zip(path, "The archive")
 
 
 def _write_zip(file: BinaryIO, document: dict[str, Any], parts: dict[str, Any]) -> None:
@@ -104,7 +99,7 @@ def _find(path: Path) -> Path:
     raise FileNotFoundError(f"There is no saved agent: tried {candidates[0]} and {candidates[1]}.")
 
 
-def _read_zip(file: BinaryIO, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_zip(file: BinaryIO, name: str) -> tuple[dict[str, Any], dict[str, dict]]:
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -218,16 +213,6 @@ def _check_tree(value: Any, seen: set[int]) -> int:
     if value.layout != torch.strided or size > value.untyped_storage().nbytes():
         raise ArchiveError(f"a tensor of shape {tuple(value.shape)} has fewer numbers than its shape says.")
     return size
-
-
-def _to_device(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_device(item, device) for item in value)
-    return value
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -117,7 +117,7 @@ def policy(case: Case) -> list[Row]:
         found = model.rssm.observe_step(latent, action, embed, is_first, draws)
         report.forward(f"{mode}deter", found.deter, data[f"{post}deter"])
         report.forward(f"{mode}stoch", found.stoch, data[f"{post}stoch"].reshape(found.stoch.shape))
-        actor = net.actor(model.features(found))
+        actor = net.actor.distribution(net.actor.parameters_of(model.features(found)))
         distribution(report, actor, actor.mode(), data, f"{mode}actor_")
         if mode in ("", "train/"):
             noise = data.get("normal" if case.jax else f"{mode}uniform")

@@ -6,6 +6,7 @@ import torch
 from hd_agents.behavior.actor_critic import ActorLoss, ReturnScale, update_slow
 from hd_agents.behavior.imagination import Dreaming, FlatDreaming, imagine
 from hd_agents.behavior.returns import NextStateCredit, SameStateCredit, lambda_return
+from hd_agents.world_model.rssm import State
 from tests.models import networks
 
 
@@ -90,7 +91,7 @@ def test_slow_critic_moves_by_the_fraction(fraction, expected):
 def test_a_dream_steps_through_the_model_with_the_actors_actions(groups):
     torch.manual_seed(1)
     net = networks(groups=groups)
-    start = net.world_model.rssm.initial(7).detach()
+    start = State(*map(torch.detach, net.world_model.rssm.initial(7)))
     draws, action_draws = torch.rand(4, 7, 3), net.actor.draw(4, 7)
     dream = imagine(net.world_model, net.actor, start, draws, action_draws, differentiable=False)
     assert dream.features.shape == (5, 7, net.world_model.rssm.features)
@@ -99,7 +100,8 @@ def test_a_dream_steps_through_the_model_with_the_actors_actions(groups):
     for t in range(4):
         features = net.world_model.features(state)
         torch.testing.assert_close(dream.features[t], features)
-        torch.testing.assert_close(dream.action[t], net.actor(features).sample(action_draws[t]))
+        policy = net.actor.distribution(net.actor.parameters_of(features))
+        torch.testing.assert_close(dream.action[t], policy.sample(action_draws[t]))
         state = net.world_model.rssm.imagine_step(state, dream.action[t], draws[t])
     torch.testing.assert_close(dream.features[4], net.world_model.features(state))
 
@@ -112,7 +114,7 @@ def test_flat_dreams_are_those_of_the_modules_to_the_last_bit(groups, backbone, 
     net = networks(backbone, groups=groups)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    start = net.world_model.rssm.initial(7).detach()
+    start = State(*map(torch.detach, net.world_model.rssm.initial(7)))
     draws, action_draws = torch.rand(4, 7, 3), net.actor.draw(4, 7)
     dreamers = []
 
@@ -138,7 +140,7 @@ def test_flat_dreams_are_those_of_the_modules_to_the_last_bit(groups, backbone, 
 def test_gradients_reach_the_actor_through_the_dynamics_only_if_asked():
     torch.manual_seed(2)
     net = networks(groups=())
-    start = net.world_model.rssm.initial(3).detach()
+    start = State(*map(torch.detach, net.world_model.rssm.initial(3)))
     draws, action_draws = torch.rand(4, 3, 3), net.actor.draw(4, 3)
     dream = imagine(net.world_model, net.actor, start, draws, action_draws, differentiable=True)
     (gradient,) = torch.autograd.grad(dream.features[-1].sum(), net.actor.out.weight)
@@ -156,10 +158,11 @@ def test_reinforce_raises_the_probability_of_what_beat_the_baseline():
     targets = NextStateCredit(0.95)(torch.zeros(2, 2), torch.ones(2, 2), torch.zeros(2, 2), 1.0)
     targets = targets._replace(actor_return=torch.tensor([[1.0, -1.0]]), baseline=torch.zeros(1, 2), actor_weight=ones)
     loss = ActorLoss(0.0, reinforce=True, baseline=True)
-    before = net.actor(features).log_prob(action)
-    loss(net.actor(features), action, targets, torch.ones(())).backward()
+    policy = net.actor.distribution(net.actor.parameters_of(features))
+    before = policy.log_prob(action)
+    loss(policy, action, targets, torch.ones(())).backward()
     with torch.no_grad():
         for parameter in net.actor.parameters():
             parameter -= 0.01 * parameter.grad
-    after = net.actor(features).log_prob(action)
+    after = net.actor.distribution(net.actor.parameters_of(features)).log_prob(action)
     assert after[0, 0] > before[0, 0] and after[0, 1] < before[0, 1]

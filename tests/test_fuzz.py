@@ -29,9 +29,6 @@ def test_changed_files_give_an_agent_or_our_error(
 ) -> None:
     kind, raw = data.draw(mutants(files))
     assert outcome(readers, kind, raw) in ("read", "refused")
-
-
-def test_nothing_is_written_beside_the_files(readers: Readers) -> None:
     names = {path.name for path in readers.folder.iterdir()}
-    assert names <= {"model.npz", "model.pt", "policy.zip", *FOLDERS}
+    assert names <= {"model.npz", "model.pt", "policy.zip", *FOLDERS}, "nothing is written beside the files"
     assert not Path("/tmp/evil.pth").exists()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_rows import ACTIONS, IMAGE, VECTOR, assert_rows_agree, fill, make, row
 
-from hd_agents import replay as replay_module
 from hd_agents import replay_batches, replay_memory
+from hd_agents.replay import SequenceReplay
 from hd_agents.world_model.batch import Batch
 
 
@@ -189,15 +189,15 @@ def test_rows_kept_on_the_device_make_the_same_batches(
     rngs = np.random.default_rng(0), np.random.default_rng(0)
 
     def assert_same_batches() -> None:
-        monkeypatch.setattr(replay_module, "fits_on", lambda device, size: True)
+        monkeypatch.setattr(replay_batches, "fits_on", lambda device, size: True)
         found = kept.sample(31, 17, rngs[0])
-        monkeypatch.setattr(replay_module, "fits_on", lambda device, size: False)
+        monkeypatch.setattr(replay_batches, "fits_on", lambda device, size: False)
         expected = host.sample(31, 17, rngs[1])
         for key, value in expected.observation.items():
             assert torch.equal(found.observation[key], value)
         assert all(map(torch.equal, found[1:], expected[1:]))
-        assert kept._device_rows is not None
-        assert host._device_rows is None
+        assert kept._kept.rows is not None
+        assert host._kept.rows is None
 
     for rows in (30, 1, 7, 97, 400):
         each = [rows + 3 * env if rows > 1 else (env + 1) % 2 for env in range(n_envs)]
@@ -215,17 +215,21 @@ def test_rows_kept_on_the_device_make_the_same_batches(
 
 def test_a_sample_for_the_host_leaves_the_rows_on_the_device() -> None:
     replay, rows = fill(make(60), 41), SimpleNamespace(device=torch.device("cuda:0"))
-    replay._device_rows, replay._device_rows_of = rows, (rows.device, replay.history)  # type: ignore[assignment]
+    replay._kept.rows, replay._kept._of = rows, (rows.device, replay.history)  # type: ignore[assignment]
     assert replay.sample(31, 17, np.random.default_rng(0)).reward.device.type == "cpu"
-    assert replay._device_rows is rows
+    assert replay._kept.rows is rows
+
+
+def rows_on(replay: SequenceReplay, device: str) -> replay_batches.DeviceRows | None:
+    return replay._kept.on(torch.device(device), replay._columns, replay.history)
 
 
 @pytest.mark.gpu
 def test_one_device_by_two_names_is_one() -> None:
     replay = fill(make(60), 41)
-    rows = replay._rows_on(torch.device("cuda"))
+    rows = rows_on(replay, "cuda")
     assert rows is not None
-    assert replay._rows_on(torch.device("cuda:0")) is rows
+    assert rows_on(replay, "cuda:0") is rows
 
 
 @pytest.mark.gpu
@@ -233,7 +237,7 @@ def test_one_device_by_two_names_is_one() -> None:
 def test_batches_reach_the_gpu_unchanged(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_batches, "SHARE", share)
     replay = fill(make(60), 97)
-    assert (replay._rows_on(torch.device("cuda")) is None) == (share == 0.0)
+    assert (rows_on(replay, "cuda") is None) == (share == 0.0)
     batches = [replay.sample(31, 17, np.random.default_rng(0), "cuda") for _ in range(20)]
     for batch in batches:
         assert batch.reward.is_cuda
@@ -245,7 +249,9 @@ def test_batches_reach_the_gpu_unchanged(share: float, monkeypatch: pytest.Monke
 @pytest.mark.gpu
 def test_drawing_new_rows_on_the_gpu_does_not_wait_for_it() -> None:
     replay = fill(make(60), 41)
-    assert replay._rows_on(torch.device("cuda")) is not None
+    rows = rows_on(replay, "cuda")
+    assert rows is not None
+    rows.follow(replay.added, replay._heads)
     fill(replay, 3)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -73,10 +73,6 @@ class Actor(nn.Module):
             return OneHotActions(parameters, self.groups, self.unimix)
         return TruncatedNormalActions(parameters) if self.bounded else NormalActions(parameters)
 
-    def forward(self, features: Tensor) -> ActionDistribution:
-        """(..., F) -> distribution over actions (..., A)."""
-        return self.distribution(self.parameters_of(features))
-
     def draw(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """Random numbers for ``shape`` samples, from torch's global generator."""
         if self.groups:
@@ -153,21 +149,17 @@ class ActorLoss(NamedTuple):
 class CriticLoss(NamedTuple):
     """How the critic learns.
 
-    :param slow_regularizer: weight of the loss against the slow critic's prediction (1 in DreamerV3, 0 in DreamerV2).
+    :param slow_regularizer: add the loss against the slow critic's prediction (DreamerV3).
     """
 
-    slow_regularizer: float
+    slow_regularizer: bool
 
     def __call__(self, critic: ScalarHead, out: Tensor, targets: Targets, slow_value: Tensor) -> Tensor:
         """The loss (0-d) of the critic's output ``out`` (L, N, outputs) at states 0..L-1; ``slow_value`` (L, N)."""
         target = targets.critic_return.detach()
-        if self.slow_regularizer == 1.0:  # both in one pass over the logits
-            loss = critic.loss(out, torch.stack([target, slow_value]))
-        else:
-            loss = critic.loss(out, target)
-            if self.slow_regularizer:
-                loss = loss + self.slow_regularizer * critic.loss(out, slow_value)
-        return (targets.critic_weight * loss).mean()
+        if self.slow_regularizer:  # both in one pass over the logits
+            target = torch.stack([target, slow_value])
+        return (targets.critic_weight * critic.loss(out, target)).mean()
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn.flat import FlatLayer, can_be_flat
-from hd_agents.nn.functional import draw_one_hot
+from hd_agents.nn.functional import draw_one_hot, gru_update
 from hd_agents.nn.products import product_dtype
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
@@ -116,7 +116,6 @@ class FlatDreaming(Dreaming):
         rssm, (deter, stoch), dtype = self.model.rssm, state, self.dtype
         hidden = self._image_in(torch.cat([stoch.to(dtype), rssm.clip(action).to(dtype)], -1))
         gates = self._gru(torch.cat([deter.to(dtype), hidden.to(dtype)], -1))
-        opened, candidate, update = gates.chunk(3, -1)
-        deter = torch.lerp(deter, torch.tanh(torch.sigmoid(opened) * candidate), torch.sigmoid(update - 1.0))
+        deter = gru_update(gates, deter)
         logits = self._prior_out(self._image_out(deter)).unflatten(-1, (rssm.stoch, rssm.classes))
         return State(deter, draw_one_hot(logits, draw, rssm.unimix)[0].flatten(-2))

@@ -46,13 +46,13 @@ class FlatLayer:
             return cls(layer.weight, layer.bias, dtype=dtype)
         return cls(layer.linear.weight, layer.linear.bias, layer.norm, layer.act, dtype)
 
-    def __call__(self, x: Tensor, more: Tensor | None = None) -> Tensor:
-        """(N, inputs) -> (N, outputs). :param more: (N, outputs), added to the product in the place of a bias."""
-        return self.finish(self.product(x, more))
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, inputs) -> (N, outputs)."""
+        return self.finish(self.product(x))
 
-    def product(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+    def product(self, x: Tensor) -> Tensor:
         """What comes before norm and activation, in ``dtype``."""
-        return product(x.to(self.dtype), self.weight, self.bias if more is None else more)
+        return product(x.to(self.dtype), self.weight, self.bias)
 
     def finish(self, x: Tensor) -> Tensor:
         """Norm and activation over the last axis."""

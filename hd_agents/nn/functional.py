@@ -1,4 +1,4 @@
-"""Small tensor functions shared by the networks: symlog, unimix, straight-through samples, categorical KL."""
+"""Small tensor functions shared by the networks: symlog, unimix, straight-through samples, categorical KL, the GRU."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def unimix_log_probs(logits: Tensor, unimix: float) -> Tensor:
         return torch.log_softmax(logits, -1)
     probs = softmax(logits)
     return torch.log(probs * (1.0 - unimix) + unimix / logits.shape[-1])
+
+
+def gru_update(gates: Tensor, deter: Tensor) -> Tensor:
+    """The normalised gates (N, 3 D) in float32 and deter (N, D) -> the next deter (N, D)."""
+    reset, candidate, update = gates.chunk(3, -1)
+    candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+    return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))
 
 
 def categorical_kl(left: Tensor, right: Tensor) -> Tensor:

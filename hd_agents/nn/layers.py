@@ -1,4 +1,4 @@
-"""Linear and convolutional building blocks with the two official initialisations."""
+"""Dense layers, their stack and the GRU, with the two official initialisations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hd_agents.nn.functional import gru_update
 from hd_agents.nn.products import Linear
 
 NORM_EPS = 1e-3  # both official codes
@@ -144,9 +145,7 @@ class GRUCell(nn.Module):
 
     def finish(self, gates: Tensor, deter: Tensor) -> Tensor:
         """The linear layer's output (N, 3 D) and deter (N, D) -> the next deter (N, D)."""
-        reset, candidate, update = self.norm(gates.float()).chunk(3, -1)  # the memory itself stays in float32
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))
+        return gru_update(self.norm(gates.float()), deter)  # the memory itself stays in float32
 
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:
         """x (N, inputs), deter (N, D) -> the next deter (N, D)."""

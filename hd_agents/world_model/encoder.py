@@ -14,8 +14,6 @@ from hd_agents.nn.convolution import Conv
 from hd_agents.nn.functional import symlog
 from hd_agents.nn.layers import MLP, Activation
 
-SMALLEST_SIDE = 16  # pixels; below that there is nothing to halve
-
 
 def model_size(height: int, width: int) -> tuple[int, int, int]:
     """The image size that the networks use, and how often they halve it.

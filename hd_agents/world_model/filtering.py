@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hd_agents.nn.functional import draw_one_hot
+from hd_agents.nn.functional import draw_one_hot, gru_update
 from hd_agents.nn.layers import NORM_EPS, Activation, activate
 from hd_agents.nn.products import product
 
@@ -105,9 +105,7 @@ class _Filter(torch.autograd.Function):
             joint = torch.cat([before, activate(y_in, act)], -1).to(dtype)
             x_gru = product(joint, gru, gru_bias)
             y_gru, mean_gru, rstd_gru = _norm(x_gru, norm_gru)
-            open_, candidate, update = y_gru.chunk(3, -1)
-            candidate = torch.tanh(torch.sigmoid(open_) * candidate)
-            deter = torch.lerp(before, candidate, torch.sigmoid(update - 1.0))
+            deter = gru_update(y_gru, before)
             deter_used = deter.to(dtype)
             x_obs = product(deter_used, observe, embed)
             y_obs, mean_obs, rstd_obs = _norm(x_obs, norm_obs)

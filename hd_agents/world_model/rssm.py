@@ -26,10 +26,6 @@ class State(NamedTuple):
     deter: Tensor
     stoch: Tensor
 
-    def detach(self) -> State:
-        """Cut from the graph."""
-        return State(self.deter.detach(), self.stoch.detach())
-
 
 class RSSM(nn.Module):
     """prior:  h' = GRU(h, [z, a]),  z' ~ p(z' | h');   posterior:  z' ~ q(z' | h', embed).

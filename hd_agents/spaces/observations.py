@@ -1,9 +1,4 @@
-"""Between Gymnasium's spaces and the arrays that the networks read and write. Pure NumPy, no torch.
-
-Inside the package an observation is a dict of arrays with the env axis first: images uint8 (N, H, W, C), everything
-else float32 vectors (N, D). A space that is no Dict has the single key ``"observation"``. An action is one float32
-vector (N, A): concatenated one-hots, or numbers in [-1, 1] that stand for the bounds of a Box.
-"""
+"""Observations of a space to and from named arrays: images, vectors, one-hots."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,12 +7,13 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from hd_agents.spaces.one_hot import from_one_hot, one_hot_groups, to_one_hot
+
 SINGLE_KEY = "observation"
-SMALLEST_IMAGE = 16
+SMALLEST_IMAGE = 16  # pixels a side; below that there is nothing to halve
 MOST_CHANNELS = 4
 
 Observation = NDArray[Any] | Mapping[str, Any] | int
-FloatArray = NDArray[np.float32]
 
 OBSERVATIONS_SUPPORTED = (
     "supported observations: Box images (uint8, 0..255, HxWxC or CxHxW, 1 to 4 channels, 16 pixels or more a side), "
@@ -27,7 +23,6 @@ TO_PIXELS = (
     "If it is an image, make it one of uint8, 0 to 255: gymnasium.wrappers.TransformObservation(env, lambda image: "
     "(255 * image).astype('uint8'), gymnasium.spaces.Box(0, 255, shape, 'uint8')) for floats from 0 to 1."
 )
-ACTIONS_SUPPORTED = "supported actions: Box with finite bounds, Discrete, MultiDiscrete, MultiBinary"
 
 
 class ImageSpec(NamedTuple):
@@ -59,41 +54,6 @@ def is_image(space: spaces.Space[Any]) -> bool:
         and space.dtype == np.uint8
         and bool(np.all(space.low == 0) and np.all(space.high == 255))
     )
-
-
-def one_hot_groups(space: spaces.Space[Any]) -> tuple[tuple[int, ...], NDArray[np.int64]] | None:
-    """Group sizes and first values of a space of integers, both flattened; None for any other space."""
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),), np.array([space.start], dtype=np.int64)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(int(n) for n in space.nvec.ravel()), np.asarray(space.start, dtype=np.int64).ravel()
-    if isinstance(space, spaces.MultiBinary):
-        size = int(np.prod(space.shape))
-        return (2,) * size, np.zeros(size, dtype=np.int64)
-    return None
-
-
-def to_one_hot(
-    values: NDArray[Any], groups: tuple[int, ...], start: NDArray[np.int64], what: str = "These are "
-) -> FloatArray:
-    """Integers (N, G) as concatenated one-hots (N, sum(groups)). ValueError for a value outside its group."""
-    if values.dtype.kind not in "biu":
-        raise ValueError(f"{what}{values.dtype}: expected integers.")
-    index = values.reshape(len(values), len(groups)).astype(np.int64) - start
-    if np.any(index < 0) or np.any(index >= np.array(groups)):
-        raise ValueError(f"{what}integers {values.tolist()} outside ranges of {groups} from {start.tolist()} on.")
-    out = np.zeros((len(index), sum(groups)), dtype=np.float32)
-    offsets = np.concatenate([[0], np.cumsum(groups)[:-1]]).astype(np.int64)
-    np.put_along_axis(out, index + offsets, 1.0, axis=1)
-    return out
-
-
-def from_one_hot(rows: FloatArray, groups: tuple[int, ...], start: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The largest entry of each group of (N, sum(groups)), as integers (N, G) in the space's own numbering."""
-    if len(groups) == 1:
-        return rows.argmax(axis=-1)[..., None] + start
-    parts = np.split(rows, np.cumsum(groups)[:-1], axis=-1)
-    return np.stack([part.argmax(axis=-1) for part in parts], axis=-1) + start
 
 
 class ObservationCodec:
@@ -245,61 +205,6 @@ class ObservationCodec:
                 )
             rows = rows.astype(np.uint8)
         return rows if rows.shape[1:] == spec.shape else rows.transpose(0, 2, 3, 1)
-
-
-class ActionCodec:
-    """Turns the networks' action vectors (N, A) into what an environment's ``step`` takes, and back.
-
-    ``groups`` holds the sizes of the one-hot groups and is empty for a Box. Raises ``ValueError`` for a space that
-    has no action head.
-    """
-
-    def __init__(self, space: spaces.Space[Any]) -> None:
-        self.space = space
-        found = one_hot_groups(space)
-        self.groups: tuple[int, ...] = found[0] if found else ()
-        self._start = found[1] if found else np.zeros(0, dtype=np.int64)
-        if found is None and not isinstance(space, spaces.Box):
-            raise ValueError(
-                f"The action space {space} has no action head. {ACTIONS_SUPPORTED}. "
-                "Map it onto one of these with gymnasium.wrappers.TransformAction."
-            )
-        if isinstance(space, spaces.Box):
-            if not (np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high))):
-                raise ValueError(
-                    f"The action space {space} is unbounded: every dimension needs finite bounds. Give it some with "
-                    "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(-1, 1, shape)), Box of "
-                    "gymnasium.spaces; leave out ClipAction, which takes them away: actions are inside them anyway."
-                )
-            if 0 in space.shape:
-                raise ValueError(f"The action space {space} of shape {space.shape} has no dimension to act in.")
-            self._low = space.low.astype(np.float64).ravel()
-            self._high = space.high.astype(np.float64).ravel()
-        self.size = sum(self.groups) if found else int(np.prod(space.shape or ()))
-
-    def decode(self, actions: FloatArray) -> NDArray[Any]:
-        """Action vectors (N, A) as environment actions (N, ...), in the space's dtype and inside its bounds."""
-        shape = (len(actions), *(self.space.shape or ()))
-        if self.groups:
-            return from_one_hot(actions, self.groups, self._start).astype(self.space.dtype).reshape(shape)
-        scaled = self._low + 0.5 * (actions.astype(np.float64) + 1.0) * (self._high - self._low)
-        bounded = np.clip(scaled, self._low, self._high)
-        whole = np.issubdtype(np.dtype(self.space.dtype), np.integer)
-        return (np.rint(bounded) if whole else bounded).astype(self.space.dtype).reshape(shape)
-
-    def encode(self, actions: NDArray[Any]) -> FloatArray:
-        """Environment actions (N, ...) as action vectors (N, A). A Box dimension of zero width becomes 0."""
-        rows = np.asarray(actions)
-        if self.groups:
-            return to_one_hot(rows.reshape(len(rows), -1), self.groups, self._start)
-        width = self._high - self._low
-        flat = rows.reshape(len(rows), -1).astype(np.float64)
-        scaled = 2.0 * (flat - self._low) / np.where(width > 0, width, 1.0) - 1.0
-        return np.clip(np.where(width > 0, scaled, 0.0), -1.0, 1.0).astype(np.float32)
-
-    def sample(self, n: int) -> FloatArray:
-        """``n`` uniform random actions (n, A), drawn from the space's own generator (see ``space.seed``)."""
-        return self.encode(np.stack([np.asarray(self.space.sample()) for _ in range(n)]))
 
 
 def _image_spec(key: str, space: spaces.Space[Any]) -> ImageSpec:
