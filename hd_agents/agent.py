@@ -1,5 +1,6 @@
 """HarmonyDreamAgent: a world-model agent with the interface of Stable-Baselines3's algorithms."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -83,7 +84,8 @@ class HarmonyDreamAgent(LearningLoop):
     :param action_repeat: frames per env step, for logging in frames only; repeating actions is the environment's work.
     :param policy_kwargs: network widths over the size's preset, see :func:`hd_agents.backbones.build`.
     :param precision: of the networks in training: "float32", "bfloat16", or "auto" for bfloat16 where it is faster: on
-        CUDA, and on CPUs with instructions for it if the networks have a million parameters or more.
+        GPUs (NVIDIA's from Ampere on), and on CPUs with instructions for it if the networks have a million parameters
+        or more.
     :param compile: "auto" makes every update one CUDA graph on CUDA and does nothing on a CPU; True runs the world
         model's losses through ``torch.compile`` besides, which takes a minute or more at the first gradient step; False
         does neither. What fails to compile runs as it is, with one warning.
@@ -222,7 +224,9 @@ class HarmonyDreamAgent(LearningLoop):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self._make_policy().to(self.device)
-        pays = bfloat16_pays(self.policy.networks)
+        pays = bfloat16_pays(self.device, sum(weight.numel() for weight in self.policy.networks.parameters()))
+        if self.precision == "bfloat16" and self.device.type == "cuda" and not pays:
+            warnings.warn(f"bfloat16 is very slow on {self.device}: use precision='float32' or 'auto'.", stacklevel=3)
         self.learner = Learner(
             self.policy.networks,
             objectives(

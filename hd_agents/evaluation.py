@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, VecTransposeImage, is_vecenv_wrapped
 
 import hd_agents
 from hd_agents import checks
@@ -121,7 +121,7 @@ def evaluate(
     :param progress_bar: show one, on stderr; needs tqdm.
     :param env_kwargs: arguments of ``gymnasium.make``, where ``task`` is an id.
     :raises ValueError: for a number, rule or arguments that are not allowed, and for a task with other spaces than the
-        agent's.
+        agent's, or than those that its ``VecNormalize`` wraps.
     """
     if not isinstance(task, str) and not callable(task):
         raise ValueError(f"task={task!r}: pass a Gymnasium id, or a function that makes the environment, lambda: env.")
@@ -240,6 +240,10 @@ def normalized(envs: VecEnv, normalizer: VecNormalize | None) -> VecEnv:
     """``envs`` with observations as ``normalizer`` gives them now, whose statistics stay as they are."""
     if normalizer is None:
         return envs
+    inner = normalizer.venv
+    if is_vecenv_wrapped(inner, VecTransposeImage):
+        envs = VecTransposeImage(envs)
+    checks.spaces(envs, inner.observation_space, inner.action_space)
     same = copy(normalizer)  # without the environments that it wraps
     same.set_venv(envs)
     same.training = same.norm_reward = False

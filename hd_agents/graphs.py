@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,17 +27,36 @@ def capture_on_cuda(function: Callable[[], Any], stream: torch.cuda.Stream) -> t
 
     Not by ``torch.cuda.graph``, which records on a stream of the current device, and leaves it current after a failure.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     gc.collect()
     torch.cuda.synchronize(stream.device)
     torch.cuda.empty_cache()
-    with torch.cuda.stream(stream):
-        graph.capture_begin()
-        try:
-            results = function()
-        finally:
-            graph.capture_end()
+    try:
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool=pool)
+            try:
+                results = function()
+            finally:
+                graph.capture_end()
+    except RuntimeError:
+        _clean_up(stream.device, pool)
+        raise
     return graph.replay, results
+
+
+def _clean_up(device: torch.device, pool: Any) -> None:
+    """What ``capture_end`` leaves undone where a capture has become invalid: its memory is still set aside for it, and
+    the device's random numbers are still taken to be recorded. Done as far as this version of torch lets it be.
+    """
+    generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    steps = (
+        lambda: torch._C._cuda_endAllocateToPool(generator.device.index, pool),
+        lambda: torch._C._cuda_releasePool(generator.device.index, pool),
+        lambda: generator.graphsafe_set_state(generator.clone_state()),
+    )
+    for step in steps:
+        with contextlib.suppress(RuntimeError, AttributeError):
+            step()
 
 
 class Graphed:
@@ -87,8 +107,17 @@ class Graphed:
         for target, source in zip(_tensors(self._inputs), _tensors(inputs), strict=True):
             target.copy_(source, non_blocking=True)
         assert self._replay is not None
-        self._replay()
+        try:
+            self._replay()
+        except RuntimeError as error:  # before anything was launched
+            self._give_up(str(error))
+            return self._function(*inputs)
         return self._results
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the graph, which belongs to this object: a copy makes its own."""
+        nothing = dict.fromkeys(("_key", "_stream", "_replay", "_inputs", "_results"))
+        return {**self.__dict__, **nothing, "_settled": 0, "_held": []}
 
     def _aside(self, inputs: tuple[Any, ...]) -> Any:
         """A call on a stream of its own, as CUDA wants it before a capture."""
@@ -114,9 +143,13 @@ class Graphed:
             cause = str(error.__context__ or error)
         else:
             return True
-        self._failed, self._inputs = True, None
-        warnings.warn(f"No CUDA graph of {self._name} could be made; it goes on without: {cause}", stacklevel=4)
+        self._give_up(cause)
         return False
+
+    def _give_up(self, cause: str) -> None:
+        self._failed = True
+        self._replay = self._inputs = self._results = None
+        warnings.warn(f"No CUDA graph of {self._name} could be made; it goes on without: {cause}", stacklevel=5)
 
 
 class GraphedUpdates:

@@ -19,7 +19,8 @@ from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 
-BFLOAT16_PAYS = 1_000_000  # parameters; below, a CPU spends as long on converting (benchmarks/update.py)
+AMPERE = 8  # compute capability of the first GPUs with bfloat16
+BFLOAT16_PAYS = 1_000_000  # weights; below, a CPU spends as long on converting (benchmarks/update.py)
 
 
 class Draws(NamedTuple):
@@ -234,12 +235,14 @@ class Learner:
         return torch.autocast(self.device.type, dtype=self._autocast_dtype or torch.bfloat16, enabled=enabled)
 
 
-def bfloat16_pays(networks: nn.Module) -> bool:
-    """Whether bfloat16 is faster where the networks are."""
-    parameters = list(networks.parameters())
-    large = sum(parameter.numel() for parameter in parameters) >= BFLOAT16_PAYS
-    device = parameters[0].device.type
-    return device == "cuda" or (device == "cpu" and large and cpu_has_bfloat16())
+def bfloat16_pays(device: torch.device, weights: int) -> bool:
+    """Whether networks of so many weights are faster in bfloat16.
+
+    NVIDIA's GPUs before Ampere (T4, V100, RTX 20) have no instructions for it: PyTorch imitates them, very slowly.
+    """
+    if device.type == "cuda":
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= AMPERE
+    return device.type == "cpu" and weights >= BFLOAT16_PAYS and cpu_has_bfloat16()
 
 
 def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The loop of an algorithm that moves and learns by turns: env steps into replay, gradient steps out of it."""
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -209,15 +210,27 @@ class LearningLoop(BaseAlgorithm):
             self.learner.set_learning_rates(*self._rates().values())
         for _ in range(gradient_steps):
             begun = time.perf_counter()
-            batch = self.replay_buffer.sample(self.batch_size, self.sequence_length, self._rng, self.device)
-            if self._vec_normalize_env is not None:
-                batch = normalize_batch(batch, self._vec_normalize_env)
-            self._metrics.add(self._graphed(batch) if self._graphed else self.learner.train_step(batch))
+            try:
+                metrics = self._update(self.replay_buffer)
+            except torch.OutOfMemoryError:
+                if not self.replay_buffer.leave_device():
+                    raise
+                torch.cuda.empty_cache()
+                warnings.warn("The GPU's memory is short: the replay stays in the host's from now on.", stacklevel=2)
+                metrics = self._update(self.replay_buffer)
+            self._metrics.add(metrics)
             self._n_updates += 1
             if self._n_updates % PATIENCE == 0:
                 recorder.check(self)
             if self._progress is not None:
                 self._progress.on_update(time.perf_counter() - begun)
+
+    def _update(self, replay: SequenceReplay) -> Mapping[str, torch.Tensor]:
+        """One gradient step of everything; its metrics."""
+        batch = replay.sample(self.batch_size, self.sequence_length, self._rng, self.device)
+        if self._vec_normalize_env is not None:
+            batch = normalize_batch(batch, self._vec_normalize_env)
+        return self._graphed(batch) if self._graphed else self.learner.train_step(batch)
 
     def _rates(self) -> dict[str, float]:
         """Learning rates of world model, actor and critic at the present progress."""

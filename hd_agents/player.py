@@ -43,9 +43,10 @@ class Player:
         :raises ValueError: for what does not fit its space or is not finite.
         """
         if executed is not None and self.state is not None:
-            deter, stoch, action = self.state
-            shape = len(action), *(self.policy.action_space.shape or ())
-            self.state = deter, stoch, encode_actions(self.policy.actions, np.reshape(executed, shape))
+            deter, stoch, _ = self.state
+            given, shape = np.asarray(executed), self.policy.action_space.shape or ()
+            rows = given[None] if given.shape == shape else given
+            self.state = deter, stoch, encode_actions(self.policy.actions, rows)
         if self.state is None:
             n = len(next(iter(self.policy.observations.encode(observation).values())))
             episode_start = np.ones(n, dtype=bool)

@@ -224,6 +224,8 @@ class DreamPolicy(BasePolicy):
             starts, latent = np.ones(n, dtype=bool), self.initial(n)
         else:
             latent = self.read_state(state, n)
+            if not all(np.isfinite(part[~starts]).all() for part in state):
+                raise ValueError("The state holds numbers that are not finite: pass what predict() returned, or None.")
         latent = self.step(encoded, latent, starts, deterministic, mode)
         actions = self.actions.decode(latent.action.cpu().numpy())
         return actions if batched else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in latent)

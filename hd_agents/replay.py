@@ -97,6 +97,10 @@ class SequenceReplay:
         """Bytes of a row that are images."""
         return sum(int(np.prod(shape)) for dtype, shape in self._layout.values() if dtype == np.uint8)
 
+    def leave_device(self) -> bool:
+        """Gather batches on the host from now on, where the device's memory is needed for more; False if they are."""
+        return self._kept.leave()
+
     def describe(self) -> str:
         """One line for people: rows stored, rows that fit, memory or disk."""
         return (

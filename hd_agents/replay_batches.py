@@ -84,6 +84,11 @@ class KeptRows:
         self.rows: DeviceRows | None = None
         self._of: tuple[torch.device, object] | None = None
 
+    def leave(self) -> bool:
+        """Give the device's memory back: from now on rows are gathered on the host. False if none lie there."""
+        left, self.rows = self.rows is not None, None
+        return left
+
     def on(self, device: torch.device, columns: Mapping[str, NDArray], history: object) -> DeviceRows | None:
         """Those of ``columns`` on the device, up to :meth:`DeviceRows.follow`; None where they stay on the host.
 

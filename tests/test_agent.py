@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.policies import MlpPolicy
 from hd_agents.presets import DEFAULTS
-from tests.agents import Scripted, tiny
+from tests.agents import TINY, Scripted, tiny
 
 
 @pytest.mark.parametrize(
@@ -305,3 +306,13 @@ def test_a_policy_class_of_ones_own() -> None:
         pass
 
     assert type(tiny(Mine).policy) is Mine
+
+
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+def test_a_fixed_discount_is_not_rounded(backbone: str) -> None:
+    """In bfloat16 0.997 would be 0.996, a horizon of 256 steps instead of 333."""
+    agent = tiny(backbone=backbone, policy_kwargs={**TINY["policy_kwargs"], "predict_continue": False})
+    model = agent.policy.networks.world_model
+    features = torch.zeros(2, model.rssm.features, dtype=torch.bfloat16)
+    assert model.discount(features, 0.997).tolist() == pytest.approx([0.997] * 2)
+    assert model.continues(features).dtype == torch.float32

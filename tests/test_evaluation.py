@@ -12,12 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from hd_agents import evaluation
 from hd_agents.cli import main
 from hd_agents.evaluation import ActorsMode, evaluate, expected_range, human_normalized, share_seeds
-from tests.agents import tiny
+from tests.agents import Scripted, tiny
 from tests.test_sb3_logging import Memory, logged
 
 
@@ -165,6 +165,19 @@ def test_observations_are_normalised_as_in_training(monkeypatch: pytest.MonkeyPa
     assert np.array_equal(env.obs_rms.mean, before)
     assert all(total == round(total) for total in found.returns)  # the task's own rewards
     agent.learn(20, reset_num_timesteps=False)
+
+
+def test_a_normaliser_around_transposed_images_is_evaluated() -> None:
+    space = spaces.Dict({"eye": spaces.Box(0, 255, (16, 17, 3), np.uint8), "arm": spaces.Box(-1, 1, (3,))})
+
+    def make() -> gym.Env[Any, Any]:
+        return Scripted(space, spaces.Discrete(2))
+
+    env = VecNormalize(VecTransposeImage(DummyVecEnv([make])), norm_obs_keys=["arm"])
+    assert evaluate(tiny("MultiInputPolicy", env), make, 2).lengths == [7, 7]
+    stacked = VecNormalize(VecFrameStack(DummyVecEnv([lambda: gym.make("CartPole-v1")]), 3))
+    with pytest.raises(ValueError, match="spaces do not match"):
+        evaluate(tiny(env=stacked), "CartPole-v1", 1)
 
 
 def test_the_record_is_json_and_says_what_was_done(suites: None, agent: Any) -> None:

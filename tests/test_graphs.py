@@ -15,6 +15,7 @@ from gymnasium import spaces
 from hd_agents.compilation import compiled_or_plain
 from hd_agents.graphs import WARMUP, Graphed, GraphedActing, GraphedUpdates, capture_on_cuda
 from hd_agents.policies import CnnPolicy, DreamPolicy, Latent
+from tests.agents import tiny
 from tests.models import batch, learner, networks
 
 UPDATES = 20
@@ -156,14 +157,19 @@ class FakeCuda:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, breaks: bool) -> None:
         self.said: list[str] = []
-        self.breaks, self.device = breaks, "cuda:1"
+        self.breaks, self.device = breaks, torch.device("cuda:1")
         for name, value in {
             "CUDAGraph": lambda: self,
             "synchronize": lambda device: self.said.append(f"synchronize {device}"),
             "empty_cache": lambda: self.said.append("empty"),
             "stream": self.on,
+            "graph_pool_handle": lambda: "pool",
+            "default_generators": [None, self],
         }.items():
             monkeypatch.setattr(f"torch.cuda.{name}", value)
+        for name in ("endAllocateToPool", "releasePool"):
+            said = lambda index, pool, name=name: self.said.append(f"{name} {index} {pool}")  # noqa: E731
+            monkeypatch.setattr(torch._C, f"_cuda_{name}", said, raising=False)
 
     @contextmanager
     def on(self, stream: Any) -> Any:
@@ -174,8 +180,15 @@ class FakeCuda:
         finally:
             self.said.append("off")
 
-    def capture_begin(self) -> None:
+    def capture_begin(self, pool: Any) -> None:
+        assert pool == "pool"
         self.said.append("begin")
+
+    def clone_state(self) -> str:
+        return "a state that is not recorded"
+
+    def graphsafe_set_state(self, state: Any) -> None:
+        self.said.append(state)
 
     def capture_end(self) -> None:
         self.said.append("end")
@@ -199,7 +212,59 @@ def test_a_capture_that_breaks_is_ended_and_its_stream_left(monkeypatch: pytest.
     with pytest.raises(RuntimeError, match="invalidated") as raised:
         capture_on_cuda(lambda: 1 // 0, cuda)
     assert isinstance(raised.value.__context__, ZeroDivisionError)
-    assert cuda.said[-3:] == ["begin", "end", "off"]
+    ended = ["endAllocateToPool 1 pool", "releasePool 1 pool", "a state that is not recorded"]
+    assert cuda.said[-6:] == ["begin", "end", "off", *ended]
+
+
+def test_a_graph_that_cannot_be_replayed_is_given_up() -> None:
+    def capture(function: Any, stream: Any) -> Any:
+        def replay() -> None:
+            raise RuntimeError("the generator is recording")
+
+        return replay, None
+
+    step = Graphed(lambda x: x + 1, list, "it", capture)
+    for _ in range(WARMUP):
+        step(torch.ones(2))
+    with pytest.warns(UserWarning, match="No CUDA graph of it could be made.*the generator is recording"):
+        assert step(torch.ones(2)).tolist() == [2.0] * 2
+    assert step(torch.zeros(2)).tolist() == [1.0] * 2
+
+
+def test_a_copy_makes_a_graph_of_its_own() -> None:
+    recorder = Recorder()
+    student = learner(networks())
+    update = GraphedUpdates(student, recorder)
+    data = batches()
+    for one in data[: WARMUP + 3]:
+        update(one)
+    assert update._step._replay is not None
+    other = copy.deepcopy(update)
+    assert other._step._replay is None
+    before = {name: value.clone() for name, value in student.networks.state_dict().items()}
+    other(data[0])
+    assert all(torch.equal(value, before[name]) for name, value in student.networks.state_dict().items())
+    assert other._learner.updates == student.updates + 1
+
+
+def test_replay_makes_room_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = tiny().learn(40)
+    train_step, left = agent.learner.train_step, iter([True, False])
+    monkeypatch.setattr(agent.replay_buffer, "leave_device", lambda: next(left))
+    failing = iter([True, False, True])
+
+    def short(batch: Any) -> Any:
+        if next(failing):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train_step(batch)
+
+    monkeypatch.setattr(agent.learner, "train_step", short)
+    before = agent._n_updates
+    with pytest.warns(UserWarning, match="the replay stays in the host's"):
+        agent.train(1)
+    assert agent._n_updates == before + 1
+    with pytest.raises(torch.OutOfMemoryError):  # there is nothing left to make room with
+        agent.train(1)
 
 
 def test_a_capture_that_fails_costs_a_warning_and_no_update() -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hd_agents import host
 from hd_agents import learner as learner_module
@@ -52,6 +53,17 @@ def test_auto_takes_bfloat16_where_it_pays(
     assert tiny().learner.bfloat16 is expected
     assert tiny(precision="bfloat16").learner.bfloat16
     assert not tiny(precision="float32").learner.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "pays"), [((7, 5), None, False), ((8, 0), None, True), ((9, 0), "6", True)]
+)
+def test_gpus_without_instructions_stay_in_float32(
+    capability: tuple[int, int], hip: str | None, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert learner_module.bfloat16_pays(torch.device("cuda"), 1) is pays
 
 
 SCRIPT = """

@@ -220,6 +220,14 @@ def test_a_program_that_seeds_all_generators_is_repeated() -> None:
     assert sums[0] == sums[1]
 
 
+def test_spaces_that_hold_nothing_or_too_much() -> None:
+    with pytest.raises(ValueError, match=r"The observation 'e' of shape .* is empty: leave the key out"):
+        tiny("MultiInputPolicy", Scripted(spaces.Dict({"e": spaces.Box(0, 1, (0,)), "v": VECTOR}), TWO))
+    limits = np.iinfo(np.int64)
+    with pytest.raises(ValueError, match=r"spans 1\.84e\+19: use bounds less than 1e\+18 apart"):
+        tiny(env=Scripted(VECTOR, spaces.Box(limits.min, limits.max, (2,), np.int64)))
+
+
 def test_settings_that_cannot_be(tmp_path: Path) -> None:
     for settings, message in (
         ({"verbose": -1}, "verbose=-1: use a whole number of at least 0"),

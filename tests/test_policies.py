@@ -182,6 +182,14 @@ def test_actions_out_of_bounds_are_refused() -> None:
             agent.imagine(seen, np.array([[0.0], [wrong]]))
 
 
+def test_a_state_that_is_not_finite_is_refused() -> None:
+    agent = tiny()
+    _, state = agent.predict(OBSERVATIONS[0])
+    state[0][1] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        agent.predict(OBSERVATIONS[1], state)
+
+
 def test_five_lines_play_an_episode() -> None:
     env = gym.make("CartPole-v1")
     player = tiny().player()

@@ -211,6 +211,11 @@ def test_rows_kept_on_the_device_make_the_same_batches(
         file.seek(0)
         replay.load(file)
     assert_same_batches()
+    assert kept.leave_device()
+    assert not kept.leave_device()
+    host.sample(5, 5, rngs[0])
+    kept.sample(5, 5, rngs[0])
+    assert kept._kept.rows is None
 
 
 def test_a_sample_for_the_host_leaves_the_rows_on_the_device() -> None:

@@ -26,6 +26,25 @@ def image(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
+@pytest.mark.parametrize(
+    ("space", "numbers"),
+    [
+        (spaces.Box(0, 255, (4, 20, 20, 3), np.uint8), 4800),
+        (spaces.Box(0, 10, (20, 20), np.float32), 400),
+        (spaces.Box(0, 65_535, (20, 20), np.uint16), 400),
+        (spaces.Box(0, 1, (20, 20, 1), np.float32), 400),
+        (spaces.Box(0, 1, (3, 20, 20, 2), np.float32), 2400),
+        (spaces.Box(0, 1, (4, 4), np.float32), None),
+        (spaces.Box(0, 1, (20, 20, 20), np.float32), None),
+        (spaces.Box(0, 1, (400,), np.float32), None),
+    ],
+)
+def test_what_looks_like_images_is_told(space: spaces.Box, numbers: int | None) -> None:
+    codec = ObservationCodec(spaces.Dict({"seen": space}))
+    assert codec.flattened_images() == ([] if numbers is None else ["seen"])
+    assert numbers is None or codec.vectors["seen"].size == numbers
+
+
 def test_every_key_is_routed_by_its_space() -> None:
     codec = ObservationCodec(MIXED)
     assert codec.images == {"eye": ImageSpec(17, 19, 3, channels_first=False)}

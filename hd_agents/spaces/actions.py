@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hd_agents.spaces.one_hot import FloatArray, from_one_hot, one_hot_groups, to_one_hot
 
+LARGEST_SPAN = 1e18
 ACTIONS_SUPPORTED = "supported actions: Box with finite bounds, Discrete, MultiDiscrete, MultiBinary"
 
 
@@ -39,6 +40,13 @@ class ActionCodec:
                 raise ValueError(f"The action space {space} of shape {space.shape} has no dimension to act in.")
             self._low = space.low.astype(np.float64).ravel()
             self._high = space.high.astype(np.float64).ravel()
+            with np.errstate(over="ignore"):
+                span = self._high - self._low
+            if not np.all(span < LARGEST_SPAN):
+                raise ValueError(
+                    f"The action space {space} spans {span.max():.3g}: use bounds less than {LARGEST_SPAN:.0e} apart, "
+                    "which float32 can tell apart, and scale in the environment."
+                )
         self.size = sum(self.groups) if found else int(np.prod(space.shape or ()))
 
     def decode(self, actions: FloatArray) -> NDArray[Any]:

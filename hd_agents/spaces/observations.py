@@ -21,7 +21,8 @@ OBSERVATIONS_SUPPORTED = (
 )
 TO_PIXELS = (
     "If it is an image, make it one of uint8, 0 to 255: gymnasium.wrappers.TransformObservation(env, lambda image: "
-    "(255 * image).astype('uint8'), gymnasium.spaces.Box(0, 255, shape, 'uint8')) for floats from 0 to 1."
+    "(255 * image).astype('uint8'), gymnasium.spaces.Box(0, 255, shape, 'uint8')) for floats from 0 to 1, with an axis "
+    "of 1 to 4 channels and no axis of frames, as the agent has memory."
 )
 
 
@@ -85,6 +86,8 @@ class ObservationCodec:
             self.images[key] = _image_spec(key, space)
         elif isinstance(space, spaces.Box):
             _refuse_flat_image(key, space)
+            if 0 in space.shape:
+                raise ValueError(f"The observation {key!r} of shape {space.shape} is empty: leave the key out.")
             self.vectors[key] = VectorSpec(int(np.prod(space.shape)), None)
         else:
             raise ValueError(
@@ -221,12 +224,15 @@ def _image_spec(key: str, space: spaces.Space[Any]) -> ImageSpec:
 
 
 def looks_like_images(space: spaces.Space[Any]) -> bool:
-    """Whether a Box has the shape of an image, though its numbers are no pixels of uint8, 0 to 255."""
+    """Whether a Box has the shape of an image or of a stack of them, but is none of uint8, 0 to 255, with channels."""
     shape = space.shape or ()
-    if len(shape) != 3 or is_image(space):
+    if not isinstance(space, spaces.Box) or is_image(space) or not 2 <= len(shape) <= 4:
         return False
-    channels, *sides = sorted(shape)
-    return isinstance(space, spaces.Box) and channels <= MOST_CHANNELS and min(sides) >= SMALLEST_IMAGE
+    if len(shape) == 2:
+        return min(shape) >= SMALLEST_IMAGE
+    image = shape if len(shape) == 3 else shape[1:] if min(shape[1:]) <= MOST_CHANNELS else shape[:-1]
+    channels, *sides = sorted(image)
+    return channels <= MOST_CHANNELS and min(sides) >= SMALLEST_IMAGE
 
 
 def _refuse_flat_image(key: str, space: spaces.Box) -> None:

@@ -140,11 +140,11 @@ class WorldModel(nn.Module):
     def continues(self, features: Tensor) -> Tensor:
         """(..., F) -> (...) probability that the episode goes on; ones without a continue head."""
         if self.continue_head is None:
-            return features.new_ones(features.shape[:-1])
+            return features.new_ones(features.shape[:-1], dtype=torch.float32)
         return self.continue_head.probability(self.continue_head(features))
 
     def discount(self, features: Tensor, gamma: float) -> Tensor:
         """(..., F) -> (...) factor on everything that follows the state."""
         if self.continue_head is None:
-            return features.new_full(features.shape[:-1], gamma)
+            return features.new_full(features.shape[:-1], gamma, dtype=torch.float32)  # bfloat16 makes 0.997 0.996
         return self.continue_head.discount(self.continue_head(features), gamma)
