@@ -16,8 +16,9 @@ from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.cli import main, pictures, tasks, train
+from hd_agents.cli.errors import UsageError
 from hd_agents.cli.facts import Report
-from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
+from hd_agents.cli.tasks import make_plan, new_run_folder, parse_setting
 from hd_agents.envs.restarting import RestartingEnv
 from tests.agents import Scripted, tiny
 

@@ -14,11 +14,12 @@ import numpy as np
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import pictures, tracking, train
 from hd_agents.cli.compare import EVALUATION_SEED
-from hd_agents.cli.models import bar_is_seen, checked
+from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
-from hd_agents.cli.tasks import UsageError, make_env, make_plan, task_id
+from hd_agents.cli.tasks import make_env, make_plan, task_id
 from hd_agents.evaluation import expected_range
+from hd_agents.progress import bar_is_seen
 from hd_agents.zoo.catalogue import preset_of
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 from hd_agents.zoo.training import Plan

@@ -16,7 +16,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import train
-from hd_agents.cli.tasks import UsageError, make_env, make_plan
+from hd_agents.cli.errors import UsageError
+from hd_agents.cli.tasks import make_env, make_plan
 from hd_agents.collection import make_replay
 from hd_agents.graphs import WARMUP
 from hd_agents.host import format_bytes

@@ -12,11 +12,12 @@ import numpy as np
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import pictures, train
 from hd_agents.cli.curves import draw_mean, smoothed
-from hd_agents.cli.models import bar_is_seen
+from hd_agents.cli.errors import UsageError
 from hd_agents.cli.resuming import changed_settings, told_folder
-from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
+from hd_agents.cli.tasks import make_env, make_plan, new_run_folder
 from hd_agents.evaluation import evaluate, protocol
 from hd_agents.host import atomic_write
+from hd_agents.progress import bar_is_seen
 from hd_agents.zoo.training import Plan
 
 EVALUATION_SEED = 10_000  # of the first episode; the same episodes for every agent

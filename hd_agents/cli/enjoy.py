@@ -5,8 +5,9 @@ from pathlib import Path
 
 from hd_agents import filming, zoo
 from hd_agents.cli import tasks
-from hd_agents.cli.models import MODEL, MODELS_OWN, check_spaces, checked, env_kwargs_for, load_model, training_of
-from hd_agents.cli.tasks import UsageError, make_env, task_id
+from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
+from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.zoo.packages import ActingAgent
 
 

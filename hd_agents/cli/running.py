@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.errors import UsageError
 
 POLL_SECONDS = 0.2
 

@@ -13,12 +13,9 @@ import gymnasium as gym
 import torch
 
 from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents.cli.errors import UsageError
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
-
-
-class UsageError(Exception):
-    """Something typed that cannot be done; the message says what is possible instead."""
 
 
 def make_plan(

@@ -1,7 +1,6 @@
 """`hd-agents train`: learn a task, then leave the agent and pictures of what it learnt in a folder."""
 
 import argparse
-import importlib.util
 import inspect
 import math
 import sys
@@ -21,8 +20,9 @@ from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint
 from hd_agents.checkpoint import CheckpointError, steps_in
 from hd_agents.cli import pictures, tasks, tracking
+from hd_agents.cli.errors import UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
-from hd_agents.cli.models import MODEL, load_model
+from hd_agents.cli.loading import MODEL, load_model
 from hd_agents.cli.resuming import (
     own_run_folder,
     resume,
@@ -32,7 +32,7 @@ from hd_agents.cli.resuming import (
     with_own_env_kwargs,
 )
 from hd_agents.cli.running import sigterm_as_exit
-from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
+from hd_agents.cli.tasks import make_env, make_plan, new_run_folder
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.host import crowding
 from hd_agents.presets import SIZES
@@ -108,7 +108,7 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train as asked and return the exit status: 0; 1 after an error; 130 or 143 when Ctrl-C or SIGTERM ended it."""
-    _check_installed()
+    require("train", *NEEDED)
     if options.track:
         tracking.check_installed()
     resumed = told_folder(options, "run") if options.resume else None
@@ -169,12 +169,6 @@ def run(options: argparse.Namespace) -> int:
     if status != SIGNALS["SIGTERM"]:
         _leave_pictures(agent, plan, options.seed, folder)
     return status
-
-
-def _check_installed() -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"not installed: {', '.join(missing)}. Install them with: pip install 'hd_agents[train]'")
 
 
 @cache  # `compare` trains several times, and once is enough

@@ -1,7 +1,6 @@
 """`hd-agents tune`: search for hyper-parameters with Optuna, in a study that can be interrupted and gone on with."""
 
 import argparse
-import importlib.util
 import json
 import shlex
 import sys
@@ -18,12 +17,13 @@ from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import tasks
-from hd_agents.cli.models import bar_is_seen, checked
-from hd_agents.cli.tasks import UsageError, make_env, make_plan
+from hd_agents.cli.errors import UsageError, checked, require
+from hd_agents.cli.tasks import make_env, make_plan
 from hd_agents.cli.train import add_setting_flags
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.evaluation import evaluate
 from hd_agents.host import atomic_write
+from hd_agents.progress import bar_is_seen
 from hd_agents.provenance import commit, machine
 from hd_agents.recorder import NonFiniteError
 from hd_agents.zoo import search_space
@@ -58,9 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Search as asked and return the exit status: 0, or 130 when Ctrl-C ended it early."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"not installed: {', '.join(missing)}. Install them with: pip install 'hd_agents[tune]'")
+    require("tune", *NEEDED)
     for name in ("trials", "evaluations", "episodes"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} must be 1 or more, not {getattr(options, name)}.")
