@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from hd_agents import HarmonyDreamAgent, filming
-from hd_agents.cli import compare, main, train
+from hd_agents.cli import compare, main, pictures, train
 from tests.test_cli import TINY
 from tests.test_cli_resume import stop_by
 
@@ -60,7 +60,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return learn(agent, steps, **options)
 
     monkeypatch.setattr(HarmonyDreamAgent, "learn", counted)
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
     return asked
 
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.cli import pictures, tracking, train
+from hd_agents.cli import tracking, train
 from hd_agents.cli.compare import EVALUATION_SEED
+from hd_agents.cli.curves import read_episodes
 from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
@@ -43,7 +44,7 @@ class Run(NamedTuple):
 
     def steps_done(self) -> int:
         """Env steps up to the end of the last episode."""
-        steps, _ = pictures.read_episodes(self.folder)
+        steps, _ = read_episodes(self.folder)
         return int(steps[-1]) if len(steps) else 0
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.cli import pictures, train
-from hd_agents.cli.curves import draw_mean, smoothed
+from hd_agents.cli import train
+from hd_agents.cli.curves import WINDOW, draw_mean, smoothed
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.resuming import changed_settings, told_folder
 from hd_agents.cli.tasks import make_env, make_plan, new_run_folder
@@ -176,7 +176,7 @@ def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
         draw_mean(curves, runs, COLOURS[setting], MEANING[setting])
     for seed in {row["seed"] for row in rows}:
         pairs.plot(settings, [scores(rows, setting)[seed] for setting in settings], "o-", color="#777777")
-    curves.set(title=task, xlabel="env steps", ylabel=f"return, mean of the last {pictures.WINDOW} training episodes")
+    curves.set(title=task, xlabel="env steps", ylabel=f"return, mean of the last {WINDOW} training episodes")
     pairs.set(title="evaluation, a line per seed", xlabel="harmony", ylabel="mean return")
     pairs.margins(x=0.4)
     for axes in (curves, pairs):

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
-from hd_agents import HarmonyDreamAgent, filming, zoo
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint
 from hd_agents.checkpoint import CheckpointError, steps_in
 from hd_agents.cli import pictures, tasks, tracking
@@ -44,7 +44,6 @@ UNTIL_FAILURE = "agent_until_failure.zip"
 DEFAULT_TASK = "hd_agents/Catch-v0"
 RUNS = Path("runs")  # where run folders go
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
-EPISODES = 3  # played for the video
 REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
 FILMS = 10  # of the dream, evenly spread over a run
 CHECKPOINTS = "checkpoints"  # their folder within the run's
@@ -111,6 +110,9 @@ def run(options: argparse.Namespace) -> int:
     require("train", *NEEDED)
     if options.track:
         tracking.check_installed()
+    every = options.checkpoint_every
+    if every is not None and not 1 <= every < math.inf:
+        raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {every:g}.")
     resumed = told_folder(options, "run") if options.resume else None
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
@@ -118,18 +120,8 @@ def run(options: argparse.Namespace) -> int:
     asked = options.steps, options.size, options.device, options.settings, options.preset
     plan = make_plan(options.task, *asked, trained)
     make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
-    if get_device(options.device).type == "cuda":
-        torch.set_float32_matmul_precision("high")  # by tensor cores, as JAX and so the authors' code does
-    else:
-        if hint := crowding(torch.get_num_threads()):
-            print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
-        _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
-    checkpointing = options.resume or options.checkpoint_every is not None
-    if options.checkpoint_every is not None and not 1 <= options.checkpoint_every < math.inf:
-        raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {options.checkpoint_every:g}.")
-    folder = own_run_folder(resumed) if resumed else new_run_folder(options.folder or RUNS, plan.task)
-    if not resuming and (folder / "agent.zip").exists():
-        raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
+    _tell_machine(options.device, plan)
+    folder = _choose_folder(options, plan.task)
     if resuming:
         plan, settings = with_own_env_kwargs(plan, options.settings, folder)
         options = argparse.Namespace(**{**vars(options), "settings": settings})
@@ -139,8 +131,8 @@ def run(options: argparse.Namespace) -> int:
     make = partial(RestartingEnv, partial(make_with, plan.task, plan.env_kwargs))
     env = make_vec_env(make, plan.n_envs, seed=options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
     checkpoint = None
-    if checkpointing:
-        checkpoint = RunCheckpoint(folder / CHECKPOINTS, int(options.checkpoint_every or max(1, plan.steps // REPORTS)))
+    if options.resume or every is not None:
+        checkpoint = RunCheckpoint(folder / CHECKPOINTS, int(every or max(1, plan.steps // REPORTS)))
     try:
         agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options, folder)
@@ -167,8 +159,18 @@ def run(options: argparse.Namespace) -> int:
             flush=True,
         )
     if status != SIGNALS["SIGTERM"]:
-        _leave_pictures(agent, plan, options.seed, folder)
+        pictures.leave(agent, plan, options.seed, folder)
     return status
+
+
+def _tell_machine(device: str, plan: Plan) -> None:
+    """Let a GPU use its tensor cores; on a CPU, tell what makes learning slow."""
+    if get_device(device).type == "cuda":
+        torch.set_float32_matmul_precision("high")  # as JAX and so the authors' code does
+        return
+    if hint := crowding(torch.get_num_threads()):
+        print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
+    _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
 
 
 @cache  # `compare` trains several times, and once is enough
@@ -181,6 +183,16 @@ def _hint_of_gpu(size: str) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _choose_folder(options: argparse.Namespace, task: str) -> Path:
+    """The folder of the run, made here. Raises UsageError where the run in --folder cannot go on."""
+    if not options.resume:
+        return new_run_folder(options.folder or RUNS, task)
+    folder = own_run_folder(options.folder)
+    if (folder / "agent.zip").exists() and not steps_in(folder / CHECKPOINTS):
+        raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
+    return folder
 
 
 def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Path) -> HarmonyDreamAgent:
@@ -227,33 +239,3 @@ def _after(failure: TrainingFailed, folder: Path, agent: HarmonyDreamAgent, comm
         print(f"The agent of {agent.num_timesteps} env steps is in {folder / UNTIL_FAILURE}.", flush=True)
     print(f"hd-agents: {failure}", file=sys.stderr, flush=True)
     return FAILED
-
-
-def _leave_pictures(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:
-    """Play, and write the video, the curve and the dream; name each file with what it shows."""
-    print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
-    left = {"agent.zip": "the trained agent, for HarmonyDreamAgent.load"}
-    task, env = plan.task, plan.make_env(drawn=True)
-    try:
-        episodes = [filming.play(agent, env, seed + number) for number in range(EPISODES)]
-        fps = float(env.metadata.get("render_fps") or 30)
-    finally:
-        env.close()
-    returns = ", ".join(f"{sum(episode.rewards):g}" for episode in episodes)
-    frames = [frame for episode in episodes for frame in episode.frames]
-    if frames:
-        filming.write_video(folder / "play.mp4", frames, fps)
-        left["play.mp4"] = f"the agent playing {EPISODES} episodes; returns {returns}"
-    else:
-        print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
-    steps, totals = pictures.read_episodes(folder)
-    if len(steps):
-        pictures.draw_curve(folder / "curve.png", steps, totals, task)
-        left["curve.png"] = f"return of each of the {len(steps)} training episodes"
-    else:
-        print("No learning curve: no training episode came to its end.")
-    filming.draw_dream(folder / "dream.png", agent, episodes[0], task)
-    left["dream.png"] = "what happened, what the agent dreamt would happen, and the error"
-    left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
-    for name, meaning in left.items():
-        print(f"  {folder / name}  {meaning}")
