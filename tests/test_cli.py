@@ -222,6 +222,23 @@ def test_seeds_and_devices_that_do_not_exist(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("benchmark", ["--seeds", "--jobs", "--episodes"]),
+        ("compare", ["--seeds", "--episodes"]),
+        ("enjoy", ["--episodes"]),
+        ("tune", ["--trials", "--evaluations", "--episodes"]),
+    ],
+)
+def test_there_is_no_less_than_one(command: str, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in flags:
+        for number in ("0", "-1", "1.5"):
+            with pytest.raises(SystemExit, match="2"):
+                main([command, "classic/CartPole", flag, number])
+            assert f"argument {flag}: '{number}' is no whole number of at least 1" in capsys.readouterr().err
+
+
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     assert main(["train", "CartPole-v1", "--folder", str(tmp_path / "file")]) == 2

@@ -115,7 +115,6 @@ def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in (tmp_path / "CartPole-v1_compare_1").iterdir()] == ["on_0"]
 
 
-@pytest.mark.parametrize("flags", [["--seeds", "0"], ["--set", "nothing=1"], ["--episodes", "0"]])
-def test_mistakes_leave_nothing(flags: list[str], tmp_path: Path) -> None:
-    assert main(["compare", "CartPole-v1", "--folder", str(tmp_path), *flags]) == 2
+def test_mistakes_leave_nothing(tmp_path: Path) -> None:
+    assert main(["compare", "CartPole-v1", "--folder", str(tmp_path), "--set", "nothing=1"]) == 2
     assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ from hd_agents.cli.resuming import (
     with_own_env_kwargs,
 )
 from hd_agents.cli.running import sigterm_as_exit
-from hd_agents.cli.tasks import make_env, make_plan, new_run_folder
+from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.host import crowding
 from hd_agents.presets import SIZES
@@ -117,8 +117,7 @@ def run(options: argparse.Namespace) -> int:
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
     trained = load_model(options.trained_agent, "cpu") if begins else None
-    asked = options.steps, options.size, options.device, options.settings, options.preset
-    plan = make_plan(options.task, *asked, trained)
+    plan = plan_of(options, trained)
     make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
     _tell_machine(options.device, plan)
     folder = _choose_folder(options, plan.task)

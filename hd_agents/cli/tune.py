@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import get_device
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import tasks
 from hd_agents.cli.errors import UsageError, checked, require
-from hd_agents.cli.tasks import make_env, make_plan
+from hd_agents.cli.tasks import make_env, plan_of
 from hd_agents.cli.train import add_setting_flags
 from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.evaluation import evaluate
@@ -46,11 +46,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "the study, and the same command goes on with it.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
-    parser.add_argument("--trials", type=int, default=20, help="in all, earlier ones included (default: %(default)s)")
+    parser.add_argument(
+        "--trials", type=tasks.count, default=20, help="in all, earlier ones included (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first trial; the others follow (default: 0)")
     parser.add_argument("--space", type=Path, metavar="YML", help="what to search (default: the zoo's tuning.yml)")
-    parser.add_argument("--evaluations", type=int, default=5, help="of each trial, evenly spread (default: 5)")
-    parser.add_argument("--episodes", type=int, default=10, help="of each evaluation (default: %(default)s)")
+    parser.add_argument("--evaluations", type=tasks.count, default=5, help="of each trial, evenly spread (default: 5)")
+    parser.add_argument("--episodes", type=tasks.count, default=10, help="of each evaluation (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="of the study (default: runs/<task>_tune)")
     add_setting_flags(parser)
     parser.set_defaults(run=run)
@@ -59,10 +61,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Search as asked and return the exit status: 0, or 130 when Ctrl-C ended it early."""
     require("tune", *NEEDED)
-    for name in ("trials", "evaluations", "episodes"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} must be 1 or more, not {getattr(options, name)}.")
-    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+    plan = plan_of(options)
     space = checked(lambda: search_space.read(options.space))
     if unknown := [str(key) for key in space if key not in settable() or key in ("n_envs", "env_kwargs")]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
