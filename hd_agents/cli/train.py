@@ -6,12 +6,11 @@ import math
 import sys
 import traceback
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
@@ -33,10 +32,8 @@ from hd_agents.cli.resuming import (
 )
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
-from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.host import crowding
 from hd_agents.presets import SIZES
-from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan
 
 FAILED = 1  # exit status where a training ended with an error
@@ -126,9 +123,7 @@ def run(options: argparse.Namespace) -> int:
         options = argparse.Namespace(**{**vars(options), "settings": settings})
         plan, options = with_own_beginning(plan, options, folder)
     monitor = {"override_existing": not resuming}
-    # A simulator that fails in the night costs an episode, not the run.
-    make = partial(RestartingEnv, partial(make_with, plan.task, plan.env_kwargs))
-    env = make_vec_env(make, plan.n_envs, seed=options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
+    env = plan.make_envs(options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
     checkpoint = None
     if options.resume or every is not None:
         checkpoint = RunCheckpoint(folder / CHECKPOINTS, int(every or max(1, plan.steps // REPORTS)))

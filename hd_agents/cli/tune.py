@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
@@ -20,7 +19,6 @@ from hd_agents.cli import tasks
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.tasks import make_env, plan_of
 from hd_agents.cli.train import add_setting_flags
-from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.evaluation import evaluate
 from hd_agents.host import atomic_write
 from hd_agents.progress import bar_is_seen
@@ -189,7 +187,7 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
     trial.set_user_attr("row", {"n_timesteps": plan.steps, "n_envs": plan.n_envs, **of_env, **arguments})
     print(f"trial {trial.number}: " + ", ".join(f"{key}={arguments[key]}" for key in found), flush=True)
     seed = options.seed + trial.number
-    env = make_vec_env(partial(RestartingEnv, plan.make_env), plan.n_envs, seed=seed)
+    env = plan.make_envs(seed)
     judge = partial(_score, plan=plan, episodes=options.episodes)
     watch = _Watch(trial, max(1, plan.steps // options.evaluations), judge)
     try:
