@@ -15,7 +15,6 @@ Rows of Atari (Pong, random actions, repeat 4):
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import numpy as np
 
 import hd_agents.envs
 from hd_agents.envs import rendering
+from hd_agents.host import cpu_name
 
 Step = Callable[[], Any]
 REPEAT = 4
@@ -44,7 +44,7 @@ def main() -> None:
     rendering.choose_backend()
     report: dict[str, Any] = {
         "date": date.today().isoformat(),
-        "processor": _processor(),
+        "processor": cpu_name(),
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "backend": os.environ.get("MUJOCO_GL"),
@@ -174,15 +174,6 @@ def metaworld(turns: int) -> list[dict[str, Any]]:
         "  part: draw": (lambda: bare._eye.draw(bare._env.data), 1, 2),
     }
     return measure(steps, turns)
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

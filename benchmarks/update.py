@@ -8,10 +8,8 @@ seconds per update (median), the share of each part, parameters, peak memory and
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -32,7 +30,7 @@ from cases import CASES, Case, make_learner, make_replay
 
 import hd_agents.learner
 from hd_agents.graphs import GraphedUpdates
-from hd_agents.host import keep_freed_memory
+from hd_agents.host import cpu_name, keep_freed_memory
 from hd_agents.learner import Learner
 
 PARTS = (
@@ -196,11 +194,7 @@ def take_turns(workers: Sequence[Worker], warmup: int, updates: int, block: int)
 
 def describe_machine(threads: int) -> dict[str, Any]:
     """What a figure depends on besides the code."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {"cpu": cpu, "threads": threads, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    return {"cpu": cpu_name(), "threads": threads, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
 
 
 def main() -> None:
