@@ -13,7 +13,6 @@ Rows of Atari (Pong, random actions, repeat 4):
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from report import write_json
 
 import hd_agents.envs
 from hd_agents.envs import rendering
@@ -57,8 +57,7 @@ def main() -> None:
             row["of_first"] = round(row["frames_per_second"] / first, 3)
             print(f"{row['name']:<58} {row['frames_per_second']:>9.1f} frames/s {row['of_first']:>7.2f}", flush=True)
         report["rows"] += rows
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(options.json, report)
 
 
 def measure(steps: dict[str, tuple[Step, int, int]], turns: int) -> list[dict[str, Any]]:

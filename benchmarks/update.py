@@ -27,10 +27,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
 from cases import CASES, Case, make_learner, make_replay
+from report import describe_machine, write_json
 
 import hd_agents.learner
 from hd_agents.graphs import GraphedUpdates
-from hd_agents.host import cpu_name, keep_freed_memory
+from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
 
 PARTS = (
@@ -192,11 +193,6 @@ def take_turns(workers: Sequence[Worker], warmup: int, updates: int, block: int)
                     one.times[kind].append(seconds)
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """What a figure depends on besides the code."""
-    return {"cpu": cpu_name(), "threads": threads, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
-
-
 def main() -> None:
     """Parse the command line, time, print."""
     parser = argparse.ArgumentParser(description="Time one training update.")
@@ -233,9 +229,8 @@ def main() -> None:
             f"{report['operations']:,} operations"
         )
         print("  " + "  ".join(f"{part} {share:.0%}" for part, share in report["shares"].items()))
-    if options.json is not None:
-        machine = describe_machine(options.threads) | {"device": options.device, "compiled": options.compile}
-        options.json.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    machine = describe_machine(options.threads) | {"device": options.device, "compiled": options.compile}
+    write_json(options.json, {**machine, "rows": rows})
 
 
 if __name__ == "__main__":
