@@ -19,8 +19,9 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 import torch
 import torch.nn.functional as F
 from cases import CASES
+from report import describe_machine, write_json
 from torch import Tensor, nn
-from update import Updates, Worker, describe_machine, take_turns
+from update import Updates, Worker, take_turns
 
 import hd_agents.nn.functional
 from hd_agents.behavior import imagination
@@ -157,9 +158,8 @@ def main() -> None:
     for one in workers:
         cpu = statistics.median(one.times["cpu_seconds"])
         print(f"{one.label[0]:30} {one.median:.4f} s  CPU {cpu:.4f} s  {one.median / workers[0].median:.2f} times")
-    if options.json is not None:
-        machine = describe_machine(options.threads) | {"case": options.case, "precision": options.precision}
-        options.json.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    machine = describe_machine(options.threads) | {"case": options.case, "precision": options.precision}
+    write_json(options.json, {**machine, "rows": rows})
 
 
 if __name__ == "__main__":

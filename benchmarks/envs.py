@@ -13,9 +13,7 @@ Rows of Atari (Pong, random actions, repeat 4):
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -25,9 +23,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from report import write_json
 
 import hd_agents.envs
 from hd_agents.envs import rendering
+from hd_agents.host import cpu_name
 
 Step = Callable[[], Any]
 REPEAT = 4
@@ -44,7 +44,7 @@ def main() -> None:
     rendering.choose_backend()
     report: dict[str, Any] = {
         "date": date.today().isoformat(),
-        "processor": _processor(),
+        "processor": cpu_name(),
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "backend": os.environ.get("MUJOCO_GL"),
@@ -57,8 +57,7 @@ def main() -> None:
             row["of_first"] = round(row["frames_per_second"] / first, 3)
             print(f"{row['name']:<58} {row['frames_per_second']:>9.1f} frames/s {row['of_first']:>7.2f}", flush=True)
         report["rows"] += rows
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(options.json, report)
 
 
 def measure(steps: dict[str, tuple[Step, int, int]], turns: int) -> list[dict[str, Any]]:
@@ -174,15 +173,6 @@ def metaworld(turns: int) -> list[dict[str, Any]]:
         "  part: draw": (lambda: bare._eye.draw(bare._env.data), 1, 2),
     }
     return measure(steps, turns)
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

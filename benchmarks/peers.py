@@ -22,7 +22,8 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
 import torch
 from cases import CASES
-from update import Worker, describe_machine, take_turns
+from report import describe_machine, write_json
+from update import Worker, take_turns
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -96,9 +97,7 @@ def main() -> None:
             f"{one.label[0]:10} {one.label[1]:9} {one.median:9.5f} s  CPU {cpu:9.5f} s  peak {peak:6.0f} MiB  "
             f"{fastest / one.median:5.2f} times the fastest peer's speed"
         )
-    if options.json is not None:
-        report = {"case": options.case, **describe_machine(options.threads), "rows": rows}
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(options.json, {"case": options.case, **describe_machine(options.threads), "rows": rows})
 
 
 if __name__ == "__main__":

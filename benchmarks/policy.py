@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
 from cases import ACTIONS, CASES, OBSERVATIONS, Case
-from update import describe_machine
+from report import describe_machine, write_json
 
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy
 
@@ -86,9 +85,7 @@ def main() -> None:
             median, slow = np.percentile(times, [50, 90])
             print(f"{name:12} batch {batch:3}  {median:.3f} ms  (90th percentile {slow:.3f} ms)")
             rows.append({"case": name, "batch": batch, "milliseconds": median, "percentile_90": slow})
-    if options.json is not None:
-        report = {**describe_machine(options.threads), "device": options.device, "rows": rows}
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(options.json, {**describe_machine(options.threads), "device": options.device, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ batches of the paper's size from it. A million rows are 12.3 GB; ``--folder`` ke
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
 from cases import ACTIONS, EPISODE
 from memory import resident
-from update import describe_machine
+from report import describe_machine, write_json
 
 from hd_agents.host import format_bytes
 from hd_agents.replay import SequenceReplay
@@ -78,9 +77,7 @@ def main() -> None:
             f"{options.batch_size} x {options.sequence_length}  {format_bytes(row['resident_bytes'])} taken, "
             f"{format_bytes(row['estimated_bytes'])} estimated"
         )
-    if options.json is not None:
-        report = describe_machine(torch.get_num_threads()) | {"rows": rows}
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(options.json, {**describe_machine(torch.get_num_threads()), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ seconds per update (median) for each. ``units`` sets all widths of the networks'
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -18,7 +17,8 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
 import torch
 from cases import CASES, Case
-from update import Updates, describe_machine
+from report import describe_machine, write_json
+from update import Updates
 
 DEFAULT = ("batch_size=4,8,16,32", "sequence_length=16,32,64", "units=128,256,512", "depth=8,16,32", "n_envs=1,8,64")
 
@@ -61,9 +61,8 @@ def main() -> None:
             seconds = measure(resized(CASES[options.case], name, value), options, value if name == "n_envs" else 1)
             rows.append({"size": name, "value": value, "seconds": seconds})
             print(f"{name:16} {value:5d}  {seconds:.4f} s/update", flush=True)
-    if options.json is not None:
-        machine = describe_machine(options.threads) | {"case": options.case, "precision": options.precision}
-        options.json.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    machine = describe_machine(options.threads) | {"case": options.case, "precision": options.precision}
+    write_json(options.json, {**machine, "rows": rows})
 
 
 if __name__ == "__main__":

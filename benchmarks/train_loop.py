@@ -7,7 +7,6 @@ env steps after the random ones, and prints what the wall time went into: update
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
 import torch
-from update import describe_machine
+from report import describe_machine, write_json
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli.tasks import make_env, parse_setting
@@ -75,10 +74,8 @@ def main() -> None:
     shares = {part: seconds / wall for part, seconds in clock.seconds.items()}
     shares["the rest"] = 1.0 - sum(shares.values())
     print("  " + "  ".join(f"{part} {share:.1%}" for part, share in shares.items()))
-    if options.json is not None:
-        report = describe_machine(options.threads) | {"env": options.env, "settings": settings, "seconds": wall}
-        report |= {"steps": options.steps, "updates": updates, "shares": shares}
-        options.json.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+    report = describe_machine(options.threads) | {"env": options.env, "settings": settings, "seconds": wall}
+    write_json(options.json, {**report, "steps": options.steps, "updates": updates, "shares": shares})
 
 
 if __name__ == "__main__":

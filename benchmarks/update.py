@@ -8,10 +8,8 @@ seconds per update (median), the share of each part, parameters, peak memory and
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
 from cases import CASES, Case, make_learner, make_replay
+from report import describe_machine, write_json
 
 import hd_agents.learner
 from hd_agents.graphs import GraphedUpdates
@@ -194,15 +193,6 @@ def take_turns(workers: Sequence[Worker], warmup: int, updates: int, block: int)
                     one.times[kind].append(seconds)
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """What a figure depends on besides the code."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {"cpu": cpu, "threads": threads, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
-
-
 def main() -> None:
     """Parse the command line, time, print."""
     parser = argparse.ArgumentParser(description="Time one training update.")
@@ -239,9 +229,8 @@ def main() -> None:
             f"{report['operations']:,} operations"
         )
         print("  " + "  ".join(f"{part} {share:.0%}" for part, share in report["shares"].items()))
-    if options.json is not None:
-        machine = describe_machine(options.threads) | {"device": options.device, "compiled": options.compile}
-        options.json.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    machine = describe_machine(options.threads) | {"device": options.device, "compiled": options.compile}
+    write_json(options.json, {**machine, "rows": rows})
 
 
 if __name__ == "__main__":

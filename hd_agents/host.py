@@ -1,7 +1,8 @@
-"""What the program asks of the machine it runs on: how much memory is free, and files that are whole or absent."""
+"""The machine: its processor and cores, how busy they are, its memory; and files that are whole or absent."""
 
 import ctypes
 import os
+import platform
 import secrets
 import time
 from collections.abc import Iterator
@@ -39,6 +40,16 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
+def cores() -> int:
+    """How many of the processor's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells."""
+    return _cpu_fact("model name") or platform.processor() or platform.machine()
+
+
 def crowding(threads: int) -> str | None:
     """A hint for a process that will work with ``threads`` threads, where others leave too few cores for them; or None.
 
@@ -46,16 +57,16 @@ def crowding(threads: int) -> str | None:
     """
     if threads < 2:
         return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = cores()
     try:
         busy = min(_running_now(index * BETWEEN) for index in (0, *[1] * (LOOKS - 1)))
     except (OSError, ValueError, IndexError):
         return None  # no Linux
-    free = max(1, cores - busy)
-    if free >= min(threads, cores):
+    free = max(1, usable - busy)
+    if free >= min(threads, usable):
         return None
     return (
-        f"Other work keeps {min(busy, cores)} of {cores} cores busy. {threads} threads that wait for each other are "
+        f"Other work keeps {min(busy, usable)} of {usable} cores busy. {threads} threads that wait for each other are "
         f"far slower then, 67 times in one case: set OMP_NUM_THREADS={free}."
     )
 
@@ -68,21 +79,21 @@ def _running_now(wait: float) -> int:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies matrices of bfloat16 itself (AVX512-BF16 or AMX); False where nothing tells."""
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_fact("flags"))
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_fact("flags").split())
 
 
 def cpu_beyond_mkl() -> bool:
     """Whether the processor has AVX512 without being Intel's, whose MKL does not use it then; False if unknown."""
-    return "avx512f" in _cpu_fact("flags") and _cpu_fact("vendor_id") != ["GenuineIntel"]
+    return "avx512f" in _cpu_fact("flags").split() and _cpu_fact("vendor_id") != "GenuineIntel"
 
 
-def _cpu_fact(name: str) -> list[str]:
-    """The words that the system has on the first processor under ``name``; none where it does not tell."""
+def _cpu_fact(name: str) -> str:
+    """What the system has on the first processor under ``name``; empty where it does not tell."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
-        return []
-    return next((line.partition(":")[2].split() for line in lines if line.partition(":")[0].strip() == name), [])
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")
 
 
 def keep_freed_memory() -> bool:

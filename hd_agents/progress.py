@@ -132,6 +132,11 @@ def with_bar(callback: MaybeCallback, bar: ProgressBar) -> CallbackList:
     return CallbackList([whole if isinstance(whole, BaseCallback) else ConvertCallback(whole), bar])
 
 
+def bar_is_seen() -> bool:
+    """Whether a progress bar can be shown to someone."""
+    return sys.stderr.isatty() and tqdm is not None
+
+
 def episode_bar(total: int) -> Any:
     """A bar for ``total`` episodes, with ``update()`` and ``close()``.
 

@@ -1,13 +1,11 @@
 """Where a result comes from: the code, the machine, and what was run on it."""
 
-import os
-import platform
 import subprocess
 from pathlib import Path
 
 import torch
 
-CPU_INFO = Path("/proc/cpuinfo")
+from hd_agents.host import cores, cpu_name
 
 
 def commit() -> str | None:
@@ -30,12 +28,5 @@ def commit() -> str | None:
 
 def machine(device: torch.device) -> str:
     """The processor, how many of its cores can be used, and the GPU if ``device`` is one."""
-    name = platform.processor() or platform.machine()
-    try:
-        models = [line for line in CPU_INFO.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
-    except OSError:
-        pass  # not Linux: the plain name has to do
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    return f"{name}, {cores} cores, {torch.get_num_threads()} threads{gpu}"
+    return f"{cpu_name()}, {cores()} cores, {torch.get_num_threads()} threads{gpu}"

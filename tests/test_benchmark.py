@@ -119,8 +119,6 @@ def test_flags_reach_the_runs(stand_in: Path) -> None:
         (["classic", "--tasks", "Cartpoel"], "classic/CartPole"),
         (["classic", "--tasks", "CartPole-v1", "Acrobot-v1"], "--tasks Acrobot-v1: not in classic"),
         (["dmc_proprio", "--tasks", "dmc_vision/walker-walk"], "--tasks dmc_vision/walker-walk: not in dmc_proprio"),
-        (["classic", "--seeds", "0"], "--seeds 0"),
-        (["classic", "--jobs", "-1"], "--jobs -1"),
         (["classic", "--set", "nothing=1"], "no such setting"),
     ],
 )

@@ -11,13 +11,16 @@ import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 import yaml
 from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.cli import main, pictures, tasks, train
+from hd_agents.cli.curves import read_episodes
+from hd_agents.cli.errors import UsageError
 from hd_agents.cli.facts import Report
-from hd_agents.cli.tasks import UsageError, make_plan, new_run_folder, parse_setting
+from hd_agents.cli.tasks import make_plan, new_run_folder, parse_setting
 from hd_agents.envs.restarting import RestartingEnv
 from tests.agents import Scripted, tiny
 
@@ -115,6 +118,7 @@ def test_unsupported_space_is_told_in_one_line(
         (["CartPole-v1", "--steps", "0"], "steps must be"),
         (["CartPole-v1", "--steps", "inf"], "steps must be"),
         (["CartPole-v1", "--checkpoint-every", "nan"], "--checkpoint-every must be"),
+        (["NoSuchTask-v0", "--checkpoint-every", "0", "-i", "nothing.zip"], "--checkpoint-every must be"),
         (["CartPole-v1", "--set", "policy_kwargs={[]:1}"], "policy_kwargs"),
         (["CartPole-v1", "--set", "n_envs=none"], "n_envs must be"),
         (["CartPole-v1", "--size", "tiny"], "tiny"),
@@ -172,9 +176,12 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.Monkey
         assert agent.env.env_is_wrapped(RestartingEnv) == [True]
         raise KeyboardInterrupt
 
+    told: list[str] = []
+    monkeypatch.setattr(train, "_tell_machine", lambda device, plan: told.append(plan.task))
     monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
     monkeypatch.setattr(filming, "MAX_STEPS", 5)
     assert main(["train", "Pendulum-v1", "--folder", str(tmp_path), *TINY]) == 130
+    assert told == ["Pendulum-v1"]
     assert (tmp_path / "Pendulum-v1_1" / "agent.zip").stat().st_size > 0
 
 
@@ -182,7 +189,7 @@ def test_episodes_of_several_environments_are_put_in_order_of_time(tmp_path: Pat
     head = '#{"t_start": 0.0}\nr,l,t\n'
     (tmp_path / "0.monitor.csv").write_text(head + "1.5,10,1.0\n2.5,20,4.0\n")
     (tmp_path / "1.monitor.csv").write_text(head + "-3,17,2.0\n")
-    steps, totals = pictures.read_episodes(tmp_path)
+    steps, totals = read_episodes(tmp_path)
     assert steps.tolist() == [10, 27, 47]
     assert totals.tolist() == [1.5, -3, 2.5]
 
@@ -190,9 +197,9 @@ def test_episodes_of_several_environments_are_put_in_order_of_time(tmp_path: Pat
 def test_logs_of_a_run_that_goes_on_can_be_read(tmp_path: Path) -> None:
     for text in ("", "#{}\n", "#{}\nr,l,t\n"):
         (tmp_path / "0.monitor.csv").write_text(text)
-        assert len(pictures.read_episodes(tmp_path)[0]) == 0
+        assert len(read_episodes(tmp_path)[0]) == 0
     (tmp_path / "0.monitor.csv").write_text("#{}\nr,l,t\n1.5,10,1.0\n2.5,2")
-    assert pictures.read_episodes(tmp_path)[0].tolist() == [10]
+    assert read_episodes(tmp_path)[0].tolist() == [10]
 
 
 def test_flags_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +220,23 @@ def test_seeds_and_devices_that_do_not_exist(
             main([command, "CartPole-v1", "--steps", "20", "--folder", str(tmp_path / "runs"), *flags])
         assert repr(flags[1]) in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("benchmark", ["--seeds", "--jobs", "--episodes"]),
+        ("compare", ["--seeds", "--episodes"]),
+        ("enjoy", ["--episodes"]),
+        ("tune", ["--trials", "--evaluations", "--episodes"]),
+    ],
+)
+def test_there_is_no_less_than_one(command: str, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in flags:
+        for number in ("0", "-1", "1.5"):
+            with pytest.raises(SystemExit, match="2"):
+                main([command, "classic/CartPole", flag, number])
+            assert f"argument {flag}: '{number}' is no whole number of at least 1" in capsys.readouterr().err
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,46 +263,34 @@ def test_tasks_of_modules_in_the_current_directory(tmp_path: Path, monkeypatch: 
     (tmp_path / "own_module_of_tests.py").write_text("\n".join(words))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
     assert main(["train", "own_module_of_tests:Mine-v0", "--steps", "20", *TINY]) == 0
     del gym.registry["Mine-v0"]
 
 
-def test_large_networks_on_the_cpu_are_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
+def test_large_networks_on_the_cpu_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     train._hint_of_gpu.cache_clear()
-    monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
-    words = ["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", *TINY]
     told = []
-    for flags in ([], ["--size", "xsmall"], ["--size", "xsmall"]):
-        assert main([*words, *flags]) == 130
+    for size in (None, "xsmall", "xsmall"):
+        train._tell_machine("cpu", make_plan("CartPole-v1", size=size))
         told.append(capsys.readouterr().err.count("--preset nano"))
     assert told == [0, 1, 0]
 
 
-def test_other_work_on_the_machine_is_told_at_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_work_on_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(train, "crowding", lambda threads: f"{threads} threads are too many")
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
-    assert main(["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", "--steps", "20", *TINY]) == 0
-    assert "hd-agents: 1 threads are too many" in capsys.readouterr().err
+    train._tell_machine("cpu", make_plan("CartPole-v1"))
+    assert capsys.readouterr().err == f"hd-agents: {torch.get_num_threads()} threads are too many\n"
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", []), ("cuda", ["high"])])
 def test_float32_products_are_made_by_tensor_cores_where_there_are_some(
-    kind: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("torch.set_float32_matmul_precision", said.append)
     monkeypatch.setattr(train, "get_device", lambda _: SimpleNamespace(type=kind))
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
-    assert main(["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", "--steps", "20", *TINY]) == 0
+    train._tell_machine("auto", make_plan("CartPole-v1"))
     assert said == expected
 
 
@@ -287,7 +299,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run."""
     parent = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_leave_pictures", lambda *arguments: None)
+        patch.setattr(pictures, "leave", lambda *arguments: None)
         assert main(["train", "CartPole-v1", "--steps", "20", "--folder", str(parent), "--device", "cpu", *TINY]) == 0
     return parent / "CartPole-v1_1"
 

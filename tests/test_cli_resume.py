@@ -13,7 +13,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.checkpoint import steps_in
-from hd_agents.cli import main, resuming, train
+from hd_agents.cli import main, pictures, resuming, train
 
 TINY = [
     f"--set={setting}"
@@ -23,7 +23,7 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: print("pictures"))
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: print("pictures"))
 
 
 def learn(folder: Path, *arguments: str) -> int:
@@ -83,7 +83,7 @@ def test_stopped_run_says_how_to_go_on(
     assert ("pictures" in printed) == (number == signal.SIGINT)  # whoever terminates a process wants it to end
     command = next(line for line in printed.splitlines() if line.startswith("To go on: "))
     monkeypatch.undo()
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
     assert main(shlex.split(command)[4:]) == 0
     assert "resumed at step 46\n" in capsys.readouterr().out
     agent = HarmonyDreamAgent.load(tmp_path / "CartPole-v1_1" / "agent.zip", device="cpu")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from hd_agents import HarmonyDreamAgent, filming
-from hd_agents.cli import compare, main, train
+from hd_agents.cli import compare, main, pictures, train
 from tests.test_cli import TINY
 from tests.test_cli_resume import stop_by
 
@@ -60,7 +60,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return learn(agent, steps, **options)
 
     monkeypatch.setattr(HarmonyDreamAgent, "learn", counted)
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
     return asked
 
 
@@ -115,7 +115,6 @@ def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in (tmp_path / "CartPole-v1_compare_1").iterdir()] == ["on_0"]
 
 
-@pytest.mark.parametrize("flags", [["--seeds", "0"], ["--set", "nothing=1"], ["--episodes", "0"]])
-def test_mistakes_leave_nothing(flags: list[str], tmp_path: Path) -> None:
-    assert main(["compare", "CartPole-v1", "--folder", str(tmp_path), *flags]) == 2
+def test_mistakes_leave_nothing(tmp_path: Path) -> None:
+    assert main(["compare", "CartPole-v1", "--folder", str(tmp_path), "--set", "nothing=1"]) == 2
     assert not list(tmp_path.iterdir())

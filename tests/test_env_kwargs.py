@@ -14,8 +14,9 @@ from gymnasium import spaces
 
 from hd_agents import zoo
 from hd_agents.cli import main
+from hd_agents.cli.errors import UsageError
 from hd_agents.cli.resuming import with_own_env_kwargs
-from hd_agents.cli.tasks import UsageError, as_json, make_plan, parse_setting
+from hd_agents.cli.tasks import as_json, make_plan, parse_setting
 from hd_agents.evaluation import evaluate
 from hd_agents.jsonable import ArchiveError
 

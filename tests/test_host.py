@@ -1,6 +1,7 @@
 """What the program asks of the machine: the processor's instructions, and memory that stays with the process."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,14 @@ def test_bfloat16_is_read_from_the_flags(
     assert host.cpu_has_bfloat16() is expected
     monkeypatch.setattr(host, "CPUINFO", tmp_path / "nothing")
     assert not host.cpu_has_bfloat16()
+
+
+def test_the_processors_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel\t\t: 17\nmodel name\t: Desk  9: @ 3 GHz\n")
+    monkeypatch.setattr(host, "CPUINFO", tmp_path / "cpuinfo")
+    assert host.cpu_name() == "Desk  9: @ 3 GHz"
+    monkeypatch.setattr(host, "CPUINFO", tmp_path / "nothing")
+    assert host.cpu_name() == (platform.processor() or platform.machine())
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,16 @@ def test_what_cannot_be_pushed(fake: FakeHub, tmp_path: Path, capsys: pytest.Cap
     assert not fake.calls
 
 
+def test_a_full_disk_is_not_the_hubs_fault(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OSError, match=r"^No space left on device$"):
+        zoo.push("classic/CartPole", NAME)
+    assert not fake.calls
+
+
 def test_the_page_has_a_header_that_the_hub_reads(fake: FakeHub) -> None:
     zoo.push("classic/CartPole", NAME)
     text = (fake.root / NAME / "main" / "README.md").read_text()

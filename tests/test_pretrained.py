@@ -281,7 +281,6 @@ def test_enjoy_draws_a_dream(saved: Path, tmp_path: Path, capsys: pytest.Capture
             "the model classic/CartPole cannot play Acrobot-v1: Observation spaces",
         ),
         (["classic/CartPole", "--video", "v.gif"], "use v.mp4"),
-        (["classic/CartPole", "--episodes", "0"], "--episodes must be"),
         (["classic/CartPole", "--dream", "d.png"], "packed for acting only, and cannot dream"),
     ],
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hd_agents.cli.errors import UsageError
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
-from hd_agents.cli.tasks import UsageError
 
 
 def shell(name: str, folder: Path, *scripts: str) -> Job:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from hd_agents.cli import main, resuming, train
+from hd_agents.cli import main, pictures, resuming, train
 from tests.test_cli_resume import TINY
 
 FLAGS = ["train", "CartPole-v1", "--device", "cpu", "--resume", "--track", *TINY]
@@ -60,7 +60,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr(SummaryWriter, "__init__", remembered)
-    monkeypatch.setattr(train, "_leave_pictures", lambda *arguments: None)
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
     return fake
 
 

@@ -199,13 +199,6 @@ def test_the_tasks_own_values_are_tried_again_if_their_trial_was_interrupted(
     assert f"lin_{run.trials()[1].params['learning_rate']}" == own
 
 
-@pytest.mark.parametrize("flag", ["--trials", "--evaluations", "--episodes"])
-def test_numbers_that_are_none(flag: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(flag, "0") == 2
-    assert f"{flag} must be 1 or more" in capsys.readouterr().err
-    assert not run.folder.exists()
-
-
 def test_the_default_space_suits_every_task() -> None:
     """Its keys and ends are arguments that the agent takes."""
     space = search_space.read()

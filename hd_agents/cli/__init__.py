@@ -22,7 +22,7 @@ from hd_agents.cli import (
     train,
     tune,
 )
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.cli import pictures, tracking, train
+from hd_agents.cli import tasks, tracking, train
 from hd_agents.cli.compare import EVALUATION_SEED
-from hd_agents.cli.models import bar_is_seen, checked
+from hd_agents.cli.curves import read_episodes
+from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
-from hd_agents.cli.tasks import UsageError, make_env, make_plan, task_id
+from hd_agents.cli.tasks import make_env, plan_of, task_id
 from hd_agents.evaluation import expected_range
+from hd_agents.progress import bar_is_seen
 from hd_agents.zoo.catalogue import preset_of
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 from hd_agents.zoo.training import Plan
@@ -42,7 +44,7 @@ class Run(NamedTuple):
 
     def steps_done(self) -> int:
         """Env steps up to the end of the last episode."""
-        steps, _ = pictures.read_episodes(self.folder)
+        steps, _ = read_episodes(self.folder)
         return int(steps[-1]) if len(steps) else 0
 
 
@@ -58,9 +60,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("suite", help="the first part of the names that `hd-agents list` shows, such as classic")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of its tasks (default: all)")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 up (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, help="of each evaluation (default: the papers' number)")
+    parser.add_argument("--seeds", type=tasks.count, default=5, help="how many, from 0 up (default: %(default)s)")
+    parser.add_argument("--jobs", type=tasks.count, default=1, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
     folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument("--results", type=Path, metavar="CSV", help="the table (default: results.csv in the folder)")
@@ -72,9 +74,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Run what has no row yet and return the exit status: 0, or FAILED where a run failed."""
-    for flag in ("seeds", "jobs", "episodes"):
-        if getattr(options, flag) is not None and getattr(options, flag) < 1:
-            raise UsageError(f"--{flag} {getattr(options, flag)}: use a whole number of at least 1.")
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
     runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in range(options.seeds)]
@@ -163,15 +162,14 @@ def _tasks(options: argparse.Namespace) -> list[str]:
 
 
 def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run:
-    plan = make_plan(name, options.steps, options.size, options.device, options.settings, options.preset)
     own = folder / f"{name.partition('/')[2]}_{seed}"
-    chosen = argparse.Namespace(**{**vars(options), "seed": seed})
+    chosen = argparse.Namespace(**{**vars(options), "task": name, "seed": seed})
     training = [*PROGRAM, "train", name, "--folder", str(own), "--resume", *typed(chosen)]
     evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / "agent.zip"), "--seed", str(EVALUATION_SEED)]
     evaluation += ["--n-envs", "5", "--device", options.device, "--output", str(own / EVALUATION)]
     evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
     job = Job(f"{name} seed {seed}", (tuple(training), tuple(evaluation)), own.with_name(f"{own.name}.log"))
-    return Run(name, seed, plan, own, repeat_command(name, chosen), job)
+    return Run(name, seed, plan_of(chosen), own, repeat_command(name, chosen), job)
 
 
 class _Board:

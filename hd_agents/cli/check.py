@@ -16,7 +16,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import train
-from hd_agents.cli.tasks import UsageError, make_env, make_plan
+from hd_agents.cli.errors import UsageError
+from hd_agents.cli.tasks import make_env, plan_of
 from hd_agents.collection import make_replay
 from hd_agents.graphs import WARMUP
 from hd_agents.host import format_bytes
@@ -66,7 +67,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Check as asked and return the exit status: 0, or FAILED where the environment is not sound."""
     try:
-        plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+        plan = plan_of(options)
         env = make_env(plan.task, env_kwargs=plan.env_kwargs)
     except UsageError:
         raise

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.cli import pictures, train
-from hd_agents.cli.curves import draw_mean, smoothed
-from hd_agents.cli.models import bar_is_seen
+from hd_agents.cli import tasks, train
+from hd_agents.cli.curves import WINDOW, draw_mean, smoothed
+from hd_agents.cli.errors import UsageError
 from hd_agents.cli.resuming import changed_settings, told_folder
-from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
+from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.evaluation import evaluate, protocol
 from hd_agents.host import atomic_write
+from hd_agents.progress import bar_is_seen
 from hd_agents.zoo.training import Plan
 
 EVALUATION_SEED = 10_000  # of the first episode; the same episodes for every agent
@@ -36,19 +37,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--harmony", nargs="+", choices=list(COLOURS), default=["on", "off"], help="default: on off")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 up (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, help="of each evaluation (default: the papers' number)")
+    parser.add_argument("--seeds", type=tasks.count, default=3, help="how many, from 0 up (default: %(default)s)")
+    parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
     train.add_plan_flags(parser, "comparison")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Compare as asked and return the exit status: 0, or 130 when Ctrl-C ended a training early."""
-    if options.seeds < 1 or (options.episodes is not None and options.episodes < 1):
-        raise UsageError("--seeds and --episodes must be 1 or more.")
     if told := [setting for setting in options.settings if re.match(r"\s*harmony\s*[.=]", setting)]:
         raise UsageError(f"--set {told[0]}: harmony is what is compared; --harmony says which settings of it.")
-    runs = {(setting, seed): _plan(setting, options) for seed in range(options.seeds) for setting in options.harmony}
+    runs = {
+        (setting, seed): plan_of(_with(setting, options))
+        for seed in range(options.seeds)
+        for setting in options.harmony
+    }
     plan = next(iter(runs.values()))
     task = plan.task
     resumed = told_folder(options, "comparison") if options.resume else None
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             continue
         own = _run_folder(folder, setting, seed)
         if not _is_trained(own, plan):
-            arguments = {**vars(options), "seed": seed, "folder": own, "settings": _settings(setting, options)}
+            arguments = {**vars(_with(setting, options)), "seed": seed, "folder": own}
             if status := train.run(argparse.Namespace(**arguments)):
                 print(f"To go on with the comparison: the same command, with --folder {folder} --resume", flush=True)
                 return status
@@ -76,13 +79,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(setting: str, options: argparse.Namespace) -> list[str]:
-    return [*options.settings, f"harmony={setting == 'on'}"]
-
-
-def _plan(setting: str, options: argparse.Namespace) -> Plan:
-    settings = _settings(setting, options)
-    return make_plan(options.task, options.steps, options.size, options.device, settings, options.preset)
+def _with(setting: str, options: argparse.Namespace) -> argparse.Namespace:
+    """The options of a run with one setting of harmony."""
+    return argparse.Namespace(**{**vars(options), "settings": [*options.settings, f"harmony={setting == 'on'}"]})
 
 
 def _own_folder(folder: Path, runs: Mapping[tuple[str, int], Plan]) -> Path:
@@ -175,7 +174,7 @@ def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
         draw_mean(curves, runs, COLOURS[setting], MEANING[setting])
     for seed in {row["seed"] for row in rows}:
         pairs.plot(settings, [scores(rows, setting)[seed] for setting in settings], "o-", color="#777777")
-    curves.set(title=task, xlabel="env steps", ylabel=f"return, mean of the last {pictures.WINDOW} training episodes")
+    curves.set(title=task, xlabel="env steps", ylabel=f"return, mean of the last {WINDOW} training episodes")
     pairs.set(title="evaluation, a line per seed", xlabel="harmony", ylabel="mean return")
     pairs.margins(x=0.4)
     for axes in (curves, pairs):

@@ -1,13 +1,11 @@
 """`hd-agents completion`: a script for the shell, so that Tab completes commands, flags, tasks and models."""
 
 import argparse
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 from hd_agents import zoo
-from hd_agents.cli.models import checked
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.errors import checked, require
 
 SHELLS = ("bash", "zsh")
 TASKS = ("task", "name")  # arguments that name a task
@@ -33,8 +31,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Print the script and return the exit status, 0."""
-    if importlib.util.find_spec("shtab") is None:
-        raise UsageError("not installed: shtab. Install it with: pip install 'hd_agents[completion]'")
+    require("completion", "shtab")
     import shtab
 
     from hd_agents.cli import build_parser

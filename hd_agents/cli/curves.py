@@ -1,5 +1,6 @@
-"""Learning curves of several runs in one picture: thin lines per seed, a thick one for their mean."""
+"""Learning curves: the returns of training episodes, out of a run's monitor files, and how they are drawn."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hd_agents.cli import pictures
-
+WINDOW = 10  # episodes; of the curve's moving average
 POINTS = 100  # of a mean curve
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
+def read_episodes(folder: Path) -> Curve:
+    """Env steps taken by all environments up to the end of each training episode, and its return, in order of time."""
+    rows: list[tuple[int, int, float]] = []
+    for path in sorted(folder.glob("*.monitor.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            next(file, None)  # a comment line with the file's metadata
+            end = 0  # steps of this environment, which are the clock of all: they step together
+            for row in csv.DictReader(file):
+                if row["t"] is None:  # the run goes on, and this line is being written
+                    break
+                end += int(row["l"])
+                rows.append((end, int(row["l"]), float(row["r"])))
+    rows.sort()
+    return np.cumsum([length for _, length, _ in rows], dtype=np.int64), np.array([total for *_, total in rows])
+
+
+def moving_mean(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of each number and up to WINDOW - 1 before it."""
+    sums = np.cumsum(np.concatenate([[0.0], totals]))
+    first = np.maximum(np.arange(len(totals)) + 1 - WINDOW, 0)
+    return (sums[1:] - sums[first]) / (np.arange(len(totals)) + 1 - first)
+
+
 def smoothed(folder: Path) -> Curve:
     """Env steps at the ends of a run's training episodes, and the mean return of up to WINDOW episodes before each."""
-    steps, totals = pictures.read_episodes(folder)
-    return steps, pictures.moving_mean(totals)
+    steps, totals = read_episodes(folder)
+    return steps, moving_mean(totals)
+
+
+def draw_curve(path: Path, steps: NDArray[np.int64], totals: NDArray[np.float64], title: str) -> None:
+    """Plot each episode's return, and the mean of up to WINDOW episodes before it, over env steps."""
+    from matplotlib.figure import Figure
+
+    means = moving_mean(totals)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, totals, ".", color="#9ecae1", label="one episode")
+    axes.plot(steps, means, color="#08519c", label=f"mean of the last {WINDOW}")
+    axes.set(title=title, xlabel="env steps", ylabel="return of training episodes")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 def draw_mean(axes: Any, curves: Sequence[Curve], colour: str, label: str, style: str = "-") -> None:

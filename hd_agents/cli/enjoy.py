@@ -5,8 +5,9 @@ from pathlib import Path
 
 from hd_agents import filming, zoo
 from hd_agents.cli import tasks
-from hd_agents.cli.models import MODEL, MODELS_OWN, check_spaces, checked, env_kwargs_for, load_model, training_of
-from hd_agents.cli.tasks import UsageError, make_env, task_id
+from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
+from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.zoo.packages import ActingAgent
 
 
@@ -24,7 +25,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--dream", type=Path, metavar="PNG", help=f"draw truth, dream and error ({', '.join(filming.DRAWINGS)})"
     )
-    parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--episodes", type=tasks.count, default=3, help="default: %(default)s")
     parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first episode (default: %(default)s)")
     tasks.add_env_flag(parser, usual=MODELS_OWN)
     tasks.add_device_flag(parser)
@@ -33,8 +34,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Play as asked and return the exit status, 0."""
-    if options.episodes < 1:
-        raise UsageError(f"--episodes must be 1 or more, not {options.episodes}.")
     if options.video is not None:
         checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
     if options.dream is not None and options.dream.suffix.lower() not in filming.DRAWINGS:

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from hd_agents.cli import tasks
-from hd_agents.cli.models import MODEL, MODELS_OWN, bar_is_seen, check_spaces, checked, env_kwargs_for, load_model
+from hd_agents.cli.errors import checked
+from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.evaluation import RULES, Evaluation, evaluate
 from hd_agents.host import atomic_write
+from hd_agents.progress import bar_is_seen
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.cli import pictures
+from hd_agents.cli.curves import WINDOW
 from hd_agents.cli.resuming import repeat_command
 from hd_agents.host import atomic_write
 from hd_agents.provenance import commit, machine
@@ -70,7 +70,7 @@ class Report(BaseCallback):
     def _on_step(self) -> bool:
         from tqdm.auto import tqdm
 
-        episodes = [info["r"] for info in self.model.ep_info_buffer or ()][-pictures.WINDOW :]
+        episodes = [info["r"] for info in self.model.ep_info_buffer or ()][-WINDOW:]
         if self.num_timesteps >= self._next and episodes:
             self._next = (self.num_timesteps // self._every + 1) * self._every
             mean = sum(episodes) / len(episodes)

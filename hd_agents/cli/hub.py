@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from hd_agents import zoo
-from hd_agents.cli.models import checked
+from hd_agents.cli.errors import checked
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,47 +1,39 @@
-"""Learning curves: the returns of training episodes, out of a run's monitor files."""
+"""What a run shows of the agent that it trained: a video, the learning curve, and a dream."""
 
-import csv
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from hd_agents import HarmonyDreamAgent, filming
+from hd_agents.cli.curves import draw_curve, read_episodes
+from hd_agents.zoo.training import Plan
 
-WINDOW = 10  # episodes; of the curve's moving average
-
-
-def read_episodes(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Env steps taken by all environments up to the end of each training episode, and its return, in order of time."""
-    rows: list[tuple[int, int, float]] = []
-    for path in sorted(folder.glob("*.monitor.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            next(file, None)  # a comment line with the file's metadata
-            end = 0  # steps of this environment, which are the clock of all: they step together
-            for row in csv.DictReader(file):
-                if row["t"] is None:  # the run goes on, and this line is being written
-                    break
-                end += int(row["l"])
-                rows.append((end, int(row["l"]), float(row["r"])))
-    rows.sort()
-    return np.cumsum([length for _, length, _ in rows], dtype=np.int64), np.array([total for *_, total in rows])
+EPISODES = 3  # played for the video
 
 
-def moving_mean(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of each number and up to WINDOW - 1 before it."""
-    sums = np.cumsum(np.concatenate([[0.0], totals]))
-    first = np.maximum(np.arange(len(totals)) + 1 - WINDOW, 0)
-    return (sums[1:] - sums[first]) / (np.arange(len(totals)) + 1 - first)
-
-
-def draw_curve(path: Path, steps: NDArray[np.int64], totals: NDArray[np.float64], title: str) -> None:
-    """Plot each episode's return, and the mean of up to WINDOW episodes before it, over env steps."""
-    from matplotlib.figure import Figure
-
-    means = moving_mean(totals)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, totals, ".", color="#9ecae1", label="one episode")
-    axes.plot(steps, means, color="#08519c", label=f"mean of the last {WINDOW}")
-    axes.set(title=title, xlabel="env steps", ylabel="return of training episodes")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
+def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:
+    """Play, and write the video, the curve and the dream; name each file with what it shows."""
+    print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
+    left = {"agent.zip": "the trained agent, for HarmonyDreamAgent.load"}
+    task, env = plan.task, plan.make_env(drawn=True)
+    try:
+        episodes = [filming.play(agent, env, seed + number) for number in range(EPISODES)]
+        fps = float(env.metadata.get("render_fps") or 30)
+    finally:
+        env.close()
+    returns = ", ".join(f"{sum(episode.rewards):g}" for episode in episodes)
+    frames = [frame for episode in episodes for frame in episode.frames]
+    if frames:
+        filming.write_video(folder / "play.mp4", frames, fps)
+        left["play.mp4"] = f"the agent playing {EPISODES} episodes; returns {returns}"
+    else:
+        print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
+    steps, totals = read_episodes(folder)
+    if len(steps):
+        draw_curve(folder / "curve.png", steps, totals, task)
+        left["curve.png"] = f"return of each of the {len(steps)} training episodes"
+    else:
+        print("No learning curve: no training episode came to its end.")
+    filming.draw_dream(folder / "dream.png", agent, episodes[0], task)
+    left["dream.png"] = "what happened, what the agent dreamt would happen, and the error"
+    left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
+    for name, meaning in left.items():
+        print(f"  {folder / name}  {meaning}")

@@ -12,8 +12,7 @@ from hd_agents import aggregates, zoo
 from hd_agents.cli import figures
 from hd_agents.cli.benchmark import EVALUATION
 from hd_agents.cli.curves import Curve, smoothed
-from hd_agents.cli.models import checked
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.errors import UsageError, checked
 from hd_agents.evaluation import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
 from hd_agents.zoo.results import normalized, read_rows, settings_of

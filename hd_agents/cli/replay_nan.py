@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.errors import UsageError
 from hd_agents.recorder import explain, read_record
 from hd_agents.saving import read_archive
 

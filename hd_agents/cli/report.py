@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from hd_agents import zoo
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.errors import UsageError
 from hd_agents.host import atomic_write
 from hd_agents.zoo import report
 

@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
-from hd_agents.cli.tasks import UsageError, parse_setting
+from hd_agents.cli.errors import UsageError
+from hd_agents.cli.tasks import parse_setting
 from hd_agents.cli.tracking import PROJECT
 from hd_agents.zoo.models import RUN
 from hd_agents.zoo.training import Plan

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.errors import UsageError
+from hd_agents.host import cores
 
 POLL_SECONDS = 0.2
 
@@ -87,9 +88,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _start(command: Sequence[str], log: Path, at_once: int) -> subprocess.Popen[bytes]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # tqdm: a line per minute in the log is enough. Threads: processes that share the cores must not fight for them.
-    defaults = {"TQDM_MININTERVAL": "60", "OMP_NUM_THREADS": str(max(1, cores // at_once))}
+    defaults = {"TQDM_MININTERVAL": "60", "OMP_NUM_THREADS": str(max(1, cores() // at_once))}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(

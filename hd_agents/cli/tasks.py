@@ -13,12 +13,9 @@ import gymnasium as gym
 import torch
 
 from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents.cli.errors import UsageError
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
-
-
-class UsageError(Exception):
-    """Something typed that cannot be done; the message says what is possible instead."""
 
 
 def make_plan(
@@ -43,6 +40,12 @@ def make_plan(
         raise UsageError(str(error)) from error
     except (gym.error.Error, ImportError) as error:
         raise _cannot_make(task, error) from error
+
+
+def plan_of(options: argparse.Namespace, trained_agent: HarmonyDreamAgent | None = None) -> Plan:
+    """:func:`make_plan` of the task and the flags that say how it is trained."""
+    asked = options.steps, options.size, options.device, options.settings, options.preset
+    return make_plan(options.task, *asked, trained_agent)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -83,8 +86,17 @@ def _has_text_keys(value: Any) -> bool:
 
 def seed(text: str) -> int:
     """What ``--seed`` takes."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return _whole(text, 0)
+
+
+def count(text: str) -> int:
+    """What a flag takes that says how many."""
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
     return int(text)
 
 

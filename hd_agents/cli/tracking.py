@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hd_agents.cli.tasks import UsageError
+from hd_agents.cli.errors import UsageError
 
 PROJECT = "hd_agents"
 RUN_ID = "wandb-id.txt"  # in a run's folder: what to go on with when the run is resumed

@@ -1,28 +1,27 @@
 """`hd-agents train`: learn a task, then leave the agent and pictures of what it learnt in a folder."""
 
 import argparse
-import importlib.util
 import inspect
 import math
 import sys
 import traceback
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
-from hd_agents import HarmonyDreamAgent, filming, zoo
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint
 from hd_agents.checkpoint import CheckpointError, steps_in
 from hd_agents.cli import pictures, tasks, tracking
+from hd_agents.cli.errors import UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
-from hd_agents.cli.models import MODEL, load_model
+from hd_agents.cli.loading import MODEL, load_model
 from hd_agents.cli.resuming import (
     own_run_folder,
     resume,
@@ -32,11 +31,9 @@ from hd_agents.cli.resuming import (
     with_own_env_kwargs,
 )
 from hd_agents.cli.running import sigterm_as_exit
-from hd_agents.cli.tasks import UsageError, make_env, make_plan, new_run_folder
-from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.host import crowding
 from hd_agents.presets import SIZES
-from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan
 
 FAILED = 1  # exit status where a training ended with an error
@@ -44,7 +41,6 @@ UNTIL_FAILURE = "agent_until_failure.zip"
 DEFAULT_TASK = "hd_agents/Catch-v0"
 RUNS = Path("runs")  # where run folders go
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
-EPISODES = 3  # played for the video
 REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
 FILMS = 10  # of the dream, evenly spread over a run
 CHECKPOINTS = "checkpoints"  # their folder within the run's
@@ -108,39 +104,29 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train as asked and return the exit status: 0; 1 after an error; 130 or 143 when Ctrl-C or SIGTERM ended it."""
-    _check_installed()
+    require("train", *NEEDED)
     if options.track:
         tracking.check_installed()
+    every = options.checkpoint_every
+    if every is not None and not 1 <= every < math.inf:
+        raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {every:g}.")
     resumed = told_folder(options, "run") if options.resume else None
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
     trained = load_model(options.trained_agent, "cpu") if begins else None
-    asked = options.steps, options.size, options.device, options.settings, options.preset
-    plan = make_plan(options.task, *asked, trained)
+    plan = plan_of(options, trained)
     make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
-    if get_device(options.device).type == "cuda":
-        torch.set_float32_matmul_precision("high")  # by tensor cores, as JAX and so the authors' code does
-    else:
-        if hint := crowding(torch.get_num_threads()):
-            print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
-        _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
-    checkpointing = options.resume or options.checkpoint_every is not None
-    if options.checkpoint_every is not None and not 1 <= options.checkpoint_every < math.inf:
-        raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {options.checkpoint_every:g}.")
-    folder = own_run_folder(resumed) if resumed else new_run_folder(options.folder or RUNS, plan.task)
-    if not resuming and (folder / "agent.zip").exists():
-        raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
+    _tell_machine(options.device, plan)
+    folder = _choose_folder(options, plan.task)
     if resuming:
         plan, settings = with_own_env_kwargs(plan, options.settings, folder)
         options = argparse.Namespace(**{**vars(options), "settings": settings})
         plan, options = with_own_beginning(plan, options, folder)
     monitor = {"override_existing": not resuming}
-    # A simulator that fails in the night costs an episode, not the run.
-    make = partial(RestartingEnv, partial(make_with, plan.task, plan.env_kwargs))
-    env = make_vec_env(make, plan.n_envs, seed=options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
+    env = plan.make_envs(options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
     checkpoint = None
-    if checkpointing:
-        checkpoint = RunCheckpoint(folder / CHECKPOINTS, int(options.checkpoint_every or max(1, plan.steps // REPORTS)))
+    if options.resume or every is not None:
+        checkpoint = RunCheckpoint(folder / CHECKPOINTS, int(every or max(1, plan.steps // REPORTS)))
     try:
         agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options, folder)
@@ -167,14 +153,18 @@ def run(options: argparse.Namespace) -> int:
             flush=True,
         )
     if status != SIGNALS["SIGTERM"]:
-        _leave_pictures(agent, plan, options.seed, folder)
+        pictures.leave(agent, plan, options.seed, folder)
     return status
 
 
-def _check_installed() -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"not installed: {', '.join(missing)}. Install them with: pip install 'hd_agents[train]'")
+def _tell_machine(device: str, plan: Plan) -> None:
+    """Let a GPU use its tensor cores; on a CPU, tell what makes learning slow."""
+    if get_device(device).type == "cuda":
+        torch.set_float32_matmul_precision("high")  # as JAX and so the authors' code does
+        return
+    if hint := crowding(torch.get_num_threads()):
+        print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
+    _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
 
 
 @cache  # `compare` trains several times, and once is enough
@@ -187,6 +177,16 @@ def _hint_of_gpu(size: str) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _choose_folder(options: argparse.Namespace, task: str) -> Path:
+    """The folder of the run, made here. Raises UsageError where the run in --folder cannot go on."""
+    if not options.resume:
+        return new_run_folder(options.folder or RUNS, task)
+    folder = own_run_folder(options.folder)
+    if (folder / "agent.zip").exists() and not steps_in(folder / CHECKPOINTS):
+        raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
+    return folder
 
 
 def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Path) -> HarmonyDreamAgent:
@@ -233,33 +233,3 @@ def _after(failure: TrainingFailed, folder: Path, agent: HarmonyDreamAgent, comm
         print(f"The agent of {agent.num_timesteps} env steps is in {folder / UNTIL_FAILURE}.", flush=True)
     print(f"hd-agents: {failure}", file=sys.stderr, flush=True)
     return FAILED
-
-
-def _leave_pictures(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:
-    """Play, and write the video, the curve and the dream; name each file with what it shows."""
-    print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
-    left = {"agent.zip": "the trained agent, for HarmonyDreamAgent.load"}
-    task, env = plan.task, plan.make_env(drawn=True)
-    try:
-        episodes = [filming.play(agent, env, seed + number) for number in range(EPISODES)]
-        fps = float(env.metadata.get("render_fps") or 30)
-    finally:
-        env.close()
-    returns = ", ".join(f"{sum(episode.rewards):g}" for episode in episodes)
-    frames = [frame for episode in episodes for frame in episode.frames]
-    if frames:
-        filming.write_video(folder / "play.mp4", frames, fps)
-        left["play.mp4"] = f"the agent playing {EPISODES} episodes; returns {returns}"
-    else:
-        print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
-    steps, totals = pictures.read_episodes(folder)
-    if len(steps):
-        pictures.draw_curve(folder / "curve.png", steps, totals, task)
-        left["curve.png"] = f"return of each of the {len(steps)} training episodes"
-    else:
-        print("No learning curve: no training episode came to its end.")
-    filming.draw_dream(folder / "dream.png", agent, episodes[0], task)
-    left["dream.png"] = "what happened, what the agent dreamt would happen, and the error"
-    left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
-    for name, meaning in left.items():
-        print(f"  {folder / name}  {meaning}")

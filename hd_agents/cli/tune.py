@@ -1,7 +1,6 @@
 """`hd-agents tune`: search for hyper-parameters with Optuna, in a study that can be interrupted and gone on with."""
 
 import argparse
-import importlib.util
 import json
 import shlex
 import sys
@@ -13,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import tasks
-from hd_agents.cli.models import bar_is_seen, checked
-from hd_agents.cli.tasks import UsageError, make_env, make_plan
+from hd_agents.cli.errors import UsageError, checked, require
+from hd_agents.cli.tasks import make_env, plan_of
 from hd_agents.cli.train import add_setting_flags
-from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.evaluation import evaluate
 from hd_agents.host import atomic_write
+from hd_agents.progress import bar_is_seen
 from hd_agents.provenance import commit, machine
 from hd_agents.recorder import NonFiniteError
 from hd_agents.zoo import search_space
@@ -46,11 +44,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "the study, and the same command goes on with it.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
-    parser.add_argument("--trials", type=int, default=20, help="in all, earlier ones included (default: %(default)s)")
+    parser.add_argument(
+        "--trials", type=tasks.count, default=20, help="in all, earlier ones included (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first trial; the others follow (default: 0)")
     parser.add_argument("--space", type=Path, metavar="YML", help="what to search (default: the zoo's tuning.yml)")
-    parser.add_argument("--evaluations", type=int, default=5, help="of each trial, evenly spread (default: 5)")
-    parser.add_argument("--episodes", type=int, default=10, help="of each evaluation (default: %(default)s)")
+    parser.add_argument("--evaluations", type=tasks.count, default=5, help="of each trial, evenly spread (default: 5)")
+    parser.add_argument("--episodes", type=tasks.count, default=10, help="of each evaluation (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="of the study (default: runs/<task>_tune)")
     add_setting_flags(parser)
     parser.set_defaults(run=run)
@@ -58,13 +58,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Search as asked and return the exit status: 0, or 130 when Ctrl-C ended it early."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"not installed: {', '.join(missing)}. Install them with: pip install 'hd_agents[tune]'")
-    for name in ("trials", "evaluations", "episodes"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} must be 1 or more, not {getattr(options, name)}.")
-    plan = make_plan(options.task, options.steps, options.size, options.device, options.settings, options.preset)
+    require("tune", *NEEDED)
+    plan = plan_of(options)
     space = checked(lambda: search_space.read(options.space))
     if unknown := [str(key) for key in space if key not in settable() or key in ("n_envs", "env_kwargs")]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
@@ -192,7 +187,7 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
     trial.set_user_attr("row", {"n_timesteps": plan.steps, "n_envs": plan.n_envs, **of_env, **arguments})
     print(f"trial {trial.number}: " + ", ".join(f"{key}={arguments[key]}" for key in found), flush=True)
     seed = options.seed + trial.number
-    env = make_vec_env(partial(RestartingEnv, plan.make_env), plan.n_envs, seed=seed)
+    env = plan.make_envs(seed)
     judge = partial(_score, plan=plan, episodes=options.episodes)
     watch = _Watch(trial, max(1, plan.steps // options.evaluations), judge)
     try:

@@ -45,12 +45,12 @@ def env_id(name: str) -> str:
     ids = _ids()
     if name in ids.values():
         return name
-    by_key = {_key(known): known for known in ids}
-    if _key(name) in by_key:
-        return ids[by_key[_key(name)]]
+    by_key = {key_of(known): known for known in ids}
+    if key_of(name) in by_key:
+        return ids[by_key[key_of(name)]]
     if name in gym.registry or re.search(r"-v\d+$", name):
         return name
-    near = difflib.get_close_matches(_key(name), by_key, n=3)
+    near = difflib.get_close_matches(key_of(name), by_key, n=3)
     hint = ", ".join(by_key[key] for key in near) or "what `hd-agents list` shows"
     raise ValueError(f"{name!r} is no task of the zoo and no Gymnasium id. Did you mean {hint}?")
 
@@ -63,6 +63,11 @@ def name_of(task: str) -> str:
 def suites() -> list[str]:
     """The names of all suites."""
     return list(_suites())
+
+
+def key_of(name: str) -> str:
+    """A name without what does not matter in it: case, dashes and underscores."""
+    return re.sub(r"[-_]", "", name).lower()
 
 
 def hyperparameters(name: str, preset: str = "paper") -> dict[str, Any]:
@@ -135,7 +140,3 @@ def _name(suite: str, found: str) -> str:
     if suite == "atari100k":
         task = re.sub(r"(?<=.)([A-Z])", r"_\1", task).lower()
     return f"{suite}/{task}"
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[-_]", "", name).lower()

@@ -15,7 +15,7 @@ import gymnasium as gym
 
 import hd_agents
 from hd_agents.evaluation import PROTOCOLS
-from hd_agents.zoo.catalogue import names
+from hd_agents.zoo.catalogue import key_of, names
 from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card
 
 PREFIX = "hf://"
@@ -50,8 +50,8 @@ def repository(name: str) -> Repository | None:
         return None
     owner = name.partition("/")[0]
     known = (task.partition("/")[0] for task in (*names(), *gym.registry) if "/" in task)
-    taken = {_key(space) for space in (*PROTOCOLS, "hd_agents", *known)}
-    return None if _key(owner) in taken or Path(owner).exists() else Repository(name)
+    taken = {key_of(space) for space in (*PROTOCOLS, "hd_agents", *known)}
+    return None if key_of(owner) in taken or Path(owner).exists() else Repository(name)
 
 
 def download(source: Repository, version: str | None = None, media: bool = False) -> Path:
@@ -115,7 +115,3 @@ def plain_errors(place: str, version: str | None = None) -> Iterator[None]:
     except network as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConnectionError(f"The Hub did not give or take {place}: {reason}") from error
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[-_]", "", name).lower()

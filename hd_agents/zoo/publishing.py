@@ -30,19 +30,20 @@ def push(name: str | Path, repository: str, private: bool = False) -> str:
         raise ValueError(f"{repository!r}: a package has a repository of its own; write it as org/repo.")
     api = hub.library().HfApi()
     card = packages.read_card(source)
-    with tempfile.TemporaryDirectory() as folder, hub.plain_errors(target.id):
+    with tempfile.TemporaryDirectory() as folder:
         _copy(source, Path(folder))
         (Path(folder) / packages.README).write_text(page(card, target.id), encoding="utf-8")
         packages.seal(Path(folder), card)
-        address = api.create_repo(target.id, private=private, exist_ok=True)
-        if private and not api.repo_info(target.id).private:
-            raise ValueError(f"{target.id} exists and is public: leave --private out, or give another repository.")
-        api.upload_folder(
-            repo_id=target.id,
-            folder_path=folder,
-            commit_message=f"hd_agents package {card['name']}",
-            delete_patterns=list(packages.FILES),  # of an older package that this one does not have
-        )
+        with hub.plain_errors(target.id):
+            address = api.create_repo(target.id, private=private, exist_ok=True)
+            if private and not api.repo_info(target.id).private:
+                raise ValueError(f"{target.id} exists and is public: leave --private out, or give another repository.")
+            api.upload_folder(
+                repo_id=target.id,
+                folder_path=folder,
+                commit_message=f"hd_agents package {card['name']}",
+                delete_patterns=list(packages.FILES),  # of an older package that this one does not have
+            )
     return str(address)
 
 

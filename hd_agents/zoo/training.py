@@ -49,6 +49,14 @@ class Plan(NamedTuple):
         """One of its environments; ``drawn`` as for :func:`hd_agents.zoo.make_env`."""
         return make_with(self.task, self.env_kwargs, drawn)
 
+    def make_envs(self, seed: int, **options: Any) -> VecEnv:
+        """All of its environments; a simulator that fails in the night costs an episode, not the run.
+
+        :param options: as for Stable-Baselines3's ``make_vec_env``.
+        """
+        make = partial(make_with, self.task, self.env_kwargs)  # not self.make_env, which holds the trained agent
+        return make_vec_env(partial(RestartingEnv, make), self.n_envs, seed=seed, **options)
+
     def make_agent(self, env: VecEnv, seed: int, device: torch.device | str, verbose: int) -> HarmonyDreamAgent:
         """The agent that is to be trained, in its environments."""
         if self.trained_agent is not None:
@@ -94,7 +102,7 @@ def train(
     :raises ImportError: where the task's suite is not installed, naming the extra.
     """
     run = plan(name, steps, preset, str(device), settings, trained_agent)
-    env = make_vec_env(partial(RestartingEnv, partial(make_with, run.task, run.env_kwargs)), run.n_envs, seed=seed)
+    env = run.make_envs(seed)
     try:
         agent = run.make_agent(env, seed, device, verbose)
         return agent.learn(run.steps, callback=callback, progress_bar=progress_bar)

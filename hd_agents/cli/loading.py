@@ -1,0 +1,71 @@
+"""What stands for a trained model on the command line: its agent, how it was trained, and what it can play."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from hd_agents import HarmonyDreamAgent, checks, zoo
+from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.tasks import as_json, parse_setting
+from hd_agents.zoo.models import agent_file, is_package
+
+# What a model may be given as.
+MODEL = "a name of `hd-agents list --pretrained`, agent.zip, a run's or a package's folder, or org/repo of the Hub"
+MODELS_OWN = " (default: what the model was trained with, where it plays that task)"
+
+
+def load_model(name: str, device: str) -> HarmonyDreamAgent:
+    """The agent of MODEL."""
+    if (file := model_file(name)) is not None:
+        return checked(lambda: HarmonyDreamAgent.load(file, device=device, verbose=0))
+    return checked(lambda: zoo.load(name, device=device))
+
+
+def model_file(name: str) -> Path | None:
+    """The agent's file that is meant; None where it is a package, here or elsewhere.
+
+    Raises UsageError for a folder or path without one, naming what is near.
+    """
+    if is_package(name) or name in zoo.pretrained():
+        return None
+    if (file := agent_file(name)) is not None:
+        return file
+    path = Path(name)
+    folder = path if path.is_dir() else path.parent
+    if folder != Path():
+        there = [str(found) for glob in ("agent*.zip", "*/agent*.zip") for found in folder.glob(glob)]
+        if near := difflib.get_close_matches(name, there, n=1, cutoff=0.0):
+            raise UsageError(f"{name} is no agent's file, no run with an agent.zip and no package: is it {near[0]}?")
+    if path.is_dir():
+        raise UsageError(f"{name} holds no agent.zip, and is no package.")
+    return path if path.suffix == ".zip" else None
+
+
+def training_of(model: str) -> dict[str, Any]:
+    """How a model was trained: its card says it, or the file that its training left beside it; else nothing."""
+    file = model_file(model)
+    if file is None:
+        return dict(checked(lambda: zoo.card(model)))
+    folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    facts = folder / zoo.RUN
+    return dict(checked(lambda: json.loads(facts.read_text(encoding="utf-8")))) if facts.is_file() else {}
+
+
+def env_kwargs_for(model: str, task: str, told: Sequence[str]) -> dict[str, Any]:
+    """What a task's environment is made with for a model: what it was trained with there, and what was typed."""
+    trained = training_of(model)
+    usual = trained.get("env_kwargs", {}) if trained.get("task") == task else {}
+    return as_json({**usual, **dict(map(parse_setting, told))})
+
+
+def check_spaces(agent: HarmonyDreamAgent, model: str, task: str, env: gym.Env[Any, Any]) -> None:
+    """Raises UsageError where a model cannot play in the task's environment."""
+    wrapped = agent._wrap_env(env)  # as in training: images come channels first
+    try:
+        checks.spaces(wrapped, agent.observation_space, agent.action_space)
+    except ValueError as error:
+        raise UsageError(f"the model {model} cannot play {task}: {error}") from error
