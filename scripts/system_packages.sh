@@ -24,7 +24,7 @@ install_or_tell() { # $1: why; the rest: packages
 check_venv() {
     python=$1
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        echo "hd_agents needs Python 3.11 or newer, and '$python' is not one. Name another: make PYTHON=python3.12 ..." >&2
+        echo "make needs Python 3.11 or newer (for constraints.txt), and '$python' is not one. Name another: make PYTHON=python3.12 ..." >&2
         exit 1
     fi
     "$python" -c 'import ensurepip, venv' 2>/dev/null && return
