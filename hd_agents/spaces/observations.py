@@ -169,7 +169,8 @@ class ObservationCodec:
     def _batched_values(self, observation: Observation) -> tuple[dict[str, NDArray[Any]], bool]:
         if isinstance(observation, tuple) and isinstance(observation[-1], Mapping):
             raise ValueError(
-                "The observation is a tuple (observation, info), as reset() gives it: pass its first part."
+                "The observation is a tuple (observation, info), as reset() of a Gymnasium environment gives it: write "
+                "`obs, info = env.reset()`. That of a Stable-Baselines3 VecEnv returns the observations alone."
             )
         if self.is_dict != isinstance(observation, Mapping):
             wanted = f"a dict with the keys {sorted(self._spaces)}" if self.is_dict else "one array, not a dict"
