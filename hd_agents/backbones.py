@@ -150,10 +150,10 @@ def build(
     )
     terms = {name: Term() for name in names.values()}
     terms |= {"reward": Term(), "dynamics": Term(style.kl_scale, regularizer=style.kl_regularizer)}
+    if options["predict_continue"]:
+        terms["continue"] = Term(harmonized=False)  # as in the official code, unless asked for
     groups = {key: [name] for key, name in names.items()} | {"observation": list(names.values())}
     terms = select_terms(terms, harmony, groups)
-    if options["predict_continue"]:
-        terms["continue"] = Term(harmonized=False)
     return Networks(
         world_model,
         Harmonizer(terms, options["harmony_kind"]),

@@ -1,4 +1,4 @@
-"""Callbacks for ``learn``: checkpoints from which a run goes on as if nothing had happened, and the dream on film."""
+"""Callbacks for ``learn``: checkpoints from which a run goes on as if nothing had happened, scores, dreams on film."""
 
 import os
 import signal
@@ -28,8 +28,9 @@ from hd_agents.checkpoint import (
 from hd_agents.dream_film import DreamFilm
 from hd_agents.run_state import restore_run, run_state
 from hd_agents.saving import read_archive, write_archive
+from hd_agents.score_curve import ScoreCurve
 
-__all__ = ["DreamFilm", "RunCheckpoint"]
+__all__ = ["DreamFilm", "RunCheckpoint", "ScoreCurve"]
 
 Agent = TypeVar("Agent", bound=HarmonyDreamAgent)
 

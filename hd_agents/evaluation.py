@@ -46,6 +46,7 @@ __all__ = [
     "human_normalized",
 ]
 
+EnvMaker = Callable[[], gym.Env[Any, Any]]
 RULES = ("paper", "deterministic")
 # What the papers do, by the namespace of the task's id: how they act in evaluation, and for how many episodes.
 PROTOCOLS = {
@@ -99,7 +100,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     agent: HarmonyDreamAgent,
-    task: str | Callable[[], gym.Env[Any, Any]],
+    task: str | EnvMaker,
     episodes: int | None = None,
     rule: str = "paper",
     seed: int = 0,
@@ -225,9 +226,7 @@ def share_seeds(seeds: Sequence[int], n_envs: int) -> list[Sequence[int]]:
     return [seeds[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def seeded_envs(
-    task: str | Callable[[], gym.Env[Any, Any]], shares: Sequence[Sequence[int]], env_kwargs: Mapping[str, Any]
-) -> DummyVecEnv:
+def seeded_envs(task: str | EnvMaker, shares: Sequence[Sequence[int]], env_kwargs: Mapping[str, Any]) -> DummyVecEnv:
     """One monitored environment per share of seeds, in this process."""
 
     def play(share: Sequence[int]) -> gym.Env[Any, Any]:

@@ -59,7 +59,8 @@ class ProgressBar(BaseCallback):
         now = time.monotonic()
         if self._bar is None:
             return
-        if now - self._shown < max(REFRESH_SECONDS, self._bar.mininterval):
+        interval = getattr(self._bar, "mininterval", 0.0)  # which a bar that TQDM_DISABLE=1 hides does not have
+        if now - self._shown < max(REFRESH_SECONDS, interval):
             return
         self._shown = now
         self._bar.set_postfix_str(self.describe(now - self._started), refresh=False)

@@ -160,3 +160,14 @@ def test_other_words_for_the_same_run_add_no_row(stand_in: Path, capsys: pytest.
         rows = read_rows(stand_in / "results.csv")
         assert len({row["seed"] for row in rows}) == len(rows) > 0
         assert f"(seeds: {len(rows)})" in capsys.readouterr().out
+
+
+def test_seeds_are_shared_out_and_checkpoints_deleted(stand_in: Path) -> None:
+    """Two machines take seeds of their own; what a run needed to go on goes once it has its row."""
+    for first in ("0", "2"):
+        kept = stand_in / "Catch_2" / "checkpoints"
+        kept.mkdir(parents=True, exist_ok=True)
+        (stand_in / "Catch_2" / "0.monitor.csv").write_text("#{}\nr,l,t\n")
+        assert run(stand_in, "--tasks", "Catch", "--first-seed", first, "--delete-checkpoints") == 0
+    assert [row["seed"] for row in read_rows(stand_in / "results.csv")] == [0, 1, 2, 3]
+    assert not kept.exists()

@@ -44,6 +44,7 @@ RANKS = (
     {"loop"},
     {"agent"},
     {"dream_film", "evaluation", "filming"},
+    {"score_curve"},
     {"callbacks"},
     {"zoo"},
     {"cli"},

@@ -291,3 +291,13 @@ def test_a_key_named_as_the_group_does_not_hide_the_others() -> None:
         "observation/observation": False,
         "observation/other": False,
     }
+
+
+def test_the_end_of_episodes_can_be_harmonised_too() -> None:
+    plain, asked = tiny(seed=0), tiny(seed=0, harmony={"continue": True})
+    assert not plain.policy.networks.harmonizer.terms["continue"].harmonized
+    assert asked.policy.networks.harmonizer.harmonized == [*plain.policy.networks.harmonizer.harmonized, "continue"]
+    weighted = tiny(harmony={"continue": 5.0}).policy.networks.harmonizer.terms["continue"]
+    assert (weighted.harmonized, weighted.scale) == (False, 5.0)
+    asked.learn(60)
+    assert asked.policy.networks.harmonizer.log_sigma.detach().abs().min() > 0

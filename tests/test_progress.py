@@ -171,3 +171,11 @@ def test_what_the_bar_says_before_the_first_gradient_step() -> None:
     assert says().startswith("compiling, which takes a minute")
     model._n_updates = 5
     assert says() == "5 gradient steps, 2.0/s"
+
+
+def test_a_bar_that_tqdm_is_told_to_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    bar = started(10)
+    bar._shown = 0.0
+    bar._on_step()
+    bar.close()

@@ -124,7 +124,7 @@ def test_the_papers_values() -> None:
         changed = {key: row[key] for key in usual.keys() & row.keys() if row[key] != usual[key]}
         assert changed == ({"batch_size": 50, "train_ratio": 500} if row is robots else {})
         assert row["harmony"] is True
-    assert [row["n_timesteps"] for row in (atari, robots, control)] == [101_000, 255_000, 502_000]
+    assert [row["n_timesteps"] for row in (atari, robots, control)] == [100_000, 255_000, 502_000]
     gradient_steps = [
         row["train_ratio"] / row["batch_size"] / row["sequence_length"] for row in (atari, robots, control)
     ]

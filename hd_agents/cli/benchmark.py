@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -13,8 +14,7 @@ import numpy as np
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import tasks, tracking, train
-from hd_agents.cli.compare import EVALUATION_SEED
-from hd_agents.cli.curves import read_episodes
+from hd_agents.cli.curves import EVALUATION_SEED, read_episodes
 from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
@@ -60,14 +60,20 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("suite", help="the first part of the names that `hd-agents list` shows, such as classic")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of its tasks (default: all)")
-    parser.add_argument("--seeds", type=tasks.count, default=5, help="how many, from 0 up (default: %(default)s)")
+    parser.add_argument("--first-seed", type=tasks.seed, default=0, metavar="SEED", help="default: %(default)s")
+    parser.add_argument(
+        "--seeds", type=tasks.count, default=5, help="how many, from --first-seed up (default: %(default)s)"
+    )
     parser.add_argument("--jobs", type=tasks.count, default=1, help="runs at a time (default: %(default)s)")
     parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
     folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument("--results", type=Path, metavar="CSV", help="the table (default: results.csv in the folder)")
     parser.add_argument("--checkpoint-every", type=float, metavar="STEPS", help="default: a twentieth of the run")
+    tidy = "delete a run's checkpoints, which hold its replay, once it has its row"
+    parser.add_argument("--delete-checkpoints", action="store_true", help=tidy)
     train.add_setting_flags(parser)
+    train.add_eval_flags(parser)
     tracking.add_flags(parser)
     parser.set_defaults(run=run)
 
@@ -76,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     """Run what has no row yet and return the exit status: 0, or FAILED where a run failed."""
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
-    runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in range(options.seeds)]
+    runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in tasks.seeds(options)]
     make_env(runs[0].plan.task, env_kwargs=runs[0].plan.env_kwargs).close()  # says which extra is missing
     for one in runs:
         if changed := changed_settings(one.folder / "config.yml", one.plan, one.seed):
@@ -91,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         print(
             f"{options.suite}: {len(runs)} runs, {len(runs) - len(left)} of them done; results in {results}", flush=True
         )
-        board = _Board(left, results)
+        board = _Board(left, results, options.delete_checkpoints)
         run_jobs([one.job for one in left], options.jobs, board.ended, board.watch)
         board.close()
     print(summary(runs, read_rows(results)))
@@ -175,9 +181,10 @@ def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run
 class _Board:
     """What a person sees of the runs, and their rows in the table as they end."""
 
-    def __init__(self, runs: Sequence[Run], results: Path) -> None:
+    def __init__(self, runs: Sequence[Run], results: Path, tidy: bool = False) -> None:
         from tqdm.auto import tqdm
 
+        self._tidy = tidy
         self.failed: list[str] = []
         self._runs = {one.job: one for one in runs}
         self._results = results
@@ -208,6 +215,8 @@ class _Board:
         if status == 0:
             found = row(one)
             append_row(self._results, found)
+            if self._tidy:
+                shutil.rmtree(one.folder / train.CHECKPOINTS, ignore_errors=True)
             score = f"return {found['mean_return']:.2f} ± {found['std_return']:.2f}"
             text = f"done   {job.name}: {score}, {found['wall_seconds'] / 60:.1f} min of training"
         else:

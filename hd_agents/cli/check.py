@@ -191,12 +191,14 @@ def _tell(plan: Plan, agent: HarmonyDreamAgent, times: Times) -> str:
     precision = "bfloat16" if agent.learner.bfloat16 else "float32"
     updates, learning, others = times.of(plan, agent)
     whole = learning + others
+    is_smallest = plan.arguments.get("size") == "nano"
+    smaller = "a shorter run: --steps ..." if is_smallest else "a smaller agent: --size ..., --preset nano"
     return (
         f"Acting: {_spell(times.acting)} per env step, the environment's own time included\n"
         f"Gradient step: {_spell(times.update)} in {precision} ({where}); the first took {_spell(times.first_update)}\n"
         f"The whole run, {plan.steps:,} env steps and {updates:,} gradient steps: about {_spell(whole)}, "
         f"{learning / whole:.0%} of it gradient steps\n"
-        "Fewer gradient steps: --set train_ratio=...; a smaller agent: --size ..., --preset nano"
+        f"Fewer gradient steps: --set train_ratio=...; {smaller}"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import tasks, train
-from hd_agents.cli.curves import WINDOW, draw_mean, smoothed
+from hd_agents.cli.curves import EVALUATION_SEED, RETURNS, curve_of, draw_mean
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.resuming import changed_settings, told_folder
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
@@ -20,7 +20,6 @@ from hd_agents.host import atomic_write
 from hd_agents.progress import bar_is_seen
 from hd_agents.zoo.training import Plan
 
-EVALUATION_SEED = 10_000  # of the first episode; the same episodes for every agent
 TABLE = "compare.json"
 COLOURS = {"on": "#08519c", "off": "#d94801"}
 MEANING = {"on": "with harmony", "off": "without harmony"}
@@ -37,7 +36,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--harmony", nargs="+", choices=list(COLOURS), default=["on", "off"], help="default: on off")
-    parser.add_argument("--seeds", type=tasks.count, default=3, help="how many, from 0 up (default: %(default)s)")
+    parser.add_argument("--first-seed", type=tasks.seed, default=0, metavar="SEED", help="default: %(default)s")
+    parser.add_argument(
+        "--seeds", type=tasks.count, default=3, help="how many, from --first-seed up (default: %(default)s)"
+    )
     parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
     train.add_plan_flags(parser, "comparison")
     parser.set_defaults(run=run)
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--set {told[0]}: harmony is what is compared; --harmony says which settings of it.")
     runs = {
         (setting, seed): plan_of(_with(setting, options))
-        for seed in range(options.seeds)
+        for seed in tasks.seeds(options)
         for setting in options.harmony
     }
     plan = next(iter(runs.values()))
@@ -170,11 +172,11 @@ def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
     curves, pairs = figure.subplots(1, 2, width_ratios=(2, 1))
     settings = list(dict.fromkeys(row["harmony"] for row in rows))
     for setting in settings:
-        runs = [smoothed(Path(row["folder"])) for row in rows if row["harmony"] == setting]
+        runs = [curve_of(Path(row["folder"])) for row in rows if row["harmony"] == setting]
         draw_mean(curves, runs, COLOURS[setting], MEANING[setting])
     for seed in {row["seed"] for row in rows}:
         pairs.plot(settings, [scores(rows, setting)[seed] for setting in settings], "o-", color="#777777")
-    curves.set(title=task, xlabel="env steps", ylabel=f"return, mean of the last {WINDOW} training episodes")
+    curves.set(title=task, xlabel="env steps", ylabel=RETURNS)
     pairs.set(title="evaluation, a line per seed", xlabel="harmony", ylabel="mean return")
     pairs.margins(x=0.4)
     for axes in (curves, pairs):

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hd_agents.score_curve import read_scores
+
 WINDOW = 10  # episodes; of the curve's moving average
 POINTS = 100  # of a mean curve
+SCORES = "scores.jsonl"  # in a run's folder: evaluations while it learned
+EVALUATION_SEED = 10_000  # of an evaluation's first episode; the same episodes for every agent
+RETURNS = f"evaluations, or means of {WINDOW} training returns"  # what curve_of gives
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -42,15 +47,30 @@ def smoothed(folder: Path) -> Curve:
     return steps, moving_mean(totals)
 
 
-def draw_curve(path: Path, steps: NDArray[np.int64], totals: NDArray[np.float64], title: str) -> None:
-    """Plot each episode's return, and the mean of up to WINDOW episodes before it, over env steps."""
+def evaluations(folder: Path) -> Curve:
+    """Env steps and mean returns of the evaluations while a run learned."""
+    found = read_scores(folder / SCORES)
+    return np.array([line["env_steps"] for line in found], np.int64), np.array([line["mean_return"] for line in found])
+
+
+def curve_of(folder: Path) -> Curve:
+    """A run's :func:`evaluations`, or where it has none :func:`smoothed`."""
+    found = evaluations(folder)
+    return found if len(found[0]) else smoothed(folder)
+
+
+def draw_curve(path: Path, episodes: Curve, evaluated: Curve, title: str) -> None:
+    """Plot each episode's return, the mean of up to WINDOW episodes before it, and evaluations, over env steps."""
     from matplotlib.figure import Figure
 
+    steps, totals = episodes
     means = moving_mean(totals)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, totals, ".", color="#9ecae1", label="one episode")
     axes.plot(steps, means, color="#08519c", label=f"mean of the last {WINDOW}")
+    if len(evaluated[0]):
+        axes.plot(*evaluated, "o-", color="#d94801", label="evaluation")
     axes.set(title=title, xlabel="env steps", ylabel="return of training episodes")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -15,7 +15,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `enjoy` and its flags to the command line."""
     parser = commands.add_parser(
         "enjoy",
-        help="watch a trained agent play, film it, and see what it dreams",
+        help="play episodes with a trained agent; --video films them, --dream draws what it dreams (no window opens)",
         description="Play episodes with a trained agent and print their returns. --video films them; --dream "
         "draws what it dreams for a piece of the first one, below what happened.",
     )

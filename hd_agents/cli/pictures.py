@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hd_agents import HarmonyDreamAgent, filming
-from hd_agents.cli.curves import draw_curve, read_episodes
+from hd_agents.cli.curves import SCORES, draw_curve, evaluations, read_episodes
 from hd_agents.zoo.training import Plan
 
 EPISODES = 3  # played for the video
@@ -26,14 +26,16 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None
         left["play.mp4"] = f"the agent playing {EPISODES} episodes; returns {returns}"
     else:
         print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
-    steps, totals = read_episodes(folder)
-    if len(steps):
-        draw_curve(folder / "curve.png", steps, totals, task)
-        left["curve.png"] = f"return of each of the {len(steps)} training episodes"
+    trained, evaluated = read_episodes(folder), evaluations(folder)
+    if count := len(trained[0]):
+        draw_curve(folder / "curve.png", trained, evaluated, task)
+        left["curve.png"] = f"return of each of the {count} training episodes"
     else:
         print("No learning curve: no training episode came to its end.")
     filming.draw_dream(folder / "dream.png", agent, episodes[0], task)
     left["dream.png"] = "what happened, what the agent dreamt would happen, and the error"
+    if len(evaluated[0]):
+        left[SCORES] = f"the {len(evaluated[0])} evaluations while it learned; the last: {evaluated[1][-1]:g}"
     left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
     for name, meaning in left.items():
         print(f"  {folder / name}  {meaning}")

@@ -11,7 +11,7 @@ import numpy as np
 from hd_agents import aggregates, zoo
 from hd_agents.cli import figures
 from hd_agents.cli.benchmark import EVALUATION
-from hd_agents.cli.curves import Curve, smoothed
+from hd_agents.cli.curves import Curve, curve_of
 from hd_agents.cli.errors import UsageError, checked
 from hd_agents.evaluation import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
@@ -157,7 +157,7 @@ def _curves(runs: Sequence[Run], labels: Sequence[str], asked: Sequence[str]) ->
     """Task -> method -> curves, the published ones last: of tasks that were run here, and of the suites asked for."""
     found: dict[str, dict[str, list[Curve]]] = {}
     for one, name in zip(runs, labels, strict=True):
-        if one.folder is not None and len((curve := smoothed(one.folder))[0]):
+        if one.folder is not None and len((curve := curve_of(one.folder))[0]):
             found.setdefault(one.name, {}).setdefault(name, []).append(curve)
     for suite in dict.fromkeys([*asked, *(name.partition("/")[0] for name in found)]):
         if published := zoo.published(suite):

@@ -23,7 +23,8 @@ from hd_agents.zoo.transfer import NETWORKS
 
 # Of the flags of `train`; a run's seed is always told.
 DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "device": "auto", "checkpoint_every": None}
-DEFAULTS |= {"track_project": PROJECT, "trained_agent": None}
+DEFAULTS |= {"track_project": PROJECT, "trained_agent": None, "eval_every": None, "eval_episodes": None}
+WITHOUT_INFLUENCE = ("track_project", "checkpoint_every", "eval_every", "eval_episodes", "device")  # on the agent
 
 
 def told_folder(options: argparse.Namespace, what: str) -> Path:
@@ -121,7 +122,7 @@ def resume_command(options: argparse.Namespace, folder: Path) -> str:
 
 def repeat_command(task: str, options: argparse.Namespace) -> str:
     """What to type for the same run on another machine: without folders, device, and what has no influence on it."""
-    usual = {"track": False, "track_project": PROJECT, "checkpoint_every": None, "device": "auto"}
+    usual = {"track": False, **{name: DEFAULTS[name] for name in WITHOUT_INFLUENCE}}
     return shlex.join(["hd-agents", "train", task, *typed(argparse.Namespace(**{**vars(options), **usual}))])
 
 

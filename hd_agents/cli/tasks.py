@@ -100,6 +100,17 @@ def _whole(text: str, least: int) -> int:
     return int(text)
 
 
+def add_seeds_flags(parser: argparse.ArgumentParser, usual: int) -> None:
+    """Add ``--seeds`` and ``--first-seed``, which :func:`seeds` reads."""
+    parser.add_argument("--seeds", type=count, default=usual, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--first-seed", type=seed, default=0, metavar="SEED", help="default: %(default)s, and up")
+
+
+def seeds(options: argparse.Namespace) -> range:
+    """The seeds that are asked for."""
+    return range(options.first_seed, options.first_seed + options.seeds)
+
+
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     help_text = "auto, cpu, cuda or cuda:N (default: %(default)s)"

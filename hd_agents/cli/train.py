@@ -16,9 +16,10 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.callbacks import DreamFilm, RunCheckpoint
+from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
 from hd_agents.checkpoint import CheckpointError, steps_in
 from hd_agents.cli import pictures, tasks, tracking
+from hd_agents.cli.curves import EVALUATION_SEED, SCORES
 from hd_agents.cli.errors import UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_model
@@ -83,15 +84,22 @@ def add_plan_flags(parser: argparse.ArgumentParser, what: str = "run") -> None:
     )
     resume_help = f"go on with the {what} in --folder where it was stored last; begin it, if there is none yet"
     parser.add_argument("--resume", action="store_true", help=resume_help)
+    add_eval_flags(parser)
     tracking.add_flags(parser)
+
+
+def add_eval_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of evaluations while learning."""
+    every = f"evaluate by the papers' rule every so many env steps, into {SCORES}"
+    parser.add_argument("--eval-every", type=tasks.count, metavar="STEPS", help=every)
+    episodes = "of each of these evaluations (default: the papers' number)"
+    parser.add_argument("--eval-episodes", type=tasks.count, metavar="N", help=episodes)
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a task is trained."""
-    presets = (
-        "paper: the paper's settings, where it has the task; nano: what two CPU cores can run (default: %(default)s)"
-    )
-    parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=presets)
+    presets = "paper: the paper's settings (of `classic` and your own tasks: ours); nano: what two CPU cores can run"
+    parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=f"{presets} (default: %(default)s)")
     parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
     tasks.add_device_flag(parser)
     sizes = "nano, xsmall, small, medium, large or xlarge"
@@ -135,7 +143,8 @@ def run(options: argparse.Namespace) -> int:
             write_config(folder / "config.yml", plan, options)
             facts = Facts(folder / zoo.RUN, plan, agent, options, resuming)
             facts.write()  # better now than after hours
-            status = _learn(agent, plan.steps, checkpoint, facts)
+            callbacks = _callbacks(plan, facts, checkpoint, options, folder)
+            status = _learn(agent, plan.steps, checkpoint, callbacks)
         facts.write()
         agent.save(folder / "agent.zip")
     except TrainingFailed as failure:
@@ -201,13 +210,24 @@ def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Pa
         raise UsageError(str(error)) from error
 
 
-def _learn(agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None, facts: Facts) -> int:
-    reports, films = Report(max(1, steps // REPORTS), facts), DreamFilm(max(1, steps // FILMS))
-    callbacks: list[BaseCallback] = [reports, films, *([checkpoint] if checkpoint else [])]
+def _callbacks(
+    plan: Plan, facts: Facts, checkpoint: RunCheckpoint | None, options: argparse.Namespace, folder: Path
+) -> list[BaseCallback]:
+    found: list[BaseCallback] = [Report(max(1, plan.steps // REPORTS), facts), DreamFilm(max(1, plan.steps // FILMS))]
+    if options.eval_every is not None:
+        how = {"episodes": options.eval_episodes, "seed": EVALUATION_SEED, "n_envs": 5, "env_kwargs": plan.env_kwargs}
+        found.append(ScoreCurve(plan.task, folder / SCORES, options.eval_every, **how))
+    return [*found, checkpoint] if checkpoint else found
+
+
+def _learn(
+    agent: HarmonyDreamAgent, steps: int, checkpoint: RunCheckpoint | None, callbacks: list[BaseCallback]
+) -> int:
     left = max(0, steps - agent.num_timesteps)
     try:
         with nullcontext() if checkpoint else sigterm_as_exit():  # a checkpoint sees to signals by itself
             agent.learn(left, callback=callbacks, progress_bar=True, reset_num_timesteps=False)
+            agent.dump_logs()  # what came after the last table
     except (KeyboardInterrupt, SystemExit) as stop:
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
         return SIGNALS["SIGTERM" if isinstance(stop, SystemExit) else "SIGINT"]

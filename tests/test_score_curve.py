@@ -1,0 +1,98 @@
+"""Evaluations while an agent learns: when they come, what they leave, and that the run goes on as without them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from hd_agents.callbacks import RunCheckpoint, ScoreCurve
+from hd_agents.cli import main
+from hd_agents.cli.curves import curve_of
+from hd_agents.evaluation import evaluate
+from hd_agents.score_curve import read_scores
+from tests.agents import Clock, tiny
+from tests.test_cli import TINY
+from tests.test_sb3_logging import logged
+
+
+def weights(agent: Any) -> np.ndarray:
+    return agent.policy.parameters_to_vector()
+
+
+def test_scores_come_when_due_and_are_those_of_evaluate(tmp_path: Path) -> None:
+    agent = tiny(env=Clock(7), seed=0)
+    score = ScoreCurve(lambda: Clock(7), tmp_path / "new" / "s.jsonl", 20, episodes=2, seed=5)
+    tables = logged(agent, 60, callback=score, log_interval=1)
+    found = read_scores(tmp_path / "new" / "s.jsonl")
+    assert [line["env_steps"] for line in found] == [20, 40, 60]
+    assert found[0]["gradient_steps"] == 0
+    assert found[-1]["gradient_steps"] == agent._n_updates
+    assert found[-1]["seeds"] == [5, 6]
+    now = evaluate(agent, lambda: Clock(7), 2, seed=5)
+    assert found[-1]["returns"] == now.returns
+    logs = [table["eval/mean_return"] for _, table in tables if "eval/mean_return" in table]
+    assert logs == [line["mean_return"] for line in found[:2]]
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_training_goes_on_as_if_there_had_been_none(normalised: bool, tmp_path: Path) -> None:
+    vectors = []
+    for scored in (False, True):
+        env: Any = DummyVecEnv([lambda: Clock(9)])
+        agent = tiny(env=VecNormalize(env) if normalised else env, seed=3)
+        score = ScoreCurve(lambda: Clock(9), tmp_path / "s.jsonl", 13, episodes=3)
+        vectors.append(weights(agent.learn(80, callback=score if scored else None)))
+    np.testing.assert_array_equal(*vectors)
+    assert len(read_scores(tmp_path / "s.jsonl")) == 6
+
+
+def test_a_run_that_goes_on_keeps_what_it_still_knows(tmp_path: Path) -> None:
+    """Lines beyond the last checkpoint are of steps that are made again."""
+
+    def learn(steps: int) -> Any:
+        checkpoint = RunCheckpoint(tmp_path / "run", every=30)
+        agent = checkpoint.resume(Clock(7)) or tiny(env=Clock(7), seed=0)
+        score = ScoreCurve(lambda: Clock(7), tmp_path / "s.jsonl", 20, episodes=2)
+        agent.learn(steps - agent.num_timesteps, callback=[score, checkpoint], reset_num_timesteps=False)
+        return agent
+
+    learn(45)
+    lines = read_scores(tmp_path / "s.jsonl")
+    with (tmp_path / "s.jsonl").open("a") as file:
+        file.write(json.dumps({**lines[-1], "env_steps": 60, "mean_return": -1.0}) + "\n")
+    learn(85)
+    found = read_scores(tmp_path / "s.jsonl")
+    assert [line["env_steps"] for line in found] == [20, 40, 60, 80]
+    assert found[:2] == lines
+    assert found[2]["mean_return"] > 0
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--folder", str(tmp_path), "--steps", "120", "--eval-every", "50", "--eval-episodes", "2"]
+    assert main(["train", "CartPole-v1", *flags, *TINY]) == 0
+    folder = tmp_path / "CartPole-v1_1"
+    steps, means = curve_of(folder)
+    assert steps.tolist() == [50, 100]
+    assert means.tolist() == [line["mean_return"] for line in read_scores(folder / "scores.jsonl")]
+    assert [line["episodes"] for line in read_scores(folder / "scores.jsonl")] == [2, 2]
+    assert "the 2 evaluations while it learned" in capsys.readouterr().out
+    assert "eval" not in json.loads((folder / "run.json").read_text())["command"]  # the agent is the same without
+    assert main(["plot", str(tmp_path), "--output", str(tmp_path / "plots")]) == 0
+
+
+def test_a_short_run_has_a_log(tmp_path: Path) -> None:
+    """Less than four episodes, after which the first table would come."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(["train", "Pendulum-v1", "--folder", str(tmp_path), "--steps", "100", *TINY]) == 0
+    log = EventAccumulator(str(tmp_path / "Pendulum-v1_1" / "tensorboard")).Reload()
+    assert "sigma/reward" in " ".join(log.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(("every", "message"), [(0, "every=0"), (2.5, "every=2.5")])
+def test_wrong_arguments(every: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScoreCurve("CartPole-v1", "s.jsonl", every)
