@@ -28,7 +28,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
-        self._cuda = device.type == "cuda"
+        self._device = device
 
     def watch(self, owner: Any, name: str, part: str) -> None:
         """Count the time of ``owner.name`` as ``part``."""
@@ -37,8 +37,8 @@ class Clock:
         def timed(*values: Any, **named: Any) -> Any:
             start = time.perf_counter()
             result = original(*values, **named)
-            if self._cuda:
-                torch.cuda.synchronize()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
             return result
 

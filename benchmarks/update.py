@@ -98,7 +98,7 @@ class Updates:
             batch = self.replay.sample(self.case.batch_size, self.case.sequence_length, self.rng, self.device)
         self.step(batch)
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
 
     def times(self) -> dict[str, float]:
         """Wall and CPU seconds of one update."""
@@ -108,6 +108,7 @@ class Updates:
 
     def operations(self) -> int:
         """How many operations an update is made of."""
+        self.step = self.learner.train_step  # a graph is one
         with Operations() as counter:
             self.update()
         return counter.count
@@ -131,6 +132,7 @@ class Updates:
 def worker(options: argparse.Namespace) -> None:
     """Answer each line on stdin with one line of JSON: an update, or at the end the report."""
     torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high")  # as `hd-agents train` does; changes nothing on a CPU
     name, precision = options.worker
     run = Updates(CASES[name], precision, options.device, {"compiled": options.compile})
     for line in sys.stdin:
@@ -138,7 +140,7 @@ def worker(options: argparse.Namespace) -> None:
             print(json.dumps(run.times()), flush=True)
             continue
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        peak = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else usage.ru_maxrss * 1024
+        peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else usage.ru_maxrss * 1024
         parameters = sum(p.numel() for p in run.learner.networks.parameters())
         report: dict[str, Any] = {"peak_bytes": peak, "parameters": parameters, "operations": run.operations()}
         report["shares"] = run.shares(options.profiled) if options.profiled else {}

@@ -289,7 +289,7 @@ def test_float32_products_are_made_by_tensor_cores_where_there_are_some(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("torch.set_float32_matmul_precision", said.append)
-    monkeypatch.setattr(train, "get_device", lambda _: SimpleNamespace(type=kind))
+    monkeypatch.setattr(tasks, "get_device", lambda _: SimpleNamespace(type=kind))
     train._tell_machine("auto", make_plan("CartPole-v1"))
     assert said == expected
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli.errors import UsageError
@@ -115,6 +116,17 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     help_text = "auto, cpu, cuda or cuda:N (default: %(default)s)"
     parser.add_argument("--device", type=_device, default="auto", help=help_text)
+
+
+def uses_gpu(device: str) -> bool:
+    """Whether agents of this run learn on a GPU, whose tensor cores then make products of float32 as well (TF32).
+
+    As JAX has it, and so the authors' code.
+    """
+    if get_device(device).type != "cuda":
+        return False
+    torch.set_float32_matmul_precision("high")
+    return True
 
 
 def _device(text: str) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
@@ -167,9 +166,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell_machine(device: str, plan: Plan) -> None:
-    """Let a GPU use its tensor cores; on a CPU, tell what makes learning slow."""
-    if get_device(device).type == "cuda":
-        torch.set_float32_matmul_precision("high")  # as JAX and so the authors' code does
+    """On a CPU, tell what makes learning slow."""
+    if tasks.uses_gpu(device):
         return
     if hint := crowding(torch.get_num_threads()):
         print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
