@@ -58,9 +58,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     settings = {"buffer_size": 10_000, "learning_starts": 200, "seed": 0} | dict(map(parse_setting, options.set))
     env = make_env(options.env)
-    codec = ObservationCodec(env.observation_space)
-    kind = "MultiInputPolicy" if codec.is_dict else "CnnPolicy" if codec.images else "MlpPolicy"
-    agent = HarmonyDreamAgent(kind, env, device=options.device, **settings)
+    agent = HarmonyDreamAgent(ObservationCodec(env.observation_space).policy, env, device=options.device, **settings)
     agent.learn(agent.learning_starts + 20)  # the first gradient steps are slower
     clock, updates = Clock(agent.device), agent._n_updates
     clock.watch(agent, "train", "gradient steps")

@@ -402,8 +402,7 @@ class HarmonyDreamAgent(LearningLoop):
             register_suite(env)
         made = cls._wrap_env(maybe_make_env(env, 0))
         found = official.for_spaces(arrays, made.observation_space, made.action_space, classes)
-        codec = ObservationCodec(made.observation_space)
-        name = "MultiInputPolicy" if codec.is_dict else "CnnPolicy" if codec.images else "MlpPolicy"
+        name = ObservationCodec(made.observation_space).policy
         shaped: dict[str, Any] = {"backbone": found.backbone, "harmony": found.harmony}
         agent = cls(name, made, **shaped, policy_kwargs=found.overrides, **kwargs)
         official.load(arrays, agent.policy.networks)

@@ -86,10 +86,7 @@ class DreamPolicy(BasePolicy):
 
     def _check_pairing(self) -> None:
         """Refuse a space that a differently named policy stands for, and name that policy."""
-        if self.observations.is_dict:
-            right = "MultiInputPolicy"
-        else:
-            right = "CnnPolicy" if self.observations.images else "MlpPolicy"
+        right = self.observations.policy
         if self.observations_wanted not in ("any", right):
             hint = f"{TO_PIXELS} Else " if looks_like_images(self.observation_space) else ""
             raise ValueError(

@@ -101,6 +101,13 @@ class ObservationCodec:
         vectors = {key: (spec.size,) for key, spec in self.vectors.items()}
         return {**{key: spec.shape for key, spec in self.images.items()}, **vectors}
 
+    @property
+    def policy(self) -> str:
+        """Name of the policy that is for these observations."""
+        if self.is_dict:
+            return "MultiInputPolicy"
+        return "CnnPolicy" if self.images else "MlpPolicy"
+
     def flattened_images(self) -> list[str]:
         """Keys that are read as vectors though they have the shape of images."""
         return [key for key in self.vectors if looks_like_images(self._spaces[key])]

@@ -174,16 +174,12 @@ def _fitting(task: str, env_kwargs: Mapping[str, Any], device: str) -> dict[str,
     """Policy, size and rates for a task without an entry in the zoo."""
     env = make_with(task, env_kwargs)
     try:
-        codec = ObservationCodec(env.observation_space)
+        policy = ObservationCodec(env.observation_space).policy
     except ValueError as error:
         raise ValueError(f"{task}: {error}") from error
     finally:
         env.close()
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if isinstance(env.observation_space, gym.spaces.Dict):
-        policy = "MultiInputPolicy"
-    else:
-        policy = "CnnPolicy" if codec.images else "MlpPolicy"
     small = hyperparameters("classic/default")
     chosen = {"n_timesteps": small["n_timesteps"], "size": "small"} if on_gpu else small
     return {**chosen, "policy": policy}
