@@ -14,7 +14,7 @@ from tests.test_cli import TINY
 from tests.test_cli_resume import stop_by
 
 ROWS = [
-    {"harmony": setting, "seed": seed, "evaluation": {"mean_return": 10.0 * seed + plus}}
+    {"variant": setting, "seed": seed, "evaluation": {"mean_return": 10.0 * seed + plus}}
     for seed in (0, 1)
     for setting, plus in (("on", 3.0), ("off", 1.0))
 ]
@@ -26,7 +26,7 @@ def test_the_table_pairs_the_seeds() -> None:
     assert lines[1][-3:] == ["3.00", "13.00", "8.00"]
     assert lines[2][-3:] == ["1.00", "11.00", "6.00"]
     assert lines[3] == ["on", "minus", "off", "2.00", "2.00", "2.00"]
-    alone = compare.table([row for row in ROWS if row["harmony"] == "off"])
+    alone = compare.table([row for row in ROWS if row["variant"] == "off"])
     assert "minus" not in alone
 
 
@@ -38,14 +38,14 @@ def test_both_settings_are_trained_and_evaluated_alike(
     assert main(["compare", "classic/CartPole", *flags]) == 0
     folder = tmp_path / "CartPole-v1_compare_1"
     rows = json.loads((folder / "compare.json").read_text())
-    assert [(row["harmony"], row["seed"]) for row in rows] == [("on", 0), ("off", 0)]
+    assert [(row["variant"], row["seed"]) for row in rows] == [("on", 0), ("off", 0)]
     assert [row["evaluation"]["seeds"] for row in rows] == [[10_000, 10_001, 10_002, 10_003]] * 2
     for row in rows:
-        run = folder / f"{row['harmony']}_0" / "CartPole-v1_1"
+        run = folder / f"{row['variant']}_0" / "CartPole-v1_1"
         assert row["folder"] == str(run)
         config = yaml.safe_load((run / "config.yml").read_text())["CartPole-v1"]
-        assert (config["harmony"], config["seed"], config["batch_size"]) == (row["harmony"] == "on", 0, 2)
-        assert HarmonyDreamAgent.load(run / "agent.zip", device="cpu").harmony is (row["harmony"] == "on")
+        assert (config["harmony"], config["seed"], config["batch_size"]) == (row["variant"] == "on", 0, 2)
+        assert HarmonyDreamAgent.load(run / "agent.zip", device="cpu").harmony is (row["variant"] == "on")
     assert (folder / "compare.png").stat().st_size > 10_000
     assert "on minus off" in capsys.readouterr().out
 
@@ -77,7 +77,7 @@ def test_a_comparison_goes_on(
     assert main([*words, "--seeds", "1", "--episodes", "2"]) == 0  # evaluated anew, not trained anew
     assert asked == [50, 50]
     rows = json.loads((folder / "compare.json").read_text())
-    assert [(row["harmony"], row["seed"], row["evaluation"]["episodes"]) for row in rows] == [
+    assert [(row["variant"], row["seed"], row["evaluation"]["episodes"]) for row in rows] == [
         ("on", 0, 2),
         ("off", 0, 2),
     ]
@@ -113,6 +113,40 @@ def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(filming, "MAX_STEPS", 5)
     assert main(["compare", "CartPole-v1", "--folder", str(tmp_path), *TINY]) == 130
     assert [path.name for path in (tmp_path / "CartPole-v1_compare_1").iterdir()] == ["on_0"]
+
+
+def test_any_settings_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(monkeypatch)
+    words = ["compare", "classic/CartPole", "--steps", "50", "--seeds", "1", "--first-seed", "3", "--episodes", "1"]
+    words += ["--folder", str(tmp_path / "mine"), "--resume", *TINY, "--variant", "base", "--variant", "plain"]
+    words += ["harmony=False", "--variant", "heavy-reward", "harmony.reward=10", "gamma=0.9"]
+    assert main(words) == 0
+    folder = tmp_path / "mine"
+    rows = json.loads((folder / "compare.json").read_text())
+    assert [(row["variant"], row["seed"]) for row in rows] == [("base", 3), ("plain", 3), ("heavy-reward", 3)]
+    made = [HarmonyDreamAgent.load(folder / f"{row['variant']}_3" / "agent.zip", device="cpu") for row in rows]
+    assert [agent.harmony for agent in made] == [True, False, {"reward": 10}]
+    assert made[2].gamma == 0.9
+    out = capsys.readouterr().out
+    assert "base minus plain" in out
+    assert "base minus heavy-reward" in out
+    assert (folder / "compare.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--variant", "harmony=False"], "begin with a name"),
+        (["--variant", "a", "--variant", "a", "gamma=0.9"], "a name of its own"),
+        (["--variant", "a", "--harmony", "on"], "give one of them"),
+        (["--variant", "a", "nothing=1"], "no such setting"),
+    ],
+)
+def test_variants_that_cannot_be(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "CartPole-v1", *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_mistakes_leave_nothing(tmp_path: Path) -> None:

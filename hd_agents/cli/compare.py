@@ -1,9 +1,10 @@
-"""`hd-agents compare`: the same task and seeds with and without harmony, in one table and one figure."""
+"""`hd-agents compare`: the same task and seeds by different settings, in one table and one figure."""
 
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import tasks, train
 from hd_agents.cli.curves import EVALUATION_SEED, RETURNS, curve_of, draw_mean
 from hd_agents.cli.errors import UsageError
+from hd_agents.cli.figures import COLOURS
 from hd_agents.cli.resuming import changed_settings, told_folder
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.evaluation import evaluate, protocol
@@ -21,21 +23,24 @@ from hd_agents.progress import bar_is_seen
 from hd_agents.zoo.training import Plan
 
 TABLE = "compare.json"
-COLOURS = {"on": "#08519c", "off": "#d94801"}
-MEANING = {"on": "with harmony", "off": "without harmony"}
+HARMONY = {"on": ["harmony=True"], "off": ["harmony=False"]}
+MEANING = {"on": "with harmony", "off": "without harmony"}  # other variants are called by their names
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `compare` and its flags to the command line."""
     parser = commands.add_parser(
         "compare",
-        help="train with and without harmony on the same seeds; one table and one figure",
-        description="Train a task with each setting of harmony on the same seeds, evaluate every agent on the same "
-        "episodes by the papers' rule, and leave the runs, compare.json and compare.png in runs/<task>_compare_<n>/. "
-        "The same command with --resume and --folder, that folder, goes on with what is not done yet.",
+        help="train with and without harmony, or by any other settings, on the same seeds; one table and one figure",
+        description="Train a task with each setting of harmony, or each --variant, on the same seeds, evaluate every "
+        "agent on the same episodes by the papers' rule, and leave the runs, compare.json and compare.png in "
+        "runs/<task>_compare_<n>/. The same command with --resume and --folder, that folder, goes on with what is not "
+        "done yet.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
-    parser.add_argument("--harmony", nargs="+", choices=list(COLOURS), default=["on", "off"], help="default: on off")
+    parser.add_argument("--harmony", nargs="+", choices=list(HARMONY), help="default: on off")
+    variant = "compare these settings instead: a name and what is set for it, as by --set; once for each variant"
+    parser.add_argument("--variant", nargs="+", action="append", metavar=("NAME", "KEY=VALUE"), help=variant)
     parser.add_argument("--first-seed", type=tasks.seed, default=0, metavar="SEED", help="default: %(default)s")
     parser.add_argument(
         "--seeds", type=tasks.count, default=3, help="how many, from --first-seed up (default: %(default)s)"
@@ -47,12 +52,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Compare as asked and return the exit status: 0, or 130 when Ctrl-C ended a training early."""
-    if told := [setting for setting in options.settings if re.match(r"\s*harmony\s*[.=]", setting)]:
-        raise UsageError(f"--set {told[0]}: harmony is what is compared; --harmony says which settings of it.")
+    variants = _variants(options)
     runs = {
-        (setting, seed): plan_of(_with(setting, options))
+        (name, seed): plan_of(_with(settings, options))
         for seed in tasks.seeds(options)
-        for setting in options.harmony
+        for name, settings in variants.items()
     }
     plan = next(iter(runs.values()))
     task = plan.task
@@ -60,18 +64,18 @@ def run(options: argparse.Namespace) -> int:
     make_env(task, env_kwargs=plan.env_kwargs).close()
     folder = _own_folder(resumed, runs) if resumed else new_run_folder(options.folder or train.RUNS, f"{task}_compare")
     rows = _read_rows(folder / TABLE)
-    for (setting, seed), plan in runs.items():
-        print(f"--- {task}, {MEANING[setting]}, seed {seed}", flush=True)
-        if _is_judged(rows.get((setting, seed)), task, options.episodes):
+    for (name, seed), plan in runs.items():
+        print(f"--- {task}, {MEANING.get(name, name)}, seed {seed}", flush=True)
+        if _is_judged(rows.get((name, seed)), task, options.episodes):
             print("done already")
             continue
-        own = _run_folder(folder, setting, seed)
+        own = _run_folder(folder, name, seed)
         if not _is_trained(own, plan):
-            arguments = {**vars(_with(setting, options)), "seed": seed, "folder": own}
+            arguments = {**vars(_with(variants[name], options)), "seed": seed, "folder": own}
             if status := train.run(argparse.Namespace(**arguments)):
                 print(f"To go on with the comparison: the same command, with --folder {folder} --resume", flush=True)
                 return status
-        rows[setting, seed] = _judge(_run_folder(folder, setting, seed), plan, setting, seed, options)
+        rows[name, seed] = _judge(_run_folder(folder, name, seed), plan, name, seed, options)
         with atomic_write(folder / TABLE) as file:
             file.write((json.dumps(list(rows.values()), indent=1, allow_nan=False) + "\n").encode())
     found = [rows[run] for run in runs]
@@ -81,9 +85,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _with(setting: str, options: argparse.Namespace) -> argparse.Namespace:
-    """The options of a run with one setting of harmony."""
-    return argparse.Namespace(**{**vars(options), "settings": [*options.settings, f"harmony={setting == 'on'}"]})
+def _variants(options: argparse.Namespace) -> dict[str, list[str]]:
+    """Name -> what is set for it. Raises UsageError for names that are none, and for settings that vary and are set."""
+    if options.variant is None:
+        if told := [setting for setting in options.settings if re.match(r"\s*harmony\s*[.=]", setting)]:
+            raise UsageError(f"--set {told[0]}: harmony is what is compared; --harmony says which settings of it.")
+        return {name: HARMONY[name] for name in options.harmony or HARMONY}
+    if options.harmony is not None:
+        raise UsageError("--harmony and --variant: give one of them, --variant plain harmony=False among the latter.")
+    found = {name: settings for name, *settings in options.variant}
+    for name in found:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UsageError(f"--variant {name}: begin with a name of letters, digits, _, . and -, then KEY=VALUE.")
+    if len(found) < len(options.variant):
+        raise UsageError("--variant: give each variant a name of its own.")
+    return found
+
+
+def _with(settings: Sequence[str], options: argparse.Namespace) -> argparse.Namespace:
+    """The options of a run of one variant."""
+    return argparse.Namespace(**{**vars(options), "settings": [*options.settings, *settings]})
 
 
 def _own_folder(folder: Path, runs: Mapping[tuple[str, int], Plan]) -> Path:
@@ -94,28 +115,29 @@ def _own_folder(folder: Path, runs: Mapping[tuple[str, int], Plan]) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--folder {folder} is a file: give the comparison's folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not any(any(folder.glob(f"{setting}_*")) for setting in COLOURS):
+    names = {*HARMONY, *(name for name, _ in runs)}
+    if any(folder.iterdir()) and not any(any(folder.glob(f"{name}_*")) for name in names):
         there = sorted(path.parent for path in folder.glob(f"*/{TABLE}"))
         hint = f" Did you mean {there[-1]}?" if there else ""
         raise UsageError(
             f"{folder} holds files, but no comparison: with --resume, --folder is the folder of one comparison.{hint}"
         )
-    for (setting, seed), plan in runs.items():
-        if changed := changed_settings(_run_folder(folder, setting, seed) / "config.yml", plan, seed):
+    for (name, seed), plan in runs.items():
+        if changed := changed_settings(_run_folder(folder, name, seed) / "config.yml", plan, seed):
             raise UsageError(f"{folder} was begun with other settings ({changed}): give another --folder.")
     return folder
 
 
-def _run_folder(folder: Path, setting: str, seed: int) -> Path:
+def _run_folder(folder: Path, name: str, seed: int) -> Path:
     """Where a run of the comparison is, or goes: `train` without --resume makes a folder within the one it is told."""
-    own = folder / f"{setting}_{seed}"
+    own = folder / f"{name}_{seed}"
     return next((path.parent for path in own.glob("*/0.monitor.csv")), own)
 
 
 def _read_rows(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """What was evaluated before, by harmony and seed."""
+    """What was evaluated before, by variant and seed."""
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return {(row["harmony"], row["seed"]): row for row in rows}
+    return {(row["variant"], row["seed"]): row for row in rows}
 
 
 def _is_judged(row: dict[str, Any] | None, task: str, episodes: int | None) -> bool:
@@ -129,7 +151,7 @@ def _is_trained(folder: Path, plan: Plan) -> bool:
     return path.exists() and HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= plan.steps
 
 
-def _judge(folder: Path, plan: Plan, setting: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def _judge(folder: Path, plan: Plan, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One run's row: its folder and its evaluation."""
     agent = HarmonyDreamAgent.load(folder / "agent.zip", device=options.device, verbose=0)
     found = evaluate(
@@ -141,43 +163,46 @@ def _judge(folder: Path, plan: Plan, setting: str, seed: int, options: argparse.
         progress_bar=bar_is_seen(),
         env_kwargs=plan.env_kwargs,
     )
-    return {"harmony": setting, "seed": seed, "folder": str(folder), "evaluation": found.to_json()}
+    return {"variant": name, "seed": seed, "folder": str(folder), "evaluation": found.to_json()}
 
 
-def scores(rows: list[dict[str, Any]], setting: str) -> dict[int, float]:
-    """Seed -> mean return of one setting's agents."""
-    return {row["seed"]: row["evaluation"]["mean_return"] for row in rows if row["harmony"] == setting}
+def scores(rows: list[dict[str, Any]], name: str) -> dict[int, float]:
+    """Seed -> mean return of one variant's agents."""
+    return {row["seed"]: row["evaluation"]["mean_return"] for row in rows if row["variant"] == name}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Per setting the score of every seed and their mean; with two settings the differences, seed by seed."""
-    settings = list(dict.fromkeys(row["harmony"] for row in rows))
-    lines = {MEANING[setting]: list(scores(rows, setting).values()) for setting in settings}
-    if len(settings) == 2:
-        first, second = (scores(rows, setting) for setting in settings)
-        lines[f"{settings[0]} minus {settings[1]}"] = [first[seed] - second[seed] for seed in first]
-    seeds = [f"seed {seed}" for seed in scores(rows, settings[0])]
-    head = f"{'mean return':<18}" + "".join(f"{name:>12}" for name in [*seeds, "mean"])
+    """Per variant the score of every seed and their mean; then the first one's lead over each other, seed by seed."""
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    lines = {MEANING.get(name, name): list(scores(rows, name).values()) for name in names}
+    first = scores(rows, names[0])
+    for name in names[1:]:
+        lines[f"{names[0]} minus {name}"] = [first[seed] - score for seed, score in scores(rows, name).items()]
+    width = max(map(len, [*lines, "mean return"])) + 2
+    seeds = [f"seed {seed}" for seed in first]
+    head = f"{'mean return':<{width}}" + "".join(f"{name:>12}" for name in [*seeds, "mean"])
     body = [
-        f"{name:<18}" + "".join(f"{x:>12.2f}" for x in [*values, np.mean(values)]) for name, values in lines.items()
+        f"{name:<{width}}" + "".join(f"{x:>12.2f}" for x in [*values, np.mean(values)])
+        for name, values in lines.items()
     ]
     return "\n".join([head, *body])
 
 
 def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
-    """Left the training returns over env steps, thin per seed and thick their mean; right the evaluations in pairs."""
+    """Left the returns over env steps, thin per seed and thick their mean; right the evaluations, a line per seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     curves, pairs = figure.subplots(1, 2, width_ratios=(2, 1))
-    settings = list(dict.fromkeys(row["harmony"] for row in rows))
-    for setting in settings:
-        runs = [curve_of(Path(row["folder"])) for row in rows if row["harmony"] == setting]
-        draw_mean(curves, runs, COLOURS[setting], MEANING[setting])
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    for name, colour in zip(names, cycle(COLOURS), strict=False):
+        runs = [curve_of(Path(row["folder"])) for row in rows if row["variant"] == name]
+        draw_mean(curves, runs, colour, MEANING.get(name, name))
     for seed in {row["seed"] for row in rows}:
-        pairs.plot(settings, [scores(rows, setting)[seed] for setting in settings], "o-", color="#777777")
+        pairs.plot(names, [scores(rows, name)[seed] for name in names], "o-", color="#777777")
     curves.set(title=task, xlabel="env steps", ylabel=RETURNS)
-    pairs.set(title="evaluation, a line per seed", xlabel="harmony", ylabel="mean return")
+    is_of_harmony = set(names) <= set(HARMONY)
+    pairs.set(title="evaluation, a line per seed", xlabel="harmony" if is_of_harmony else "", ylabel="mean return")
     pairs.margins(x=0.4)
     for axes in (curves, pairs):
         axes.grid(alpha=0.3)
