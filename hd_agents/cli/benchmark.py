@@ -60,10 +60,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("suite", help="the first part of the names that `hd-agents list` shows, such as classic")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of its tasks (default: all)")
-    parser.add_argument("--first-seed", type=tasks.seed, default=0, metavar="SEED", help="default: %(default)s")
-    parser.add_argument(
-        "--seeds", type=tasks.count, default=5, help="how many, from --first-seed up (default: %(default)s)"
-    )
+    tasks.add_seeds_flags(parser, 5)
     parser.add_argument("--jobs", type=tasks.count, default=1, help="runs at a time (default: %(default)s)")
     parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
     folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"

@@ -41,10 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--harmony", nargs="+", choices=list(HARMONY), help="default: on off")
     variant = "compare these settings instead: a name and what is set for it, as by --set; once for each variant"
     parser.add_argument("--variant", nargs="+", action="append", metavar=("NAME", "KEY=VALUE"), help=variant)
-    parser.add_argument("--first-seed", type=tasks.seed, default=0, metavar="SEED", help="default: %(default)s")
-    parser.add_argument(
-        "--seeds", type=tasks.count, default=3, help="how many, from --first-seed up (default: %(default)s)"
-    )
+    tasks.add_seeds_flags(parser, 3)
     parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
     train.add_plan_flags(parser, "comparison")
     parser.set_defaults(run=run)
