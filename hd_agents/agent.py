@@ -61,7 +61,8 @@ class HarmonyDreamAgent(LearningLoop):
     :param size: width of the networks: "nano", "xsmall", "small", "medium", "large" or "xlarge".
     :param harmony: True balances observation, reward and dynamics losses by learned coefficients, the paper's method;
         False is the plain backbone. A mapping changes single losses: ``{"reward": False, "observation": 0.5}`` takes
-        the backbone's fixed weight for one and a weight of its own for the other.
+        the backbone's fixed weight for one and a weight of its own for the other; ``{"continue": True}`` harmonises the
+        loss of the episodes' ends too, which the paper does not.
     :param learning_rate: of the world model, per gradient step; a number, "lin_0.001" to fall from 0.001 to 0 over the
         run, or a function of the progress remaining (1 to 0). The same holds for the next two.
     :param actor_learning_rate: of the actor.
@@ -152,7 +153,7 @@ class HarmonyDreamAgent(LearningLoop):
             verbose=checks.choice("verbose", checks.whole("verbose", level, 0, 0), [0, 1, 2]),
             device=device,
             support_multi_env=True,
-            seed=None if seed is None else checks.whole("seed", seed, 0),
+            seed=None if seed is None else checks.whole("seed", seed, 0, below=1 << 32),
         )
         if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, DreamPolicy)):
             raise ValueError(f"policy={policy!r}: {_POLICIES}")
@@ -226,7 +227,7 @@ class HarmonyDreamAgent(LearningLoop):
         self.policy = self._make_policy().to(self.device)
         pays = bfloat16_pays(self.device, sum(weight.numel() for weight in self.policy.networks.parameters()))
         if self.precision == "bfloat16" and self.device.type == "cuda" and not pays:
-            warnings.warn(f"bfloat16 is very slow on {self.device}: use precision='float32' or 'auto'.", stacklevel=3)
+            warnings.warn("precision='bfloat16': this GPU is very slow in it. Use 'auto' or 'float32'.", stacklevel=3)
         self.learner = Learner(
             self.policy.networks,
             objectives(

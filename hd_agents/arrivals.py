@@ -205,8 +205,8 @@ def encode_actions(codec: ActionCodec, actions: NDArray[Any]) -> NDArray[np.floa
     rows, space = np.asarray(actions), codec.space
     shape = space.shape or ()
     if rows.dtype.kind not in "biuf" or rows.shape[1:] != shape:
-        wanted = ", ".join(("N", *map(str, shape)))
-        raise ValueError(f"The actions are {rows.dtype} of shape {rows.shape}: expected ({wanted}) of {space}.")
+        wanted = f"(N, {', '.join(map(str, shape))})" if shape else "(N,)"
+        raise ValueError(f"The actions are {rows.dtype} of shape {rows.shape}: expected {wanted} of {space}.")
     if isinstance(space, spaces.Box):
         low, high = (bound.astype(np.float64) for bound in (space.low, space.high))  # wider than the space's own type
         slack = 1e-3 * (high - low)

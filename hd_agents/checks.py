@@ -29,11 +29,16 @@ class LinearRate:
 Rate = float | Callable[[float], float]
 
 
-def whole(name: str, value: Any, low: int, default: int | None = None) -> int:
-    """``value`` as an int of at least ``low``; a float without fraction, such as 1e6, counts as whole."""
+def whole(name: str, value: Any, low: int, default: int | None = None, below: int = 1 << 63) -> int:
+    """``value`` as an int of at least ``low``; a float without fraction, such as 1e6, counts as whole.
+
+    :param below: a power of 2.
+    """
     value = default if value is None and default is not None else value
-    if not _is_number(value) or not low <= value < 1 << 63 or value % 1 != 0:
-        raise ValueError(f"{name}={value!r}: use a whole number of at least {low} (and below 2**63).")
+    if not _is_number(value) or not low <= value < below or value % 1 != 0:
+        raise ValueError(
+            f"{name}={value!r}: use a whole number of at least {low} (and below 2**{below.bit_length() - 1})."
+        )
     return int(value)
 
 

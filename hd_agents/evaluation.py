@@ -32,19 +32,8 @@ from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
 from hd_agents.randomness import seeded
 from hd_agents.restoring import system_info
-from hd_agents.scores import ATARI_GAMES, expected_range, human_normalized
+from hd_agents.scores import human_normalized
 from hd_agents.spaces import Observation
-
-__all__ = [
-    "ATARI_GAMES",
-    "RULES",
-    "ActorsMode",
-    "Evaluation",
-    "acting",
-    "evaluate",
-    "expected_range",
-    "human_normalized",
-]
 
 EnvMaker = Callable[[], gym.Env[Any, Any]]
 RULES = ("paper", "deterministic")

@@ -109,8 +109,8 @@ class Graphed:
         assert self._replay is not None
         try:
             self._replay()
-        except RuntimeError as error:  # before anything was launched
-            self._give_up(str(error))
+        except RuntimeError as error:
+            self._give_up("replayed", str(error), 4)
             return self._function(*inputs)
         return self._results
 
@@ -143,13 +143,13 @@ class Graphed:
             cause = str(error.__context__ or error)
         else:
             return True
-        self._give_up(cause)
+        self._give_up("made", cause, 5)
         return False
 
-    def _give_up(self, cause: str) -> None:
+    def _give_up(self, what: str, cause: str, level: int) -> None:
         self._failed = True
         self._replay = self._inputs = self._results = None
-        warnings.warn(f"No CUDA graph of {self._name} could be made; it goes on without: {cause}", stacklevel=5)
+        warnings.warn(f"No CUDA graph of {self._name} could be {what}; it goes on without: {cause}", stacklevel=level)
 
 
 class GraphedUpdates:

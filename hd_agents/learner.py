@@ -20,7 +20,7 @@ from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 
 AMPERE = 8  # compute capability of the first GPUs with bfloat16
-BFLOAT16_PAYS = 1_000_000  # weights; below, a CPU spends as long on converting (benchmarks/update.py)
+FEWEST_WEIGHTS = 1_000_000  # of networks in bfloat16; below, a CPU spends as long on converting (benchmarks/update.py)
 
 
 class Draws(NamedTuple):
@@ -242,7 +242,7 @@ def bfloat16_pays(device: torch.device, weights: int) -> bool:
     """
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= AMPERE
-    return device.type == "cpu" and weights >= BFLOAT16_PAYS and cpu_has_bfloat16()
+    return device.type == "cpu" and weights >= FEWEST_WEIGHTS and cpu_has_bfloat16()
 
 
 def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

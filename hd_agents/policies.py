@@ -200,7 +200,7 @@ class DreamPolicy(BasePolicy):
         :param episode_start: (N,) True where the observation is the first of an episode: the state is reset there.
         :param deterministic: mode of the latent and of the action, which repeats exactly; else both are sampled.
         :return: actions in the action space, without env axis if the observation had none, and the new state.
-        :raises ValueError: for an observation or state whose shape does not fit, or an observation that is not finite.
+        :raises ValueError: for an observation or state whose shape does not fit, or that is not finite.
         """
         return self.act(observation, state, episode_start, deterministic)
 
@@ -220,9 +220,7 @@ class DreamPolicy(BasePolicy):
         if state is None:
             starts, latent = np.ones(n, dtype=bool), self.initial(n)
         else:
-            latent = self.read_state(state, n)
-            if not all(np.isfinite(part[~starts]).all() for part in state):
-                raise ValueError("The state holds numbers that are not finite: pass what predict() returned, or None.")
+            latent = self.read_state(state, n, starts)
         latent = self.step(encoded, latent, starts, deterministic, mode)
         actions = self.actions.decode(latent.action.cpu().numpy())
         return actions if batched else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in latent)
@@ -234,8 +232,12 @@ class DreamPolicy(BasePolicy):
         """
         return self.observations.encode_finite(observation), self.observations.is_batched(observation)
 
-    def read_state(self, state: NumpyState, n: int) -> Latent:
-        """The tensors of a NumPy state for ``n`` environments. ValueError where a shape does not fit."""
+    def read_state(self, state: NumpyState, n: int, starts: NDArray[np.bool_] | None = None) -> Latent:
+        """The tensors of a NumPy state for ``n`` environments.
+
+        :param starts: (n,) where it will be forgotten, and may be anything.
+        :raises ValueError: where a shape does not fit, or a number is not finite.
+        """
         wanted, device = self._latent_shapes(n), self.device
         found = [np.shape(part) for part in state]
         if found != wanted:
@@ -243,6 +245,9 @@ class DreamPolicy(BasePolicy):
                 f"The state has arrays of shapes {found}, but {n} observations of this agent need {wanted}. Pass what "
                 "predict() returned for these environments, or None at the start."
             )
+        finite = np.all([np.isfinite(np.asarray(part)).reshape(n, -1).all(1) for part in state], axis=0)
+        if not (finite if starts is None else finite | starts).all():
+            raise ValueError("The state holds numbers that are not finite: pass what predict() returned, or None.")
         return Latent(*(torch.as_tensor(part, dtype=torch.float32, device=device) for part in state))
 
     def _count_memoryless(self, memoryless: bool) -> None:

@@ -82,18 +82,21 @@ class KeptRows:
 
     def __init__(self) -> None:
         self.rows: DeviceRows | None = None
+        self._left = False
         self._of: tuple[torch.device, object] | None = None
 
     def leave(self) -> bool:
         """Give the device's memory back: from now on rows are gathered on the host. False if none lie there."""
-        left, self.rows = self.rows is not None, None
-        return left
+        there, self.rows, self._left = self.rows is not None, None, True
+        return there
 
     def on(self, device: torch.device, columns: Mapping[str, NDArray], history: object) -> DeviceRows | None:
         """Those of ``columns`` on the device, up to :meth:`DeviceRows.follow`; None where they stay on the host.
 
         :param history: of the replay; another one makes them anew.
         """
+        if self._left:
+            return None
         if device.type == "cuda":
             device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         if self._of != (device, history):

@@ -1,13 +1,16 @@
 """The score while it is being learned: the same episodes every so many env steps, a line of JSON for each time."""
 
 import json
+import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import checks
-from hd_agents.evaluation import EnvMaker, evaluate
+from hd_agents.evaluation import RULES, EnvMaker, evaluate
 from hd_agents.host import atomic_write
 
 
@@ -17,27 +20,53 @@ class ScoreCurve(BaseCallback):
         agent.learn(100_000, callback=ScoreCurve("CartPole-v1", "scores.jsonl", every=10_000))
 
     The episodes are the same each time and are played in environments of their own; the run goes on as if there had
-    been none. The log has ``eval/mean_return``, and ``eval/success_rate`` where the task has one.
+    been none. The log has ``eval/mean_return``, and ``eval/success_rate`` where the task has one. An evaluation whose
+    environment fails is left out, with a warning.
 
     :param task: a Gymnasium id, or a function that makes the environment.
     :param path: of a file with a line of JSON per evaluation: its env steps, gradient steps, and what
         :meth:`hd_agents.evaluation.Evaluation.to_json` has. A run that goes on keeps the lines up to where it stands.
     :param every: env steps between two evaluations; the last one comes at the end of ``learn``, if it is due then.
-    :param evaluation: further arguments of ``evaluate``: ``episodes``, ``rule``, ``seed``, ``n_envs``, ``env_kwargs``.
-    :raises ValueError: for arguments that are not allowed, and at the first evaluation what ``evaluate`` raises.
+    :param episodes: and the arguments after it: as for ``evaluate``.
+    :raises ValueError: for numbers and rules that are not allowed; when learning starts, for a file of another run; at
+        the first evaluation, for what ``evaluate`` refuses.
     """
 
-    def __init__(self, task: str | EnvMaker, path: str | Path, every: int, **evaluation: Any) -> None:
+    def __init__(
+        self,
+        task: str | EnvMaker,
+        path: str | Path,
+        every: int,
+        episodes: int | None = None,
+        rule: str = "paper",
+        seed: int = 0,
+        n_envs: int = 1,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.task, self.path, self.evaluation = task, Path(path), evaluation
+        self.task, self.path = task, Path(path)
         self.every = checks.whole("every", every, 1)
+        self.evaluation: dict[str, Any] = {
+            "episodes": None if episodes is None else checks.whole("episodes", episodes, 1),
+            "rule": checks.choice("rule", rule, RULES),
+            "seed": checks.whole("seed", seed, 0),
+            "n_envs": checks.whole("n_envs", n_envs, 1),
+            "env_kwargs": env_kwargs,
+        }
+        self.seconds = 0.0  # that evaluations have taken
         self._lines: list[dict[str, Any]] = []
+        self._tried = 0  # env steps at the last evaluation, or attempt at one
 
     def _on_training_start(self) -> None:
         found = read_scores(self.path)
+        if found and not self.model.num_timesteps:
+            raise ValueError(
+                f"{self.path} holds scores of another run: give another path, or go on with that run and with "
+                "learn(..., reset_num_timesteps=False)."
+            )
+        # Lines beyond are of steps that will be made again; they are in the file until the next one is written.
         self._lines = [line for line in found if line["env_steps"] <= self.model.num_timesteps]
-        if len(self._lines) < len(found):
-            self._write()
+        self._tried = self._lines[-1]["env_steps"] if self._lines else 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def _on_rollout_start(self) -> None:
@@ -47,26 +76,41 @@ class ScoreCurve(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._evaluate_if_due()
-
-    def _evaluate_if_due(self) -> None:
         agent: Any = self.model
-        last = self._lines[-1]["env_steps"] if self._lines else 0
-        if agent.num_timesteps // self.every == last // self.every:
-            return
-        found = evaluate(agent, self.task, **self.evaluation).to_json()
+        stopped = agent.num_timesteps < agent._total_timesteps  # by Ctrl-C, say: whoever goes on evaluates
+        if not stopped and self._evaluate_if_due():
+            self.logger.dump(self.model.num_timesteps)
+
+    def _evaluate_if_due(self) -> bool:
+        agent: Any = self.model
+        if agent.num_timesteps // self.every == self._tried // self.every:
+            return False
+        self._tried, begun = agent.num_timesteps, time.monotonic()
+        try:
+            found = evaluate(agent, self.task, **self.evaluation).to_json()
+        except ValueError:  # a mistake in the arguments
+            raise
+        except Exception as error:  # whatever a simulator does; the run is worth more than one of its scores
+            warnings.warn(f"The evaluation after {self._tried:,} env steps failed: {error!r}", stacklevel=2)
+            return False
+        finally:
+            self.seconds += time.monotonic() - begun
         del found["versions"]
         self._lines.append({"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, **found})
-        self._write()
+        with atomic_write(self.path) as file:
+            file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in self._lines).encode())
         for name in ("mean_return", "success_rate"):
             if name in found:
                 self.logger.record(f"eval/{name}", found[name])
-
-    def _write(self) -> None:
-        with atomic_write(self.path) as file:
-            file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in self._lines).encode())
+        return True
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:
-    """The evaluations in a file of :class:`ScoreCurve`, oldest first; none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """The evaluations in a file of :class:`ScoreCurve`, oldest first; none where there is no file.
+
+    :raises ValueError: for a file of anything else.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or holds no scores: {error}") from error

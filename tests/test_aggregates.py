@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hd_agents import aggregates, zoo
-from hd_agents.evaluation import human_normalized
+from hd_agents.scores import human_normalized
 
 pytest.importorskip("rliable")
 OURS, THEIRS = "HarmonyDream (official)", "DreamerV3 (their rerun)"

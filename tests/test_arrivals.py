@@ -62,7 +62,7 @@ FAULTS = [
     ("arm", np.array(["a"] * 5), "'arm' is <U1, which float32 cannot hold"),
     ("eye", np.full((16, 17, 3), 0.5), "Environment 1 .*after 12 env steps.*'eye' is float64, which uint8 cannot hold"),
     ("eye", np.full((16, 17, 3), 300), "'eye' is int64, which uint8 cannot hold"),
-    ("mode", 7, "Environment 1 .*after 12 env steps.*'mode' holds integers"),
+    ("mode", 7, "Environment 1 .*after 12 env steps.*'mode' holds 7: expected 0 to 2"),
     ("mode", 1.5, "'mode' is float64, which int64 cannot hold"),
     ("all", {"eye": GOOD["eye"]}, r"a dict with the keys \['eye'\], expected a dict with the keys"),
     ("all", 3, "it is a int, expected a dict"),

@@ -16,7 +16,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from hd_agents import evaluation
 from hd_agents.cli import main
-from hd_agents.evaluation import ActorsMode, evaluate, expected_range, human_normalized, share_seeds
+from hd_agents.evaluation import ActorsMode, evaluate, share_seeds
+from hd_agents.scores import expected_range, human_normalized
 from tests.agents import Scripted, tiny
 from tests.test_sb3_logging import Memory, logged
 

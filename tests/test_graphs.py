@@ -1,6 +1,7 @@
 """Graphed updates are the plain updates; what runs on CUDA alone is marked so."""
 
 import copy
+import inspect
 import warnings
 import weakref
 from contextlib import contextmanager
@@ -216,6 +217,13 @@ def test_a_capture_that_breaks_is_ended_and_its_stream_left(monkeypatch: pytest.
     assert cuda.said[-6:] == ["begin", "end", "off", *ended]
 
 
+def test_torch_still_has_what_cleans_up() -> None:
+    """Private names, which a processor's build does not have but its Python sources use."""
+    source = inspect.getsource(torch.cuda.memory)
+    assert "torch._C._cuda_endAllocateToPool(" in source or "_cuda_endAllocateToPool" in source
+    assert "_cuda_releasePool" in source
+
+
 def test_a_graph_that_cannot_be_replayed_is_given_up() -> None:
     def capture(function: Any, stream: Any) -> Any:
         def replay() -> None:
@@ -226,7 +234,7 @@ def test_a_graph_that_cannot_be_replayed_is_given_up() -> None:
     step = Graphed(lambda x: x + 1, list, "it", capture)
     for _ in range(WARMUP):
         step(torch.ones(2))
-    with pytest.warns(UserWarning, match="No CUDA graph of it could be made.*the generator is recording"):
+    with pytest.warns(UserWarning, match="No CUDA graph of it could be replayed.*the generator is recording"):
         assert step(torch.ones(2)).tolist() == [2.0] * 2
     assert step(torch.zeros(2)).tolist() == [1.0] * 2
 

@@ -58,7 +58,7 @@ def test_auto_takes_bfloat16_where_it_pays(
     able: bool, pays: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner_module, "cpu_has_bfloat16", lambda: able)
-    monkeypatch.setattr(learner_module, "BFLOAT16_PAYS", pays)
+    monkeypatch.setattr(learner_module, "FEWEST_WEIGHTS", pays)
     assert tiny().learner.bfloat16 is expected
     assert tiny(precision="bfloat16").learner.bfloat16
     assert not tiny(precision="float32").learner.bfloat16

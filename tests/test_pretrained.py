@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
-from hd_agents.evaluation import Evaluation, evaluate, expected_range
+from hd_agents.evaluation import Evaluation, evaluate
 from hd_agents.jsonable import ArchiveError
+from hd_agents.scores import expected_range
 from hd_agents.zoo import packages
 from tests.agents import tiny
 from tests.suites import NEEDS, require

@@ -125,7 +125,7 @@ GOOD: Arrays = {
         ({"observations": np.zeros((4, 2))}, "has shape"),
         ({"observations": np.array([[0.0] * 3] * 3 + [[0.0, np.nan, 0.0]])}, r"observation\[3\] is not finite"),
         ({"rewards": np.array([1.0, np.inf, 1.0])}, r"rewards\[1\] is not finite"),
-        ({"actions": np.array([0, 1, 7])}, "outside ranges"),
+        ({"actions": np.array([0, 1, 7])}, "They hold 7: expected 0 to 4"),
         ({"actions": np.zeros((3, 2), int)}, r"of shape \(3, 2\): expected"),
         ({"actions": 3}, "4 observations, 1 actions"),
         ({"terminated": np.zeros(3, bool)}, "use True or False"),

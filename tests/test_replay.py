@@ -213,7 +213,9 @@ def test_rows_kept_on_the_device_make_the_same_batches(
     assert_same_batches()
     assert kept.leave_device()
     assert not kept.leave_device()
-    host.sample(5, 5, rngs[0])
+    monkeypatch.setattr(replay_batches, "fits_on", lambda device, size: True)
+    file.seek(0)
+    kept.load(file)
     kept.sample(5, 5, rngs[0])
     assert kept._kept.rows is None
 

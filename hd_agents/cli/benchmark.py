@@ -19,8 +19,8 @@ from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
 from hd_agents.cli.tasks import make_env, plan_of, task_id
-from hd_agents.evaluation import expected_range
 from hd_agents.progress import bar_is_seen
+from hd_agents.scores import expected_range
 from hd_agents.zoo.catalogue import preset_of
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 from hd_agents.zoo.training import Plan
@@ -66,7 +66,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument("--results", type=Path, metavar="CSV", help="the table (default: results.csv in the folder)")
-    parser.add_argument("--checkpoint-every", type=float, metavar="STEPS", help="default: a twentieth of the run")
+    parser.add_argument("--checkpoint-every", type=tasks.steps, metavar="STEPS", help="default: a twentieth of the run")
     tidy = "delete a run's checkpoints, which hold its replay, once it has its row"
     parser.add_argument("--delete-checkpoints", action="store_true", help=tidy)
     train.add_setting_flags(parser)
@@ -90,6 +90,10 @@ def run(options: argparse.Namespace) -> int:
         for one in left:
             if (one.folder / EVALUATION).exists():
                 append_row(results, row(one))
+        if options.delete_checkpoints:
+            for one in runs:
+                if (one.folder / EVALUATION).exists():
+                    _delete_checkpoints(one)
         left = [one for one in left if not (one.folder / EVALUATION).exists()]
         print(
             f"{options.suite}: {len(runs)} runs, {len(runs) - len(left)} of them done; results in {results}", flush=True
@@ -175,6 +179,11 @@ def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run
     return Run(name, seed, plan_of(chosen), own, repeat_command(name, chosen), job)
 
 
+def _delete_checkpoints(one: Run) -> None:
+    """Of a run that has its row."""
+    shutil.rmtree(one.folder / train.CHECKPOINTS, ignore_errors=True)
+
+
 class _Board:
     """What a person sees of the runs, and their rows in the table as they end."""
 
@@ -213,7 +222,7 @@ class _Board:
             found = row(one)
             append_row(self._results, found)
             if self._tidy:
-                shutil.rmtree(one.folder / train.CHECKPOINTS, ignore_errors=True)
+                _delete_checkpoints(one)
             score = f"return {found['mean_return']:.2f} ± {found['std_return']:.2f}"
             text = f"done   {job.name}: {score}, {found['wall_seconds'] / 60:.1f} min of training"
         else:

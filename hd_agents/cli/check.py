@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import train
 from hd_agents.cli.errors import UsageError
-from hd_agents.cli.tasks import make_env, plan_of, uses_gpu
+from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
 from hd_agents.collection import make_replay
 from hd_agents.graphs import WARMUP
 from hd_agents.host import format_bytes
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"{plan.task}: {'NOT SOUND: ' + fault if fault else 'passed the checks of Gymnasium'}", flush=True)
     for remark in remarks:
         print(f"  remark: {remark}")
-    uses_gpu(options.device)
+    allow_tensor_cores(options.device)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     envs = make_vec_env(plan.make_env, plan.n_envs, seed=SEED)
     try:

@@ -39,7 +39,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--harmony", nargs="+", choices=list(HARMONY), help="default: on off")
-    variant = "compare these settings instead: a name and what is set for it, as by --set; once for each variant"
+    variant = "after the task: compare these settings instead, a name and what is set for it; once for each variant"
     parser.add_argument("--variant", nargs="+", action="append", metavar=("NAME", "KEY=VALUE"), help=variant)
     tasks.add_seeds_flags(parser, 3)
     parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
@@ -92,8 +92,11 @@ def _variants(options: argparse.Namespace) -> dict[str, list[str]]:
         raise UsageError("--harmony and --variant: give one of them, --variant plain harmony=False among the latter.")
     found = {name: settings for name, *settings in options.variant}
     for name in found:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise UsageError(f"--variant {name}: begin with a name of letters, digits, _, . and -, then KEY=VALUE.")
+        if name in HARMONY or not re.fullmatch(r"\w[\w.-]*", name):
+            raise UsageError(
+                f"--variant {name}: begin with a name of letters, digits, _, . and -, other than on and off, then "
+                "KEY=VALUE."
+            )
     if len(found) < len(options.variant):
         raise UsageError("--variant: give each variant a name of its own.")
     return found

@@ -41,12 +41,6 @@ def moving_mean(totals: NDArray[np.float64]) -> NDArray[np.float64]:
     return (sums[1:] - sums[first]) / (np.arange(len(totals)) + 1 - first)
 
 
-def smoothed(folder: Path) -> Curve:
-    """Env steps at the ends of a run's training episodes, and the mean return of up to WINDOW episodes before each."""
-    steps, totals = read_episodes(folder)
-    return steps, moving_mean(totals)
-
-
 def evaluations(folder: Path) -> Curve:
     """Env steps and mean returns of the evaluations while a run learned."""
     found = read_scores(folder / SCORES)
@@ -54,9 +48,12 @@ def evaluations(folder: Path) -> Curve:
 
 
 def curve_of(folder: Path) -> Curve:
-    """A run's :func:`evaluations`, or where it has none :func:`smoothed`."""
+    """A run's :func:`evaluations`, or where it has none the means of up to WINDOW training returns."""
     found = evaluations(folder)
-    return found if len(found[0]) else smoothed(folder)
+    if len(found[0]):
+        return found
+    steps, totals = read_episodes(folder)
+    return steps, moving_mean(totals)
 
 
 def draw_curve(path: Path, episodes: Curve, evaluated: Curve, title: str) -> None:
@@ -67,11 +64,11 @@ def draw_curve(path: Path, episodes: Curve, evaluated: Curve, title: str) -> Non
     means = moving_mean(totals)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, totals, ".", color="#9ecae1", label="one episode")
+    axes.plot(steps, totals, ".", color="#9ecae1", label="one training episode")
     axes.plot(steps, means, color="#08519c", label=f"mean of the last {WINDOW}")
     if len(evaluated[0]):
         axes.plot(*evaluated, "o-", color="#d94801", label="evaluation")
-    axes.set(title=title, xlabel="env steps", ylabel="return of training episodes")
+    axes.set(title=title, xlabel="env steps", ylabel="return")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

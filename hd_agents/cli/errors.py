@@ -20,5 +20,5 @@ def checked(action: Callable[[], Any]) -> Any:
 def require(extra: str, *names: str) -> None:
     """Raises UsageError where packages that ``extra`` brings are not installed, naming them and the extra."""
     if missing := [name for name in names if importlib.util.find_spec(name) is None]:
-        them = "them" if len(names) > 1 else "it"
+        them = "them" if len(missing) > 1 else "it"
         raise UsageError(f"not installed: {', '.join(missing)}. Install {them} with: pip install 'hd_agents[{extra}]'")

@@ -17,6 +17,7 @@ from hd_agents.cli.resuming import repeat_command
 from hd_agents.host import atomic_write
 from hd_agents.provenance import commit, machine
 from hd_agents.restoring import system_info
+from hd_agents.score_curve import ScoreCurve
 from hd_agents.zoo.training import Plan
 
 
@@ -26,6 +27,7 @@ class Facts:
     def __init__(
         self, path: Path, plan: Plan, agent: HarmonyDreamAgent, options: argparse.Namespace, resuming: bool
     ) -> None:
+        self.scores: ScoreCurve | None = None  # whose evaluations are no part of the training
         before = json.loads(path.read_text(encoding="utf-8")) if resuming and path.exists() else {}
         began = {"trained_agent": before["trained_agent"]} if "trained_agent" in before else {}
         self._path, self._started = path, time.monotonic() - before.get("wall_seconds", 0.0)
@@ -43,7 +45,8 @@ class Facts:
 
     def write(self) -> None:
         """Write the file, with the seconds that were spent so far; those before the run was resumed count."""
-        facts = {**self._facts, "wall_seconds": round(time.monotonic() - self._started, 1)}
+        scoring = self.scores.seconds if self.scores else 0.0
+        facts = {**self._facts, "wall_seconds": round(time.monotonic() - self._started - scoring, 1)}
         with atomic_write(self._path) as file:
             file.write((json.dumps(facts, indent=1) + "\n").encode())
 

@@ -27,9 +27,10 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None
     else:
         print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
     trained, evaluated = read_episodes(folder), evaluations(folder)
-    if count := len(trained[0]):
+    if len(trained[0]) or len(evaluated[0]):
         draw_curve(folder / "curve.png", trained, evaluated, task)
-        left["curve.png"] = f"return of each of the {count} training episodes"
+        scores = f" and {len(evaluated[0])} evaluations" if len(evaluated[0]) else ""
+        left["curve.png"] = f"returns of {len(trained[0])} training episodes{scores}"
     else:
         print("No learning curve: no training episode came to its end.")
     filming.draw_dream(folder / "dream.png", agent, episodes[0], task)

@@ -13,7 +13,7 @@ from hd_agents.cli import figures
 from hd_agents.cli.benchmark import EVALUATION
 from hd_agents.cli.curves import Curve, curve_of
 from hd_agents.cli.errors import UsageError, checked
-from hd_agents.evaluation import expected_range, human_normalized
+from hd_agents.scores import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
 from hd_agents.zoo.results import normalized, read_rows, settings_of
 

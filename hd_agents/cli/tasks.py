@@ -13,7 +13,7 @@ import gymnasium as gym
 import torch
 from stable_baselines3.common.utils import get_device
 
-from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli.errors import UsageError
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
@@ -95,6 +95,14 @@ def count(text: str) -> int:
     return _whole(text, 1)
 
 
+def steps(text: str) -> int:
+    """What a flag takes that says after how many env steps, such as 1e4."""
+    try:
+        return checks.whole("steps", float(text), 1)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1") from error
+
+
 def _whole(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
@@ -103,8 +111,10 @@ def _whole(text: str, least: int) -> int:
 
 def add_seeds_flags(parser: argparse.ArgumentParser, usual: int) -> None:
     """Add ``--seeds`` and ``--first-seed``, which :func:`seeds` reads."""
-    parser.add_argument("--seeds", type=count, default=usual, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--first-seed", type=seed, default=0, metavar="SEED", help="default: %(default)s, and up")
+    parser.add_argument("--seeds", type=count, default=usual, metavar="N", help="how many seeds (default: %(default)s)")
+    parser.add_argument(
+        "--first-seed", type=seed, default=0, metavar="SEED", help="the first of them (default: %(default)s)"
+    )
 
 
 def seeds(options: argparse.Namespace) -> range:
@@ -118,11 +128,8 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=_device, default="auto", help=help_text)
 
 
-def uses_gpu(device: str) -> bool:
-    """Whether agents of this run learn on a GPU, whose tensor cores then make products of float32 as well (TF32).
-
-    As JAX has it, and so the authors' code.
-    """
+def allow_tensor_cores(device: str) -> bool:
+    """Let a GPU's tensor cores make float32 products (TF32), as JAX does by default; whether there is a GPU."""
     if get_device(device).type != "cuda":
         return False
     torch.set_float32_matmul_precision("high")

@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import math
 import sys
 import traceback
 from contextlib import nullcontext
@@ -79,7 +78,7 @@ def add_plan_flags(parser: argparse.ArgumentParser, what: str = "run") -> None:
     folder_help = f"where {what} folders go (default: {RUNS}); with --resume, the folder of the {what} itself"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument(
-        "--checkpoint-every", type=float, metavar="STEPS", help="store the whole run every so many env steps"
+        "--checkpoint-every", type=tasks.steps, metavar="STEPS", help="store the whole run every so many env steps"
     )
     resume_help = f"go on with the {what} in --folder where it was stored last; begin it, if there is none yet"
     parser.add_argument("--resume", action="store_true", help=resume_help)
@@ -90,7 +89,7 @@ def add_plan_flags(parser: argparse.ArgumentParser, what: str = "run") -> None:
 def add_eval_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of evaluations while learning."""
     every = f"evaluate by the papers' rule every so many env steps, into {SCORES}"
-    parser.add_argument("--eval-every", type=tasks.count, metavar="STEPS", help=every)
+    parser.add_argument("--eval-every", type=tasks.steps, metavar="STEPS", help=every)
     episodes = "of each of these evaluations (default: the papers' number)"
     parser.add_argument("--eval-episodes", type=tasks.count, metavar="N", help=episodes)
 
@@ -114,9 +113,8 @@ def run(options: argparse.Namespace) -> int:
     require("train", *NEEDED)
     if options.track:
         tracking.check_installed()
-    every = options.checkpoint_every
-    if every is not None and not 1 <= every < math.inf:
-        raise UsageError(f"--checkpoint-every must be a number of steps from 1 up, not {every:g}.")
+    if options.eval_episodes is not None and options.eval_every is None:
+        raise UsageError("--eval-episodes says nothing without --eval-every.")
     resumed = told_folder(options, "run") if options.resume else None
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
@@ -132,8 +130,9 @@ def run(options: argparse.Namespace) -> int:
     monitor = {"override_existing": not resuming}
     env = plan.make_envs(options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
     checkpoint = None
-    if options.resume or every is not None:
-        checkpoint = RunCheckpoint(folder / CHECKPOINTS, int(every or max(1, plan.steps // REPORTS)))
+    if options.resume or options.checkpoint_every is not None:
+        every = options.checkpoint_every or max(1, plan.steps // REPORTS)
+        checkpoint = RunCheckpoint(folder / CHECKPOINTS, every)
     try:
         agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options, folder)
@@ -167,7 +166,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _tell_machine(device: str, plan: Plan) -> None:
     """On a CPU, tell what makes learning slow."""
-    if tasks.uses_gpu(device):
+    if tasks.allow_tensor_cores(device):
         return
     if hint := crowding(torch.get_num_threads()):
         print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
@@ -214,8 +213,9 @@ def _callbacks(
     found: list[BaseCallback] = [Report(max(1, plan.steps // REPORTS), facts), DreamFilm(max(1, plan.steps // FILMS))]
     if options.eval_every is not None:
         how = {"episodes": options.eval_episodes, "seed": EVALUATION_SEED, "n_envs": 5, "env_kwargs": plan.env_kwargs}
-        found.append(ScoreCurve(plan.task, folder / SCORES, options.eval_every, **how))
-    return [*found, checkpoint] if checkpoint else found
+        facts.scores = ScoreCurve(plan.task, folder / SCORES, options.eval_every, **how)
+        found.append(facts.scores)
+    return [checkpoint, *found] if checkpoint else found  # stored first: an evaluation may take long
 
 
 def _learn(

@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import get_device
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import tasks
 from hd_agents.cli.errors import UsageError, checked, require
-from hd_agents.cli.tasks import make_env, plan_of, uses_gpu
+from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
 from hd_agents.cli.train import add_setting_flags
 from hd_agents.evaluation import evaluate
 from hd_agents.host import atomic_write
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     """Search as asked and return the exit status: 0, or 130 when Ctrl-C ended it early."""
     require("tune", *NEEDED)
     plan = plan_of(options)
-    uses_gpu(options.device)
+    allow_tensor_cores(options.device)
     space = checked(lambda: search_space.read(options.space))
     if unknown := [str(key) for key in space if key not in settable() or key in ("n_envs", "env_kwargs")]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")

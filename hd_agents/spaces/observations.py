@@ -232,7 +232,10 @@ def _image_spec(key: str, space: spaces.Space[Any]) -> ImageSpec:
 
 
 def looks_like_images(space: spaces.Space[Any]) -> bool:
-    """Whether a Box has the shape of an image or of a stack of them, but is none of uint8, 0 to 255, with channels."""
+    """Whether a Box has the shape of an image, or of several in a row, but cannot be used as one.
+
+    Its type or bounds are others than those of pixels, or its axis of channels is missing.
+    """
     shape = space.shape or ()
     if not isinstance(space, spaces.Box) or is_image(space) or not 2 <= len(shape) <= 4:
         return False

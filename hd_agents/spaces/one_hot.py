@@ -22,14 +22,17 @@ def one_hot_groups(space: spaces.Space[Any]) -> tuple[tuple[int, ...], NDArray[n
 
 
 def to_one_hot(
-    values: NDArray[Any], groups: tuple[int, ...], start: NDArray[np.int64], what: str = "These are "
+    values: NDArray[Any], groups: tuple[int, ...], start: NDArray[np.int64], what: str = "They hold "
 ) -> FloatArray:
     """Integers (N, G) as concatenated one-hots (N, sum(groups)). ValueError for a value outside its group."""
     if values.dtype.kind not in "biu":
         raise ValueError(f"{what}{values.dtype}: expected integers.")
     index = values.reshape(len(values), len(groups)).astype(np.int64) - start
-    if np.any(index < 0) or np.any(index >= np.array(groups)):
-        raise ValueError(f"{what}integers {values.tolist()} outside ranges of {groups} from {start.tolist()} on.")
+    wrong = (index < 0) | (index >= np.array(groups))
+    if wrong.any():
+        row, group = np.argwhere(wrong)[0]
+        value, first = index[row, group] + start[group], start[group]
+        raise ValueError(f"{what}{value}: expected {first} to {first + groups[group] - 1}.")
     out = np.zeros((len(index), sum(groups)), dtype=np.float32)
     offsets = np.concatenate([[0], np.cumsum(groups)[:-1]]).astype(np.int64)
     np.put_along_axis(out, index + offsets, 1.0, axis=1)

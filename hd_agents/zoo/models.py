@@ -8,7 +8,8 @@ import torch
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.evaluation import Evaluation, evaluate, expected_range
+from hd_agents.evaluation import Evaluation, evaluate
+from hd_agents.scores import expected_range
 from hd_agents.zoo import hub, packages
 from hd_agents.zoo.catalogue import env_id, folder
 

@@ -11,8 +11,9 @@ import torch
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.evaluation import acting, evaluate, expected_range, player_for
+from hd_agents.evaluation import acting, evaluate, player_for
 from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, Episode, draw_dream, play, write_video
+from hd_agents.scores import expected_range
 from hd_agents.zoo import packages
 from hd_agents.zoo.cards import HERE, readme
 from hd_agents.zoo.catalogue import env_id, folder, make_with, names
