@@ -209,7 +209,7 @@ def encode_actions(codec: ActionCodec, actions: NDArray[Any]) -> NDArray[np.floa
         raise ValueError(f"The actions are {rows.dtype} of shape {rows.shape}: expected {wanted} of {space}.")
     if isinstance(space, spaces.Box):
         low, high = (bound.astype(np.float64) for bound in (space.low, space.high))  # wider than the space's own type
-        slack = 1e-3 * (high - low)
+        slack = 1e-3 * (high - low) + np.spacing(np.maximum(abs(low), abs(high)).astype(np.float32))
         inside = (rows >= low - slack) & (rows <= high + slack)
         wrong = ~inside.reshape(len(rows), -1).all(1)  # NaN is on neither side
         if wrong.any():

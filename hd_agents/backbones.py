@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from hd_agents import checks
@@ -184,7 +185,9 @@ def _read_overrides(backbone: str, size: str, overrides: Mapping[str, Any]) -> t
     options["vector_layers"] = whole("vector_layers", default=widths.layers)
     options["bins"] = whole("bins", 2)
     for name in ("predict_continue", "continue_gradient", "hard_continue"):
-        checks.choice(f"policy_kwargs[{name!r}]", options[name], [True, False])
+        given = options[name]
+        given = bool(given) if isinstance(given, int | np.bool_) and given in (0, 1) else given
+        options[name] = checks.choice(f"policy_kwargs[{name!r}]", given, [True, False])
     checks.choice("policy_kwargs['harmony_kind']", options["harmony_kind"], ["rectified", "naive"])
     unimix = checks.number("policy_kwargs['unimix']", options["unimix"], 0.0, 1.0)
     free = checks.number("policy_kwargs['free_nats']", options["free_nats"], 0.0)

@@ -3,7 +3,7 @@
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,8 @@ class ScoreCurve(BaseCallback):
         found = read_scores(self.path)
         if found and not self.model.num_timesteps:
             raise ValueError(
-                f"{self.path} holds scores of another run: give another path, or go on with that run and with "
-                "learn(..., reset_num_timesteps=False)."
+                f"{self.path} holds scores of another run: give another path, go on with that run and with "
+                "learn(..., reset_num_timesteps=False), or delete it, if that run was never stored."
             )
         # Lines beyond are of steps that will be made again; they are in the file until the next one is written.
         self._lines = [line for line in found if line["env_steps"] <= self.model.num_timesteps]
@@ -88,17 +88,17 @@ class ScoreCurve(BaseCallback):
         self._tried, begun = agent.num_timesteps, time.monotonic()
         try:
             found = evaluate(agent, self.task, **self.evaluation).to_json()
-        except ValueError:  # a mistake in the arguments
-            raise
+            json.dumps(found, allow_nan=False)
         except Exception as error:  # whatever a simulator does; the run is worth more than one of its scores
+            if isinstance(error, ValueError) and not self._lines:  # a mistake in the arguments
+                raise
             warnings.warn(f"The evaluation after {self._tried:,} env steps failed: {error!r}", stacklevel=2)
             return False
         finally:
             self.seconds += time.monotonic() - begun
         del found["versions"]
         self._lines.append({"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, **found})
-        with atomic_write(self.path) as file:
-            file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in self._lines).encode())
+        write_scores(self.path, self._lines)
         for name in ("mean_return", "success_rate"):
             if name in found:
                 self.logger.record(f"eval/{name}", found[name])
@@ -108,9 +108,25 @@ class ScoreCurve(BaseCallback):
 def read_scores(path: Path) -> list[dict[str, Any]]:
     """The evaluations in a file of :class:`ScoreCurve`, oldest first; none where there is no file.
 
-    :raises ValueError: for a file of anything else.
+    :raises ValueError: for a file of anything else. A last line that was not written to its end is left out.
     """
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged, or holds no scores: {error}") from error
+    found: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if line.endswith("\n"):
+                raise ValueError(f"{path} is damaged, or holds no scores: {error}") from error
+    return found
+
+
+def write_scores(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write what :func:`read_scores` reads, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+
+
+def forget_scores(path: Path, steps: int) -> None:
+    """Cut off the evaluations after ``steps`` env steps, which a run that goes on from there has not made."""
+    if path.is_file():
+        write_scores(path, [line for line in read_scores(path) if line["env_steps"] <= steps])

@@ -173,7 +173,7 @@ def test_no_film_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("HD_AGENTS_VIDEOS", raising=False)
     with pytest.raises(ValueError, match="pass videos=<folder> or set HD_AGENTS_VIDEOS"):
         make("dmc_natural/walker-walk-v0")
-    with pytest.raises(FileNotFoundError, match="no video and no folder with files"):
+    with pytest.raises(FileNotFoundError, match="No video that OpenCV can read"):
         make("dmc_natural/walker-walk-v0", videos=tmp_path)
     monkeypatch.setenv("HD_AGENTS_VIDEOS", "generated")
     make("dmc_natural/walker-walk-v0").close()

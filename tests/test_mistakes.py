@@ -257,6 +257,18 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
         HarmonyDreamAgent.load(tmp_path / "a", buffer_size=4)
 
 
+def test_actions_at_narrow_bounds_are_inside() -> None:
+    space = spaces.Box(np.float32([0.1, 1000.0]), np.float32([0.1, 1000.001]))
+    agent = tiny(env=Scripted(VECTOR, space))
+    agent.add_episode(np.zeros((3, 3)), np.array([[0.1, 1000.001], [0.1, 1000.0]]), np.zeros(2), terminated=True)
+
+
+@pytest.mark.parametrize("no", [0, np.bool_(False), False])
+def test_flags_of_any_kind(no: Any) -> None:
+    kwargs = {**TINY["policy_kwargs"], "predict_continue": no}
+    assert tiny(policy_kwargs=kwargs).policy.networks.world_model.continue_head is None
+
+
 def test_numbers_of_numpy_and_paths_are_as_good(tmp_path: Path) -> None:
     kwargs = {**TINY["policy_kwargs"], "units": np.int64(16), "vector_units": np.int32(11), "vector_layers": 1}
     agent = tiny(

@@ -75,7 +75,7 @@ def test_a_folder_of_runs_beside_the_official_ones(tmp_path: Path, capsys: pytes
         make_run(tmp_path / "runs" / f"with_{seed}", seed, harmony=True)
         make_run(tmp_path / "runs" / f"without_{seed}", seed, evaluated=seed < 2, harmony=False)
     runs = list(plot._read(str(tmp_path / "runs")))
-    curves = plot._curves(runs, plot.label(runs), [])
+    curves, _ = plot._curves(runs, plot.label(runs), [])
     assert {name: list(methods) for name, methods in curves.items()} == {
         "atari100k/pong": ["harmony True", "harmony False", *OFFICIAL]
     }

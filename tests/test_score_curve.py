@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from hd_agents.callbacks import RunCheckpoint, ScoreCurve
 from hd_agents.cli import main
-from hd_agents.cli.curves import curve_of
+from hd_agents.cli.curves import curves_of
 from hd_agents.evaluation import evaluate
 from hd_agents.score_curve import read_scores
 from tests.agents import Clock, tiny
@@ -74,8 +74,10 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     flags = ["--folder", str(tmp_path), "--steps", "120", "--eval-every", "5e1", "--eval-episodes", "2"]
     assert main(["train", "CartPole-v1", *flags, *TINY]) == 0
     folder = tmp_path / "CartPole-v1_1"
-    steps, means = curve_of(folder)
+    ((steps, means),), what = curves_of([folder])
+    assert what == "mean return of evaluations"
     assert steps.tolist() == [50, 100]
+    assert curves_of([folder, tmp_path])[1] == "training return, mean of 10 episodes"  # where not all have some
     assert means.tolist() == [line["mean_return"] for line in read_scores(folder / "scores.jsonl")]
     assert [line["episodes"] for line in read_scores(folder / "scores.jsonl")] == [2, 2]
     assert "the 2 evaluations while it learned" in capsys.readouterr().out
@@ -105,9 +107,34 @@ def test_the_scores_of_another_run_are_kept(tmp_path: Path) -> None:
     agent.learn(50, callback=score(), reset_num_timesteps=False)
     assert [line["env_steps"] for line in read_scores(tmp_path / "s.jsonl")] == [20, 40, 60, 80, 100]
     with (tmp_path / "s.jsonl").open("a") as file:
-        file.write('{"env_st')
+        file.write('{"env_st')  # a line that was not written to its end
+    agent.learn(20, callback=score(), reset_num_timesteps=False)
+    assert [line["env_steps"] for line in read_scores(tmp_path / "s.jsonl")] == [20, 40, 60, 80, 100, 120]
+    with (tmp_path / "s.jsonl").open("a") as file:
+        file.write('{"env_st\n')
     with pytest.raises(ValueError, match="is damaged, or holds no scores"):
         agent.learn(50, callback=score(), reset_num_timesteps=False)
+
+
+def test_a_run_that_was_killed_early_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its only checkpoint is that of step 0, and scores are of steps that are made again."""
+    flags = ["--folder", str(tmp_path / "run"), "--resume", "--checkpoint-every", "5000", *TINY]
+    scored = ["--eval-every", "20", "--eval-episodes", "1"]
+
+    def killed(checkpoint: RunCheckpoint) -> bool:
+        if checkpoint.num_timesteps > 50:
+            raise MemoryError
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoint, "_on_step", killed)
+        assert main(["train", "CartPole-v1", "--steps", "100", *flags, *scored]) == 1
+    assert [line["env_steps"] for line in read_scores(tmp_path / "run" / "scores.jsonl")] == [20, 40]
+    monkeypatch.setattr("hd_agents.cli.pictures.leave", lambda *arguments: None)
+    assert main(["train", "CartPole-v1", "--steps", "30", *flags]) == 0
+    assert read_scores(tmp_path / "run" / "scores.jsonl") == []
+    assert main(["train", "CartPole-v1", "--steps", "60", *flags, *scored]) == 0
+    assert [line["env_steps"] for line in read_scores(tmp_path / "run" / "scores.jsonl")] == [30, 40, 60]
 
 
 def test_a_simulator_that_fails_costs_one_score(tmp_path: Path) -> None:
@@ -117,16 +144,19 @@ def test_a_simulator_that_fails_costs_one_score(tmp_path: Path) -> None:
         def step(self, action: Any) -> Any:
             if len(made) == 2:
                 raise RuntimeError("the simulator is gone")
-            return super().step(action)
+            obs, reward, *rest = super().step(action)
+            return obs, np.nan if len(made) == 3 else reward, *rest
 
     def make() -> Clock:
         made.append(True)
         return Fails(7)
 
     agent = tiny(env=Clock(7))
-    with pytest.warns(UserWarning, match="evaluation after 40 env steps failed.*the simulator is gone"):
-        agent.learn(60, callback=ScoreCurve(make, tmp_path / "s.jsonl", 20, episodes=1))
-    assert [line["env_steps"] for line in read_scores(tmp_path / "s.jsonl")] == [20, 60]
+    with pytest.warns(UserWarning, match="evaluation after") as caught:
+        agent.learn(80, callback=ScoreCurve(make, tmp_path / "s.jsonl", 20, episodes=1))
+    said = [str(one.message) for one in caught if "evaluation" in str(one.message)]
+    assert ["40 env steps failed: RuntimeError" in said[0], "60 env steps failed: ValueError" in said[1]] == [True] * 2
+    assert [line["env_steps"] for line in read_scores(tmp_path / "s.jsonl")] == [20, 80]
     with pytest.raises(ValueError, match="spaces do not match"):
         agent.learn(60, callback=ScoreCurve("Pendulum-v1", tmp_path / "t.jsonl", 20, episodes=1))
 

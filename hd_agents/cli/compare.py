@@ -12,7 +12,7 @@ import numpy as np
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import tasks, train
-from hd_agents.cli.curves import EVALUATION_SEED, RETURNS, curve_of, draw_mean
+from hd_agents.cli.curves import EVALUATION_SEED, curves_of, draw_mean
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.figures import COLOURS
 from hd_agents.cli.resuming import changed_settings, told_folder
@@ -195,12 +195,13 @@ def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     curves, pairs = figure.subplots(1, 2, width_ratios=(2, 1))
     names = list(dict.fromkeys(row["variant"] for row in rows))
+    found, returns = curves_of([Path(row["folder"]) for row in rows])
     for name, colour in zip(names, cycle(COLOURS), strict=False):
-        runs = [curve_of(Path(row["folder"])) for row in rows if row["variant"] == name]
+        runs = [curve for curve, row in zip(found, rows, strict=True) if row["variant"] == name]
         draw_mean(curves, runs, colour, MEANING.get(name, name))
     for seed in {row["seed"] for row in rows}:
         pairs.plot(names, [scores(rows, name)[seed] for name in names], "o-", color="#777777")
-    curves.set(title=task, xlabel="env steps", ylabel=RETURNS)
+    curves.set(title=task, xlabel="env steps", ylabel=returns)
     is_of_harmony = set(names) <= set(HARMONY)
     pairs.set(title="evaluation, a line per seed", xlabel="harmony" if is_of_harmony else "", ylabel="mean return")
     pairs.margins(x=0.4)

@@ -14,7 +14,6 @@ WINDOW = 10  # episodes; of the curve's moving average
 POINTS = 100  # of a mean curve
 SCORES = "scores.jsonl"  # in a run's folder: evaluations while it learned
 EVALUATION_SEED = 10_000  # of an evaluation's first episode; the same episodes for every agent
-RETURNS = f"evaluations, or means of {WINDOW} training returns"  # what curve_of gives
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -47,13 +46,13 @@ def evaluations(folder: Path) -> Curve:
     return np.array([line["env_steps"] for line in found], np.int64), np.array([line["mean_return"] for line in found])
 
 
-def curve_of(folder: Path) -> Curve:
-    """A run's :func:`evaluations`, or where it has none the means of up to WINDOW training returns."""
-    found = evaluations(folder)
-    if len(found[0]):
-        return found
-    steps, totals = read_episodes(folder)
-    return steps, moving_mean(totals)
+def curves_of(folders: Sequence[Path]) -> tuple[list[Curve], str]:
+    """A curve of each run, and what they show: :func:`evaluations` if all of them have some, else training returns."""
+    found = [evaluations(folder) for folder in folders]
+    if found and all(len(steps) for steps, _ in found):
+        return found, "mean return of evaluations"
+    trained = [read_episodes(folder) for folder in folders]
+    return [(steps, moving_mean(totals)) for steps, totals in trained], f"training return, mean of {WINDOW} episodes"
 
 
 def draw_curve(path: Path, episodes: Curve, evaluated: Curve, title: str) -> None:
@@ -78,8 +77,13 @@ def draw_mean(axes: Any, curves: Sequence[Curve], colour: str, label: str, style
     """Draw curves of the same settings, and their mean where all of them have values; nothing for empty ones."""
     curves = [(steps, values) for steps, values in curves if len(steps)]
     for steps, values in curves:
-        axes.plot(steps, values, style, color=colour, alpha=0.3, linewidth=1)
-    if curves:
-        grid = np.linspace(max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves), POINTS)
+        axes.plot(steps, values, "o" if len(steps) == 1 else style, color=colour, alpha=0.3, linewidth=1)
+    if not curves:
+        return
+    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    if first < last:
+        grid = np.linspace(first, last, POINTS)
         mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
         axes.plot(grid, mean, style, color=colour, linewidth=2.5, label=label)
+    else:
+        axes.plot([], [], style, color=colour, label=label)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hd_agents import zoo
 from hd_agents.aggregates import MEASURES, Estimate
-from hd_agents.cli.curves import RETURNS, Curve, draw_mean
+from hd_agents.cli.curves import Curve, draw_mean
 from hd_agents.zoo.catalogue import suites
 
 COLOURS = ("#08519c", "#d94801", "#238b45", "#88419d", "#b8860b", "#ae017e", "#41b6c4", "#7f2704")
@@ -17,8 +17,8 @@ GREYS = ("#444444", "#999999")  # of what others published
 COLUMNS = 4  # panels side by side
 
 
-def curves(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Path:
-    """A panel per task: the return over env steps, of all methods."""
+def curves(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Curve]]], returns: str) -> Path:
+    """A panel per task: the return over env steps, of all methods; ``returns`` says of which kind it is."""
     colours = _colours(method for methods in tasks.values() for method in methods)
     figure, panels = _panels(tasks)
     for axes, (name, methods) in zip(panels, tasks.items(), strict=True):
@@ -27,7 +27,7 @@ def curves(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Pa
         axes.set_title(name, fontsize=10)
         axes.grid(alpha=0.3)
     figure.supxlabel("env steps")
-    figure.supylabel(f"{RETURNS}\n(dashed: published evaluations)", fontsize=9)
+    figure.supylabel(f"{returns}\n(dashed: published evaluations)", fontsize=9)
     return _save(figure, path)
 
 

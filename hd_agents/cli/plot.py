@@ -11,7 +11,7 @@ import numpy as np
 from hd_agents import aggregates, zoo
 from hd_agents.cli import figures
 from hd_agents.cli.benchmark import EVALUATION
-from hd_agents.cli.curves import Curve, curve_of
+from hd_agents.cli.curves import Curve, curves_of
 from hd_agents.cli.errors import UsageError, checked
 from hd_agents.scores import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
@@ -60,11 +60,11 @@ def run(options: argparse.Namespace) -> int:
     evaluated = [one.name.partition("/")[0] for one in runs if one.row is not None]
     found = {suite: scores(suite, runs, labels, suite in asked) for suite in dict.fromkeys([*asked, *evaluated])}
     estimates = checked(lambda: {suite: _aggregate(methods) for suite, methods in found.items() if methods})
-    curves, points = _curves(runs, labels, asked), _points(runs, labels)
+    (curves, returns), points = _curves(runs, labels, asked), _points(runs, labels)
     if not (curves or points or estimates):
         raise UsageError(f"nothing to draw in {', '.join(options.what)}: no episode has ended, nothing was evaluated.")
     checked(lambda: options.output.mkdir(parents=True, exist_ok=True))
-    written = [figures.curves(options.output / "curves.png", curves)] if curves else []
+    written = [figures.curves(options.output / "curves.png", curves, returns)] if curves else []
     written += [figures.scores(options.output / "scores.png", points)] if points else []
     for suite, (values, thresholds, profiles, better) in estimates.items():
         title = f"{suite}: {describe(found[suite])}"
@@ -153,11 +153,18 @@ def _aggregate(found: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
     return aggregates.aggregates(found), thresholds, aggregates.profiles(found, thresholds), better
 
 
-def _curves(runs: Sequence[Run], labels: Sequence[str], asked: Sequence[str]) -> dict[str, dict[str, list[Curve]]]:
-    """Task -> method -> curves, the published ones last: of tasks that were run here, and of the suites asked for."""
+def _curves(
+    runs: Sequence[Run], labels: Sequence[str], asked: Sequence[str]
+) -> tuple[dict[str, dict[str, list[Curve]]], str]:
+    """Task -> method -> curves, the published ones last: of tasks that were run here, and of the suites asked for.
+
+    And what returns ours are of.
+    """
     found: dict[str, dict[str, list[Curve]]] = {}
-    for one, name in zip(runs, labels, strict=True):
-        if one.folder is not None and len((curve := curve_of(one.folder))[0]):
+    logged = [(one, name, one.folder) for one, name in zip(runs, labels, strict=True) if one.folder is not None]
+    ours, returns = curves_of([folder for *_, folder in logged])
+    for (one, name, _), curve in zip(logged, ours, strict=True):
+        if len(curve[0]):
             found.setdefault(one.name, {}).setdefault(name, []).append(curve)
     for suite in dict.fromkeys([*asked, *(name.partition("/")[0] for name in found)]):
         if published := zoo.published(suite):
@@ -165,7 +172,7 @@ def _curves(runs: Sequence[Run], labels: Sequence[str], asked: Sequence[str]) ->
                 for name in curves if suite in asked else [name for name in curves if name in found]:
                     pairs = [(published.env_steps, values) for values in curves[name]]
                     found.setdefault(name, {})[method] = pairs
-    return found
+    return found, returns
 
 
 def _points(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:

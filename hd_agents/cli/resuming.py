@@ -14,9 +14,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
+from hd_agents.cli.curves import SCORES
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.tasks import parse_setting
 from hd_agents.cli.tracking import PROJECT
+from hd_agents.score_curve import forget_scores
 from hd_agents.zoo.models import RUN
 from hd_agents.zoo.training import Plan
 from hd_agents.zoo.transfer import NETWORKS
@@ -110,6 +112,7 @@ def resume(
         print(f"Warning: {warning.message}", file=sys.stderr)
     if agent is not None:
         _forget_episodes(folder, agent.num_timesteps // plan.n_envs)
+        forget_scores(folder / SCORES, agent.num_timesteps)
         changed = changed_settings(folder / "config.yml", plan, options.seed)
         print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {changed}" if changed else ""), flush=True)
     return agent

@@ -59,9 +59,9 @@ class NaturalControl(Control):
                 f"format that OpenCV reads. The word {GENERATED!r} instead of a folder makes moving stripes."
             )
         self._videos: str | Path = videos if videos == GENERATED else Path(videos).expanduser()
-        if isinstance(self._videos, Path) and not files_of(self._videos):
-            raise FileNotFoundError(f"{videos} is no video and no folder with files: pass videos=<folder>.")
         self._size = int(control_options.get("size", 64))
+        if isinstance(self._videos, Path):
+            read_background(self._videos, self._size, 1, 0, grayscale)  # an error now, not at the first reset
         self._frames_wanted, self._grayscale = video_frames, grayscale
         self._film: npt.NDArray[np.uint8] | None = None
         super().__init__(domain, task, **control_options)
@@ -93,8 +93,9 @@ class NaturalControl(Control):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """As :meth:`hd_agents.envs.replayed.Replayed.set_state`."""
-        if state["video_seed"] != self._video_seed:
-            self._choose(state["video_seed"])
+        seed = state.get("video_seed", 0)
+        if seed != self._video_seed:
+            self._choose(seed)
         super().set_state(state)
         self._now = state["film"]
         self.np_random = new_generator(state["generator"])
@@ -146,11 +147,6 @@ def _recoloured(element: str, colours: Mapping[str, str]) -> str:
     return element
 
 
-def files_of(place: Path) -> list[Path]:
-    """A file, or all files of a folder and its subfolders, in order."""
-    return [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-
-
 def read_background(place: Path, size: int, frames: int, seed: int, grayscale: bool) -> npt.NDArray[np.uint8]:
     """Read at most ``frames`` frames from a video, or from a folder's videos in random order.
 
@@ -163,7 +159,7 @@ def read_background(place: Path, size: int, frames: int, seed: int, grayscale: b
     except ImportError as error:
         raise ImportError('Videos need OpenCV: install it with `pip install "hd_agents[dmc]"`.') from error
 
-    files = files_of(place)
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     film: list[npt.NDArray[np.uint8]] = []
     for number in np.random.default_rng(seed).permutation(len(files)):
         video = cv2.VideoCapture(str(files[number]))
