@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from hd_agents import checks
 from hd_agents.evaluation import RULES, EnvMaker, evaluate
 from hd_agents.host import atomic_write
+from hd_agents.progress import bar_is_seen, tqdm
 
 
 class ScoreCurve(BaseCallback):
@@ -28,6 +29,7 @@ class ScoreCurve(BaseCallback):
         :meth:`hd_agents.evaluation.Evaluation.to_json` has. A run that goes on keeps the lines up to where it stands.
     :param every: env steps between two evaluations; the last one comes at the end of ``learn``, if it is due then.
     :param episodes: and the arguments after it: as for ``evaluate``.
+    :param verbose: 1 prints each score, and a bar of the episodes while they are played.
     :raises ValueError: for numbers and rules that are not allowed; when learning starts, for a file of another run; at
         the first evaluation, for what ``evaluate`` refuses.
     """
@@ -42,8 +44,9 @@ class ScoreCurve(BaseCallback):
         seed: int = 0,
         n_envs: int = 1,
         env_kwargs: Mapping[str, Any] | None = None,
+        verbose: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(verbose)
         self.task, self.path = task, Path(path)
         self.every = checks.whole("every", every, 1)
         self.evaluation: dict[str, Any] = {
@@ -87,7 +90,8 @@ class ScoreCurve(BaseCallback):
             return False
         self._tried, begun = agent.num_timesteps, time.monotonic()
         try:
-            found = evaluate(agent, self.task, **self.evaluation).to_json()
+            bar = self.verbose > 0 and bar_is_seen()
+            found = evaluate(agent, self.task, **self.evaluation, progress_bar=bar).to_json()
             json.dumps(found, allow_nan=False)
         except Exception as error:  # whatever a simulator does; the run is worth more than one of its scores
             if isinstance(error, ValueError) and not self._lines:  # a mistake in the arguments
@@ -99,6 +103,9 @@ class ScoreCurve(BaseCallback):
         del found["versions"]
         self._lines.append({"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, **found})
         write_scores(self.path, self._lines)
+        if self.verbose:
+            text = f"evaluation {found['mean_return']:.2f} ± {found['std_return']:.2f} ({found['episodes']} episodes)"
+            (tqdm.write if tqdm else print)(f"{agent.num_timesteps:>9} env steps: {text}")
         for name in ("mean_return", "success_rate"):
             if name in found:
                 self.logger.record(f"eval/{name}", found[name])

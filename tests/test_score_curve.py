@@ -1,6 +1,7 @@
 """Evaluations while an agent learns: when they come, what they leave, and that the run goes on as without them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert curves_of([folder, tmp_path])[1] == "training return, mean of 10 episodes"  # where not all have some
     assert means.tolist() == [line["mean_return"] for line in read_scores(folder / "scores.jsonl")]
     assert [line["episodes"] for line in read_scores(folder / "scores.jsonl")] == [2, 2]
-    assert "the 2 evaluations while it learned" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the 2 evaluations while it learned" in out
+    assert len(re.findall(r" env steps: evaluation [\d.]+ ± [\d.]+ \(2 episodes\)", out)) == 2
     assert "eval" not in json.loads((folder / "run.json").read_text())["command"]  # the agent is the same without
     assert main(["plot", str(tmp_path), "--output", str(tmp_path / "plots")]) == 0
 

@@ -212,7 +212,13 @@ def _callbacks(
 ) -> list[BaseCallback]:
     found: list[BaseCallback] = [Report(max(1, plan.steps // REPORTS), facts), DreamFilm(max(1, plan.steps // FILMS))]
     if options.eval_every is not None:
-        how = {"episodes": options.eval_episodes, "seed": EVALUATION_SEED, "n_envs": 5, "env_kwargs": plan.env_kwargs}
+        how = {
+            "episodes": options.eval_episodes,
+            "seed": EVALUATION_SEED,
+            "n_envs": 5,
+            "env_kwargs": plan.env_kwargs,
+            "verbose": 1,
+        }
         facts.scores = ScoreCurve(plan.task, folder / SCORES, options.eval_every, **how)
         found.append(facts.scores)
     return [checkpoint, *found] if checkpoint else found  # stored first: an evaluation may take long
