@@ -1,5 +1,6 @@
 # make train    learns the demo game from pixels and leaves agent, video, curve and dream in runs/
 # make test     ruff, mypy and pytest, a worker per core (ARGS='-n 0' for one process, as a debugger needs)
+# make gpu      the tests that need a CUDA device, and what an update and a whole run take there
 # make docs     the documentation as a site, in site/
 # Each sets up .venv on its first call. PYTHON=python3.12 picks another interpreter.
 
@@ -14,12 +15,15 @@ $(if $(filter dm_control/% dmc_%,$(TASK)),$(comma)dmc)\
 $(if $(filter Meta-World/% metaworld/%,$(TASK)),$(comma)metaworld)
 train_extras := train$(strip $(suite))
 
-.PHONY: help train test docs clean
+DEVICE ?= cuda
+
+.PHONY: help train test gpu docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train [TASK=$(TASK)] [STEPS=n] [ARGS='--seed 1 --set key=value']"
 	@echo "make test  [ARGS='-m slow -k cartpole']"
+	@echo "make gpu   [DEVICE=cuda:1]"
 	@echo "make docs"
 	@echo "make clean   removes .venv and the tools' caches; runs/ stays"
 
@@ -30,6 +34,12 @@ test: .venv/ready-dev
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/pytest -n auto --dist loadfile $(ARGS)
+
+gpu: .venv/ready-dev
+	.venv/bin/pytest -m gpu $(ARGS)
+	.venv/bin/python benchmarks/update.py nano cpu-small atari100k metaworld --precision float32 bfloat16 --device $(DEVICE)
+	.venv/bin/python benchmarks/train_loop.py --device $(DEVICE)
+	.venv/bin/hd-agents check atari100k/pong --device $(DEVICE)
 
 docs: .venv/ready-docs
 	.venv/bin/mkdocs build
