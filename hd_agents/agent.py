@@ -61,8 +61,9 @@ class HarmonyDreamAgent(LearningLoop):
     :param size: width of the networks: "nano", "xsmall", "small", "medium", "large" or "xlarge".
     :param harmony: True balances observation, reward and dynamics losses by learned coefficients, the paper's method;
         False is the plain backbone. A mapping changes single losses: ``{"reward": False, "observation": 0.5}`` takes
-        the backbone's fixed weight for one and a weight of its own for the other; ``{"continue": True}`` harmonises the
-        loss of the episodes' ends too, which the paper does not.
+        the backbone's fixed weight for one and a weight of its own for the other. Of a Dict "observation" is all keys,
+        and "observation/camera" or "camera" one. ``{"continue": True}`` harmonises the loss of the episodes' ends too,
+        which the paper does not.
     :param learning_rate: of the world model, per gradient step; a number, "lin_0.001" to fall from 0.001 to 0 over the
         run, or a function of the progress remaining (1 to 0). The same holds for the next two.
     :param actor_learning_rate: of the actor.
