@@ -95,6 +95,17 @@ def check_rewards(rewards: NDArray[Any], steps: int) -> None:
         )
 
 
+def as_flags(dones: NDArray[Any], n_envs: int, steps: int) -> NDArray[np.bool_]:
+    """The ends of episodes (N,) as truth values, which some environments give as numbers. ValueError for a shape."""
+    flags = np.asarray(dones)
+    if flags.shape != (n_envs,):
+        raise ValueError(
+            f"The environments returned ends of episodes of shape {flags.shape} after {steps:,} env steps: expected "
+            "one for each."
+        )
+    return flags.astype(bool)
+
+
 def watch(env: VecEnv, steps: Callable[[], int]) -> None:
     """Check every observation that a ``DummyVecEnv`` inside ``env`` takes in from now on; other kinds stay as they are.
 

@@ -20,6 +20,7 @@ from hd_agents.checkpoint import (
     claim,
     commit,
     file_name,
+    is_whole,
     newest_intact,
     prune,
     release,
@@ -53,7 +54,7 @@ class RunCheckpoint(BaseCallback):
 
     def __init__(self, folder: str | Path, every: int = 10_000, keep: int = 2, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self.every = checks.whole("every", every, 1)
         self.keep = checks.whole("keep", keep, 1)
         self.stopped_by: str | None = None
@@ -107,7 +108,9 @@ class RunCheckpoint(BaseCallback):
         self._claim()
         self._learning = True
         in_folder, known = steps_in(self.folder), self._kept[-1].step if self._kept else -1
-        if in_folder and not 0 <= known <= self.model.num_timesteps:
+        others = set(all_in(self.folder)) - set(self._there)
+        if in_folder and (others or not 0 <= known <= self.model.num_timesteps):
+            self.on_training_failure()
             raise CheckpointError(
                 f"{self.folder} holds checkpoints of a run up to step {in_folder[0]}, and this one begins at step "
                 f"{self.model.num_timesteps}. Go on with that one by resume(env) and learn(..., "
@@ -134,6 +137,12 @@ class RunCheckpoint(BaseCallback):
     def _on_training_end(self) -> None:
         if not self._stopping:
             self.save()
+        self._learning = False
+        self._give_signals_back()
+        release(self.folder)
+
+    def on_training_failure(self) -> None:
+        """An exception ends ``learn``: give folder and signals back. What was stored last is intact."""
         self._learning = False
         self._give_signals_back()
         release(self.folder)
@@ -194,7 +203,7 @@ class RunCheckpoint(BaseCallback):
     def _write(self, step: int, turn: int, last: Manifest | None) -> Manifest:
         agent: Any = self.model
         replay = agent.replay_buffer
-        if last is None or replay.history is not self._history:
+        if last is None or replay.history is not self._history or not is_whole(self.folder, last):
             files, since = {}, [0] * replay.n_envs
         else:
             files, since = dict(last.replay), self._added

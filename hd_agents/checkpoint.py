@@ -38,7 +38,7 @@ OURS = re.compile(r"(agent|state|replay|checkpoint)-(\d{12})(?:-(\d{1,6}))?\.(zi
 ABANDONED = re.compile(rf"\.{OURS.pattern}\.[0-9a-f]{{8}}\.tmp", re.ASCII)  # of a process that was killed while writing
 MAX_MANIFEST = 1 << 24  # bytes
 LOCK = ".lock"
-_claimed: dict[Path, int] = {}  # folders that this process has to itself, and the descriptors of their locks
+_claimed: dict[Path, tuple[int, int]] = {}  # folders: descriptor of the lock, and the process that has it
 
 
 class CheckpointError(ArchiveError):
@@ -128,6 +128,12 @@ def commit(folder: Path, step: int, turn: int, replay: Mapping[str, Sequence[int
     return manifest
 
 
+def is_whole(folder: Path, known: Manifest) -> bool:
+    """Whether the rows of a checkpoint are still there, as far as their files' sizes tell."""
+    sizes = {name: known.files[name][0] for name in known.replay}
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+
+
 def prune(folder: Path, kept: Sequence[Manifest]) -> None:
     """Remove what belongs to none of the ``kept`` checkpoints: older and damaged ones, and what killed processes left.
 
@@ -148,12 +154,12 @@ def claim(folder: Path) -> None:
 
     :raises CheckpointError: if another process has claimed it. :raises OSError: if the folder cannot be written.
     """
-    if fcntl is None or folder.resolve() in _claimed:
+    if fcntl is None or _claimed.get(folder.resolve(), (0, 0))[1] == os.getpid():  # not of a process that was forked
         return
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
@@ -166,14 +172,13 @@ def claim(folder: Path) -> None:
         return
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
-    _claimed[folder.resolve()] = descriptor
+    _claimed[folder.resolve()] = descriptor, os.getpid()
 
 
 def release(folder: Path) -> None:
     """Let other processes learn in this folder again; nothing if this one has not claimed it."""
-    descriptor = _claimed.pop(folder.resolve(), None)
-    if descriptor is not None:
-        os.close(descriptor)
+    if claimed := _claimed.pop(folder.resolve(), None):
+        os.close(claimed[0])
 
 
 def _read_manifest(path: Path, step: int, turn: int) -> Manifest:

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, recorder
-from hd_agents.arrivals import moves, watch
+from hd_agents.arrivals import as_flags, moves, watch
 from hd_agents.collection import Collector, VecStep, add_episode, make_replay, normalize_batch
 from hd_agents.graphs import GraphedUpdates
 from hd_agents.host import keep_freed_memory
@@ -22,7 +22,7 @@ from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
 from hd_agents.nonfinite import PATIENCE
 from hd_agents.policies import DreamPolicy
-from hd_agents.progress import Forecast, ProgressBar, record_logs, with_bar
+from hd_agents.progress import Forecast, ProgressBar, record_logs, tell_failure, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
 from hd_agents.spaces import Observation
@@ -112,6 +112,9 @@ class LearningLoop(BaseAlgorithm):
             while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
                 self.train(self._due_updates())
             self._begin_anew_where_moved()
+        except BaseException:
+            tell_failure(callback)
+            raise
         finally:
             self._learning = False
             if self._progress is not None:
@@ -129,6 +132,7 @@ class LearningLoop(BaseAlgorithm):
         """One step of every environment into replay; False when the callback asks to stop."""
         self._begin_anew_where_moved()
         callback.on_rollout_start()
+        self._begin_anew_where_moved()  # a callback may have moved them
         env, normalizer, replay = self.env, self._vec_normalize_env, self.replay_buffer
         assert env is not None
         assert replay is not None
@@ -142,16 +146,19 @@ class LearningLoop(BaseAlgorithm):
         random = self.num_timesteps < self.learning_starts and not self._n_updates
         actions = self._collector.act(seen, starts, random)
         new_obs, rewards, dones, infos = env.step(actions)
+        dones = as_flags(dones, env.num_envs, self.num_timesteps)
         self.num_timesteps += env.num_envs
         self._note_moves()
         delivered: Any = new_obs if normalizer is None else normalizer.get_original_obs()
         earned = rewards if normalizer is None else normalizer.get_original_reward()
-
-        callback.update_locals(locals())
-        go_on = callback.on_step()
-
         done_before = self.num_timesteps - env.num_envs
-        self._collector.store(replay, VecStep(delivered, earned, dones, infos, done_before), normalizer)
+        try:
+            callback.update_locals(locals())
+            go_on = callback.on_step()
+            self._collector.store(replay, VecStep(delivered, earned, dones, infos, done_before), normalizer)
+        except BaseException:
+            self._last_obs = None  # the step is not in the replay: a new episode begins
+            raise
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         if normalizer is not None:
             self._last_original_obs = delivered
@@ -206,8 +213,15 @@ class LearningLoop(BaseAlgorithm):
         """
         assert self.replay_buffer is not None
         gradient_steps = checks.whole("gradient_steps", gradient_steps, 0)
+        rates = self._rates().values()
         if gradient_steps:
-            self.learner.set_learning_rates(*self._rates().values())
+            self.learner.set_learning_rates(*rates)
+            if not (self._learning or any(rates)):
+                warnings.warn(
+                    "train() learns nothing: all learning rates are 0, as after a learn() to whose end they fall. Use "
+                    "numbers instead of 'lin_...'.",
+                    stacklevel=2,
+                )
         for _ in range(gradient_steps):
             begun = time.perf_counter()
             try:
@@ -284,6 +298,8 @@ class LearningLoop(BaseAlgorithm):
             it to all algorithms.
         :raises ValueError: for another kind of file, or one of other spaces or another number of environments.
         """
+        if self._learning:
+            raise ValueError("load_replay_buffer() within learn(): call it before or after.")
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay()
         self.replay_buffer.load(as_file(path, ".replay"))

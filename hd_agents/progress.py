@@ -148,6 +148,15 @@ def episode_bar(total: int) -> Any:
     return tqdm(total=total, unit=" episodes", dynamic_ncols=True)
 
 
+def tell_failure(callback: Any) -> None:
+    """Let callbacks that have an ``on_training_failure`` know that ``learn`` ends by an exception."""
+    for one in [callback, *getattr(callback, "callbacks", ())]:
+        if one is not callback:
+            tell_failure(one)
+        elif hasattr(one, "on_training_failure"):
+            one.on_training_failure()
+
+
 def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) -> None:
     """Hand the values of one log table to the agent's logger.
 

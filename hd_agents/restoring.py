@@ -70,7 +70,7 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     for name in RATES:
         data[name] = _freeze(name, data[name], agent._current_progress_remaining, data["frozen_schedules"])
     data["ep_info_buffer"] = [{key: float(info[key]) for key in "rlt"} for info in agent.ep_info_buffer or ()]
-    data["ep_success_buffer"] = [float(success) for success in agent.ep_success_buffer or ()]
+    data["ep_success_buffer"] = [float(np.mean(success)) for success in agent.ep_success_buffer or ()]
     wanted = set(include)
     missing = sorted(name for name in wanted - data.keys() if not hasattr(agent, name))
     if missing:

@@ -348,3 +348,85 @@ def test_what_goes_on_needs_its_environment_and_its_count(tmp_path: Path) -> Non
     agent = checkpoint.resume("CartPole-v1", device="cpu")
     with pytest.raises(CheckpointError, match=r"learn\(\.\.\., reset_num_timesteps=False\)"):
         agent.learn(100, callback=checkpoint)
+
+
+def test_an_agent_that_was_left_behind_removes_no_newer_checkpoints(tmp_path: Path) -> None:
+    tiny(env=Clock(5)).learn(60, callback=RunCheckpoint(tmp_path, every=20))
+    old, new = RunCheckpoint(tmp_path, every=20), RunCheckpoint(tmp_path, every=20)
+    left, ahead = old.resume(Clock(5)), new.resume(Clock(5))
+    assert left is not None
+    assert ahead is not None
+    ahead.learn(60, callback=new, reset_num_timesteps=False)
+    there = steps_in(tmp_path)
+    with pytest.raises(CheckpointError, match="holds checkpoints of a run up to step 120"):
+        left.learn(10, callback=old, reset_num_timesteps=False)
+    assert steps_in(tmp_path) == there
+    ahead.learn(10, callback=new, reset_num_timesteps=False)  # the folder was given back
+
+
+def test_rows_that_somebody_has_removed_are_stored_again(tmp_path: Path) -> None:
+    class Cleaner(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 50:
+                min(tmp_path.glob("replay-*.rows")).unlink()
+            return True
+
+    agent = tiny(env=Clock(5)).learn(90, callback=[Cleaner(), RunCheckpoint(tmp_path, every=20)])
+    resumed = RunCheckpoint(tmp_path, every=20).resume(Clock(5))
+    assert resumed is not None
+    assert resumed.replay_buffer.added == agent.replay_buffer.added
+    for name, column in agent.replay_buffer._columns.items():
+        rows = len(agent.replay_buffer)
+        assert np.array_equal(resumed.replay_buffer._columns[name][:, :rows], column[:, :rows])
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    checkpoint = RunCheckpoint("run", every=20)
+    agent = tiny(env=Clock(5)).learn(30, callback=checkpoint)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    agent.learn(30, callback=checkpoint, reset_num_timesteps=False)
+    assert steps_in(tmp_path / "run")[0] == 60
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def claimed_elsewhere(folder: Path) -> bool:
+    """Whether another process can claim a folder."""
+    command = [sys.executable, "-c", _LEARNER, str(folder)]
+    return subprocess.run(command, input="", capture_output=True, text=True, check=False).stdout == "claimed\n"
+
+
+def test_a_failed_learn_gives_folder_and_signals_back(tmp_path: Path) -> None:
+    class Fails(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 25:
+                raise RuntimeError("mine")
+            return True
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(RuntimeError, match="mine"):
+        tiny(env=Clock(5)).learn(90, callback=[RunCheckpoint(tmp_path, every=20), Fails()])
+    assert signal.getsignal(signal.SIGINT) is before
+    done = subprocess.run(
+        [sys.executable, "-c", _LEARNER, str(tmp_path)], input="", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_forked_process_has_no_claim(tmp_path: Path) -> None:
+    checkpoint.claim(tmp_path)
+    child = os.fork()
+    if child == 0:
+        try:
+            checkpoint.claim(tmp_path)
+        except CheckpointError:
+            os._exit(3)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    (tmp_path / ".lock").read_bytes()  # opening and closing it does not give it up
+    done = subprocess.run(
+        [sys.executable, "-c", _LEARNER, str(tmp_path)], input="", capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    checkpoint.release(tmp_path)

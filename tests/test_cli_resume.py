@@ -3,6 +3,8 @@
 import json
 import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +222,22 @@ def test_a_run_that_failed_at_once_can_be_begun_again(
     assert "To go on" not in capsys.readouterr().out
     assert learn(tmp_path, "--resume", "--steps", "20") == 0
     assert HarmonyDreamAgent.load(tmp_path / "agent.zip", device="cpu").num_timesteps == 20
+
+
+def test_a_second_command_leaves_the_running_one_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused before it has touched a file of the run."""
+    folder = tmp_path / "run"
+    assert learn(folder, "--resume", "--checkpoint-every", "30", "--steps", "60", "--eval-every", "20") == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    other = "import sys; from pathlib import Path; from hd_agents.checkpoint import claim; claim(Path(sys.argv[1])); "
+    words = [sys.executable, "-c", other + "print(1, flush=True); sys.stdin.read()", str(folder / "checkpoints")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        capsys.readouterr()
+        assert learn(folder, "--resume", "--checkpoint-every", "30", "--steps", "90") == 1
+        assert "is learning in" in capsys.readouterr().err
+        process.kill()
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+    assert learn(folder, "--resume", "--checkpoint-every", "30", "--steps", "90") == 0

@@ -155,6 +155,26 @@ def test_an_environment_says_that_it_cannot_be_stored() -> None:
     assert get_vec_state(DummyVecEnv([lambda: env]))["envs"] is None
 
 
+def test_methods_of_these_names_that_are_called_otherwise() -> None:
+    """MuJoCo's set_state(qpos, qvel), for one: such an environment is stored by its attributes, or not at all."""
+
+    class Simulator(Scripted):
+        def get_state(self, name: str) -> str:
+            return name
+
+        def set_state(self, qpos: Any, qvel: Any) -> None:
+            raise AssertionError
+
+    one, other = (Simulator(spaces.Discrete(2), spaces.Discrete(2)) for _ in range(2))
+    one.reset(seed=0)
+    one.step(one.action_space.sample())
+    other.reset(seed=1)
+    set_state(other, from_json(to_json(get_state(one))))
+    assert other._step == one._step == 1
+    other.engine = object()  # type: ignore[attr-defined]
+    assert get_state(other) is None
+
+
 def test_environments_must_be_wrapped_alike() -> None:
     state = get_state(Monitor(scripted()))
     with pytest.raises(ArchiveError, match=r"made of .*Scripted.* but the stored one was of .*Monitor"):

@@ -314,3 +314,84 @@ def test_the_end_of_episodes_can_be_harmonised_too() -> None:
     assert (weighted.harmonized, weighted.scale) == (False, 5.0)
     asked.learn(60)
     assert asked.policy.networks.harmonizer.log_sigma.detach().abs().min() > 0
+
+
+class Stops(BaseCallback):
+    """Raises in the middle of the step that ends at ``at``."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.at:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_a_learn_that_broke_off_within_a_step_glues_no_episodes() -> None:
+    agent = tiny(env=Clock(30), learning_starts=1_000)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(20, callback=Stops(7))
+    agent.learn(10, reset_num_timesteps=False)
+    ((first, second),) = numbers(agent)
+    assert first == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]  # the seventh is not known
+    assert second[:3] == [0.0, 1.0, 2.0]
+
+
+def test_a_callback_that_moves_the_environments_before_a_step() -> None:
+    class Moves(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps == 5:
+                self.training_env.reset()
+                self.training_env.step(np.zeros(1, int))
+
+        def _on_step(self) -> bool:
+            return True
+
+    agent = tiny(env=Clock(30), learning_starts=1_000).learn(10, callback=Moves())
+    ((first, second),) = numbers(agent)
+    assert first == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert second == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_replay_is_not_exchanged_within_learn(tmp_path: Path) -> None:
+    agent = tiny(env=Clock(5)).learn(10)
+    agent.save_replay_buffer(tmp_path / "rows")
+
+    def load(found: dict[str, Any], _: Any) -> bool:
+        agent.load_replay_buffer(tmp_path / "rows")
+        return True
+
+    with pytest.raises(ValueError, match="within learn"):
+        agent.learn(10, callback=load)
+
+
+def test_training_by_rates_that_have_fallen_to_0_is_told() -> None:
+    names = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
+    agent = tiny(env=Clock(5), **dict.fromkeys(names, "lin_0.001")).learn(60)
+    with pytest.warns(UserWarning, match="learns nothing: all learning rates are 0"):
+        agent.train(1)
+
+
+@pytest.mark.parametrize("kind", [int, np.float32])
+def test_ends_of_episodes_that_are_numbers(kind: Any, tmp_path: Path) -> None:
+    env = DummyVecEnv([lambda: Clock(5)])
+    wait = env.step_wait
+    env.step_wait = lambda: (*(found := wait())[:2], found[2].astype(kind), found[3])  # type: ignore[method-assign]
+    agent = tiny(env=env).learn(40)
+    agent.save(tmp_path / "a")
+    HarmonyDreamAgent.load(tmp_path / "a", env=DummyVecEnv([lambda: Clock(5)]))
+    env.step_wait = lambda: (*(found := wait())[:2], found[2][:, None], found[3])  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"ends of episodes of shape \(1, 1\)"):
+        agent.learn(40)
+
+
+def test_success_may_be_an_array(tmp_path: Path) -> None:
+    class Succeeds(Clock):
+        def step(self, action: Any) -> Any:
+            *rest, info = super().step(action)
+            return *rest, {**info, "is_success": np.array([True])}
+
+    tiny(env=Succeeds(5)).learn(20).save(tmp_path / "a")
+    assert list(HarmonyDreamAgent.load(tmp_path / "a").ep_success_buffer) == [1.0] * 4

@@ -23,6 +23,7 @@ from hd_agents.zoo.models import RUN
 from hd_agents.zoo.training import Plan
 from hd_agents.zoo.transfer import NETWORKS
 
+CHECKPOINTS = "checkpoints"  # their folder within the run's
 # Of the flags of `train`; a run's seed is always told.
 DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "device": "auto", "checkpoint_every": None}
 DEFAULTS |= {"track_project": PROJECT, "trained_agent": None, "eval_every": None, "eval_episodes": None}
@@ -41,7 +42,8 @@ def own_run_folder(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--folder {folder} is a file: give the run's folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not any(folder.glob("*.monitor.csv")):
+    left = [path for path in folder.iterdir() if path.name != CHECKPOINTS]
+    if left and not any(folder.glob("*.monitor.csv")):
         runs = sorted(path.parent for path in folder.glob("*/0.monitor.csv"))
         hint = f" Did you mean {runs[-1]}?" if runs else ""
         raise UsageError(f"{folder} holds files, but no run: with --resume, --folder is the folder of one run.{hint}")

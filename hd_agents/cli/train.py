@@ -15,13 +15,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
-from hd_agents.checkpoint import CheckpointError, steps_in
+from hd_agents.checkpoint import CheckpointError, claim, release, steps_in
 from hd_agents.cli import pictures, tasks, tracking
 from hd_agents.cli.curves import EVALUATION_SEED, SCORES
 from hd_agents.cli.errors import UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_model
 from hd_agents.cli.resuming import (
+    CHECKPOINTS,
     own_run_folder,
     resume,
     resume_command,
@@ -42,7 +43,6 @@ RUNS = Path("runs")  # where run folders go
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
 REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
 FILMS = 10  # of the dream, evenly spread over a run
-CHECKPOINTS = "checkpoints"  # their folder within the run's
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status after each, as shells have it
 
 
@@ -123,6 +123,8 @@ def run(options: argparse.Namespace) -> int:
     make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
     _tell_machine(options.device, plan)
     folder = _choose_folder(options, plan.task)
+    if options.resume:
+        claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
     if resuming:
         plan, settings = with_own_env_kwargs(plan, options.settings, folder)
         options = argparse.Namespace(**{**vars(options), "settings": settings})
@@ -150,6 +152,7 @@ def run(options: argparse.Namespace) -> int:
         return _after(failure, folder, agent, resume_command(options, folder) if checkpoint else None)
     finally:
         env.close()
+        release(folder / CHECKPOINTS)
     if status and checkpoint:
         print(f"To go on: {resume_command(options, folder)}", flush=True)
     elif status:

@@ -129,7 +129,7 @@ def _layer_state(layer: Any) -> dict[str, Any]:
         "class": type(layer).__name__,
         "spaces": {name: space_state(space) for name, space in _spaces(layer).items()},
     }
-    if all(callable(getattr(type(layer), name, None)) for name in ("get_state", "set_state")):
+    if _takes(layer, "get_state") and _takes(layer, "set_state", None):
         own = layer.get_state()
         if own is None:
             raise ArchiveError(f"The state of {type(layer).__name__} cannot be stored, it says itself.")
@@ -158,6 +158,17 @@ def _set_layer_state(layer: Any, state: Mapping[str, Any]) -> None:
         setattr(layer, name, new_generator(generator))
     for name, value in state["values"].items():
         setattr(layer, name, _unpack(value))
+
+
+def _takes(layer: Any, name: str, *arguments: Any) -> bool:
+    """Whether the layer's own class has a method of that name that is called so; MuJoCo's set_state is another one."""
+    if not callable(getattr(type(layer), name, None)):
+        return False
+    try:
+        inspect.signature(getattr(layer, name)).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def _spaces(layer: Any) -> dict[str, spaces.Space[Any]]:
