@@ -399,6 +399,10 @@ class HarmonyDreamAgent(LearningLoop):
         :param kwargs: further constructor arguments, other than those that shape the networks.
         :raises ValueError: where model and spaces do not match, naming the tensor and both shapes.
         """
+        if told := sorted({"policy", "backbone", "harmony", "policy_kwargs"} & kwargs.keys()):
+            raise ValueError(f"{', '.join(told)}: follows from the model; leave it out.")
+        if classes is not None:
+            classes = checks.whole("classes", classes, 1)
         arrays = params if isinstance(params, Mapping) else official.read(params)
         if isinstance(env, str):
             register_suite(env)

@@ -89,14 +89,14 @@ def _write_zip(file: BinaryIO, document: dict[str, Any], parts: dict[str, Any]) 
 
 
 def _find(path: Path) -> Path:
-    candidates = (path, Path(f"{path}.zip"))
+    candidates = (path,) if path.suffix == ".zip" else (path, Path(f"{path}.zip"))
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     for candidate in candidates:
         if candidate.exists():
             raise ArchiveError(f"{candidate} is a folder or a device: expected a file written by save().")
-    raise FileNotFoundError(f"There is no saved agent: tried {candidates[0]} and {candidates[1]}.")
+    raise FileNotFoundError(f"There is no saved agent: tried {' and '.join(map(str, candidates))}.")
 
 
 def _read_zip(file: BinaryIO, name: str) -> tuple[dict[str, Any], dict[str, dict]]:

@@ -275,3 +275,7 @@ def test_an_agent_made_of_an_official_model_predicts_learns_and_is_saved(name: s
     wrong = Still(env.observation_space, spaces.Discrete(actions + 1))
     with pytest.raises(ValueError, match="actions"):
         HarmonyDreamAgent.from_official(found.params, wrong, classes=model.overrides["classes"])
+    with pytest.raises(ValueError, match="backbone, policy_kwargs: follows from the model"):
+        HarmonyDreamAgent.from_official(found.params, wrong, backbone="dreamerv2", policy_kwargs={})
+    with pytest.raises(ValueError, match="classes=0: use a whole number"):
+        HarmonyDreamAgent.from_official(found.params, wrong, classes=0)

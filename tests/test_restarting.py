@@ -220,6 +220,31 @@ def test_learning_survives_a_killed_worker(start_method: str) -> None:
     assert lengths.count(3) == 1
 
 
+def test_a_step_that_was_interrupted_leaves_no_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-C in a notebook: the answers that nobody took are not taken for those of the reset."""
+    env = RestartingSubprocVecEnv([lambda: gym.make("CartPole-v1")] * 2)
+    try:
+        first = env.reset()
+        receive = env._receive
+
+        def interrupted(number: int) -> Any:
+            if number == 1:
+                raise KeyboardInterrupt
+            return receive(number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(env, "_receive", interrupted)
+            env.step_async(np.zeros(2, int))
+            with pytest.raises(KeyboardInterrupt):
+                env.step_wait()
+        assert env.reset().shape == first.shape
+        _, rewards, dones, _ = env.step(np.zeros(2, int))
+        assert rewards.tolist() == [1.0, 1.0]
+        assert not dones.any()
+    finally:
+        env.close()
+
+
 def test_wrappers_see_through() -> None:
     env = Monitor(RestartingEnv(lambda: gym.make("CartPole-v1", render_mode="rgb_array")))
     assert env.spec.id == "CartPole-v1"

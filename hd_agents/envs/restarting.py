@@ -127,6 +127,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         self._failures = [""] * self.num_envs
         self._first_seeds: list[int | None] = [None] * self.num_envs
         self._last: list[Any] = [None] * self.num_envs
+        self._unanswered = [False] * self.num_envs  # which owe an answer, as after a Ctrl-C within a step
 
     def step_async(self, actions: np.ndarray) -> None:
         for env, action in enumerate(actions):
@@ -145,6 +146,8 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         seeds, options = self._seeds, self._options
         self._first_seeds = [new if new is not None else old for new, old in zip(seeds, self._first_seeds, strict=True)]
         for env in range(self.num_envs):
+            if self._unanswered[env]:
+                self._receive(env)
             self._send(env, ("reset", (seeds[env], options[env])))
         results = [self._receive(env) or self._restart(env, options[env]) for env in range(self.num_envs)]
         observations, self.reset_infos = zip(*results, strict=True)  # type: ignore[assignment]
@@ -157,7 +160,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         if self.closed:
             return
         for env in range(self.num_envs):
-            if self.waiting:
+            if self._unanswered[env]:
                 self._receive(env)
             self._send(env, ("close", None))
         for process, remote in zip(self.processes, self.remotes, strict=True):
@@ -170,6 +173,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
     def _send(self, env: int, message: tuple[str, Any]) -> None:
         with suppress(*DEAD):  # _receive will find out
             self.remotes[env].send(message)
+        self._unanswered[env] = message[0] in ("step", "reset")
 
     def _receive(self, env: int) -> Any:
         """What the process answers; None if it is dead, as it is after a time without an answer."""
@@ -179,8 +183,10 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             process.kill()
         with suppress(*DEAD):
             if in_time and remote.poll():
-                return remote.recv()
+                answer, self._unanswered[env] = remote.recv(), False
+                return answer
         process.join()
+        self._unanswered[env] = False
         self._failures[env] = f"exit code {process.exitcode}" if in_time else f"no answer for {self._timeout:g} s"
         return None
 

@@ -114,7 +114,7 @@ def locate(name: str | Path, version: str | None = None, media: bool = False) ->
         return hub.download(source, version, media)
     found = Path(name) if local else _shipped(str(name))
     commit = str(packages.read_card(found).get("commit"))
-    if version is not None and not (len(version) >= 7 and commit.startswith(version)):
+    if version is not None and not (len(str(version)) >= 7 and commit.startswith(str(version).lower())):
         raise ValueError(f"version={version!r}: {name} is there once, trained with commit {commit}; leave version out.")
     return found
 
