@@ -132,7 +132,8 @@ class Updates:
 def worker(options: argparse.Namespace) -> None:
     """Answer each line on stdin with one line of JSON: an update, or at the end the report."""
     torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("high")  # as `hd-agents train` does; changes nothing on a CPU
+    if options.device != "cpu":
+        torch.set_float32_matmul_precision("high")  # as `hd-agents train` does
     name, precision = options.worker
     run = Updates(CASES[name], precision, options.device, {"compiled": options.compile})
     for line in sys.stdin:
