@@ -156,11 +156,11 @@ def test_an_unsupported_observation_says_what_is_supported(space: spaces.Space[A
         (MIXED, np.zeros(3), "dict with the keys"),
         (spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(2)}), {"a": 0}, "b"),
         (spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(2)}), {"a": 0, "b": np.array([1])}, "env axis"),
-        (spaces.Discrete(3), np.int64(3), "outside"),
+        (spaces.Discrete(3), np.int64(3), "expected 0 to"),
         (HWC, image((17, 19, 3)).astype(np.float32), "uint8"),
         (HWC, np.full((17, 19, 3), 256), "uint8"),
         (HWC, np.full((17, 19, 3), -1), "uint8"),
-        (HWC, (image((17, 19, 3)), {}), "pass its first part"),
+        (HWC, (image((17, 19, 3)), {}), "write `obs, info = env.reset"),
     ],
 )
 def test_an_observation_that_does_not_fit_is_refused(space: spaces.Space[Any], observation: Any, word: str) -> None:
