@@ -127,14 +127,19 @@ def test_ctrl_c_keeps_the_study_and_the_command_goes_on(
     assert "trial 4, seed 14, mean return 9.00" in (run.folder / "best.yml").read_text()
 
 
-def test_a_trial_whose_numbers_explode_is_passed_over(
-    run: Run, scores: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("error", [NonFiniteError("all NaN"), RuntimeError("the robot fell\nmore of it")])
+def test_a_trial_that_fails_is_passed_over(
+    error: Exception,
+    run: Run,
+    scores: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     learn = HarmonyDreamAgent.learn
 
     def explodes(agent: HarmonyDreamAgent, *arguments: Any, **named: Any) -> None:
         if agent.seed == 0:
-            raise NonFiniteError("all NaN")
+            raise error
         learn(agent, *arguments, **named)
 
     monkeypatch.setattr(HarmonyDreamAgent, "learn", explodes)
@@ -142,7 +147,8 @@ def test_a_trial_whose_numbers_explode_is_passed_over(
     assert run("--trials", "2") == 0
     assert run.states() == ["FAIL", "COMPLETE"]
     printed = capsys.readouterr().out
-    assert "trial 0: failed" in printed and "1 of 2 trials" in printed
+    first_line = str(error).split("\n")[0]
+    assert f"trial 0: failed: {first_line}\n" in printed and "1 of 2 trials" in printed
 
 
 def test_another_search_needs_another_folder(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:

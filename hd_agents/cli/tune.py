@@ -23,7 +23,6 @@ from hd_agents.evaluation import evaluate
 from hd_agents.host import atomic_write
 from hd_agents.progress import bar_is_seen
 from hd_agents.provenance import commit, machine
-from hd_agents.recorder import NonFiniteError
 from hd_agents.zoo import search_space
 from hd_agents.zoo.search_space import Space
 from hd_agents.zoo.training import Plan, settable
@@ -98,7 +97,7 @@ def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argpars
         study.optimize(
             lambda trial: _play(trial, plan, space, options),
             n_trials=max(0, options.trials - _finished(study)),
-            catch=(NonFiniteError,),
+            catch=(TrialFailed,),
             callbacks=[lambda study, trial: _tell(study, trial, plan, folder / BEST, options)],
         )
     except KeyboardInterrupt:
@@ -160,6 +159,10 @@ def _finished(study: Any) -> int:
     return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
 
 
+class TrialFailed(Exception):
+    """A trial that an error ended; the cause is the error itself."""
+
+
 class _Watch(BaseCallback):
     """Evaluates now and then, reports to the trial, and ends the training of one that falls behind."""
 
@@ -193,12 +196,16 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
     watch = _Watch(trial, max(1, plan.steps // options.evaluations), judge)
     try:
         agent = checked(partial(HarmonyDreamAgent, env=env, seed=seed, device=options.device, **arguments))
-        agent.learn(plan.steps, callback=watch, log_interval=None, progress_bar=bar_is_seen())
+        try:
+            agent.learn(plan.steps, callback=watch, log_interval=None, progress_bar=bar_is_seen())
+            score = float("nan") if watch.pruned else judge(agent)
+        except Exception as error:  # numbers that break, or whatever an environment does: the others go on
+            trial.set_user_attr("error", str(error).partition("\n")[0] or repr(error))
+            raise TrialFailed from error
     finally:
         env.close()
     if watch.pruned:
         raise optuna.TrialPruned
-    score = judge(agent)
     trial.report(score, agent.num_timesteps)
     return score
 
@@ -213,10 +220,10 @@ def _tell(study: Any, trial: Any, plan: Plan, path: Path, options: argparse.Name
     ended = {
         "COMPLETE": "return {:.2f}",
         "PRUNED": "behind the median with return {:.2f}: stopped early",
-        "FAIL": "failed: its numbers became infinite or NaN",
     }
     last = trial.intermediate_values.get(trial.last_step, float("nan"))
-    print(f"trial {trial.number}: {ended[trial.state.name].format(last)}", flush=True)
+    text = ended.get(trial.state.name, "").format(last) or f"failed: {trial.user_attrs.get('error')}"
+    print(f"trial {trial.number}: {text}", flush=True)
     if any(other.state.name == "COMPLETE" for other in study.trials):
         with atomic_write(path) as file:
             file.write(_row(study, plan, options).encode())
