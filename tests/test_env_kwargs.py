@@ -218,3 +218,38 @@ def test_pair_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evaluate", ID, "--model", "m", "--env-kwargs", "length"])
     assert "'length': write it as KEY=VALUE" in capsys.readouterr().err
+
+
+class Needy(Corridor):
+    """A corridor that cannot be made without being told how long it is."""
+
+    def __init__(self, length: int, colour: str = "red") -> None:
+        super().__init__(length, colour)
+
+
+def test_a_run_goes_on_with_arguments_that_cannot_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hd_agents.cli.pictures.leave", lambda *arguments: None)
+    gym.register("hd_agents_tests/Needy-v0", Needy)
+    try:
+        words = ["train", "hd_agents_tests/Needy-v0", "--folder", str(tmp_path / "run"), "--resume"]
+        words += [f"--set={setting}" for setting in TINY]
+        assert main([*words, "--steps", "20", "--env-kwargs", "length=5"]) == 0
+        assert main([*words, "--steps", "30"]) == 0
+    finally:
+        del gym.registry["hd_agents_tests/Needy-v0"]
+    assert "resumed at step 20" in capsys.readouterr().out
+
+
+def test_our_own_environments_say_what_they_need_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("dm_control")
+    monkeypatch.setenv("HD_AGENTS_VIDEOS", str(tmp_path / "nothing"))
+    assert main(["train", "dmc_natural/cheetah-run", "--folder", str(tmp_path / "runs")]) == 2
+    assert "No video that OpenCV can read" in capsys.readouterr().err
+    monkeypatch.delenv("HD_AGENTS_VIDEOS")
+    assert main(["train", "dmc_natural/cheetah-run", "--folder", str(tmp_path / "runs")]) == 2
+    assert "pass videos=<folder>" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

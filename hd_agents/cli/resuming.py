@@ -50,6 +50,16 @@ def own_run_folder(folder: Path) -> Path:
     return folder
 
 
+def with_begun_env_kwargs(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """The options, with the arguments that the run's environments were made with where none were typed."""
+    facts = folder / RUN
+    if not facts.exists() or any(setting.strip().startswith("env_kwargs") for setting in options.settings):
+        return options
+    began = json.loads(facts.read_text(encoding="utf-8")).get("env_kwargs", {})
+    settings = [*options.settings, *(f"env_kwargs.{key}={value!r}" for key, value in began.items())]
+    return argparse.Namespace(**{**vars(options), "settings": settings})
+
+
 def with_own_env_kwargs(plan: Plan, settings: Sequence[str], folder: Path) -> tuple[Plan, list[str]]:
     """Plan and settings with the arguments that the run's environments were made with, which cannot change on the way.
 

@@ -172,9 +172,9 @@ def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | No
     """
     try:
         return make_with(task_id(task), env_kwargs or {}, render)
-    except ValueError as error:
-        if not env_kwargs:
-            raise
+    except (ValueError, OSError) as error:
+        if not env_kwargs and not str(gym.spec(task_id(task)).entry_point).startswith("hd_agents."):
+            raise  # somebody's own environment, whose traceback tells more
         raise UsageError(str(error)) from error
     except (gym.error.Error, ImportError) as error:
         raise _cannot_make(task, error) from error

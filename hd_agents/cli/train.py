@@ -27,6 +27,7 @@ from hd_agents.cli.resuming import (
     resume,
     resume_command,
     told_folder,
+    with_begun_env_kwargs,
     with_own_beginning,
     with_own_env_kwargs,
 )
@@ -119,15 +120,17 @@ def run(options: argparse.Namespace) -> int:
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
     trained = load_model(options.trained_agent, "cpu") if begins else None
+    options = with_begun_env_kwargs(options, resumed) if resumed and resuming else options
     plan = plan_of(options, trained)
+    if resumed and resuming:
+        plan, settings = with_own_env_kwargs(plan, options.settings, resumed)
+        options = argparse.Namespace(**{**vars(options), "settings": settings})
     make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
     _tell_machine(options.device, plan)
     folder = _choose_folder(options, plan.task)
     if options.resume:
         claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
     if resuming:
-        plan, settings = with_own_env_kwargs(plan, options.settings, folder)
-        options = argparse.Namespace(**{**vars(options), "settings": settings})
         plan, options = with_own_beginning(plan, options, folder)
     monitor = {"override_existing": not resuming}
     env = plan.make_envs(options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
