@@ -110,7 +110,6 @@ class RunCheckpoint(BaseCallback):
         in_folder, known = steps_in(self.folder), self._kept[-1].step if self._kept else -1
         others = set(all_in(self.folder)) - set(self._there)
         if in_folder and (others or not 0 <= known <= self.model.num_timesteps):
-            self.on_training_failure()
             raise CheckpointError(
                 f"{self.folder} holds checkpoints of a run up to step {in_folder[0]}, and this one begins at step "
                 f"{self.model.num_timesteps}. Go on with that one by resume(env) and learn(..., "
@@ -137,12 +136,10 @@ class RunCheckpoint(BaseCallback):
     def _on_training_end(self) -> None:
         if not self._stopping:
             self.save()
-        self._learning = False
-        self._give_signals_back()
-        release(self.folder)
+        self.on_training_failure()
 
     def on_training_failure(self) -> None:
-        """An exception ends ``learn``: give folder and signals back. What was stored last is intact."""
+        """``learn`` ends, by an exception or not: give folder and signals back. What was stored last is intact."""
         self._learning = False
         self._give_signals_back()
         release(self.folder)
@@ -184,8 +181,7 @@ class RunCheckpoint(BaseCallback):
             prune(self.folder, self._kept)
             self._there = all_in(self.folder)
         except OSError as error:
-            self._give_signals_back()
-            release(self.folder)
+            self.on_training_failure()
             with suppress(OSError):  # parts of it would be in the way when the disk is full
                 prune(self.folder, self._kept)
             there = "No checkpoint was written before." if last is None else f"That of step {last.step} is intact."

@@ -213,8 +213,8 @@ class LearningLoop(BaseAlgorithm):
         """
         assert self.replay_buffer is not None
         gradient_steps = checks.whole("gradient_steps", gradient_steps, 0)
-        rates = self._rates().values()
         if gradient_steps:
+            rates = self._rates().values()
             self.learner.set_learning_rates(*rates)
             if not (self._learning or any(rates)):
                 warnings.warn(
