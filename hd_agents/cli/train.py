@@ -120,8 +120,7 @@ def run(options: argparse.Namespace) -> int:
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
     trained = load_model(options.trained_agent, "cpu") if begins else None
-    options = with_begun_env_kwargs(options, resumed) if resumed and resuming else options
-    plan = plan_of(options, trained)
+    plan = plan_of(with_begun_env_kwargs(options, resumed) if resumed and resuming else options, trained)
     if resumed and resuming:
         plan, settings = with_own_env_kwargs(plan, options.settings, resumed)
         options = argparse.Namespace(**{**vars(options), "settings": settings})
