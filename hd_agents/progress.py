@@ -1,5 +1,6 @@
 """What a person sees while an agent learns: the progress bar and the log table."""
 
+import os
 import statistics
 import sys
 import time
@@ -18,6 +19,7 @@ except ImportError:  # an optional dependency; only using the bar needs it
     tqdm = None
 
 REFRESH_SECONDS = 0.5
+FILE_SECONDS = 10.0  # between two lines of a bar that goes to a file, which keeps them all
 WARM_UP = 2  # gradient steps that take longer than those to come
 MEASURED_STEPS, MEASURED_SECONDS = 3, 3.0  # both at least, before a forecast
 LONG = 7200.0  # seconds from which it is worth a warning
@@ -27,8 +29,8 @@ FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} env steps [{elapsed}<{re
 class ProgressBar(BaseCallback):
     """Env steps, gradient steps, both rates and the time left, in one line.
 
-    It moves with every env step, and with gradient steps while the environments wait for them. ``TQDM_MININTERVAL``
-    (seconds, tqdm's own variable) makes it move less often, as suits a file.
+    It moves with every env step, and with gradient steps while the environments wait for them; where it goes to a file
+    or a pipe, every ten seconds. ``TQDM_MININTERVAL`` (seconds, tqdm's own variable) says otherwise.
 
     :raises ImportError: where tqdm is not installed, naming what to install.
     """
@@ -44,7 +46,8 @@ class ProgressBar(BaseCallback):
     def _on_training_start(self) -> None:
         total = self.locals["total_timesteps"] - self.model.num_timesteps
         # Mostly the current speed, looked at with every step: random steps are far faster than learning ones.
-        self._bar = tqdm(total=total, unit=" steps", bar_format=FORMAT, smoothing=0.5, miniters=1, dynamic_ncols=True)
+        looks = {"bar_format": FORMAT, "smoothing": 0.5, "miniters": 1, "dynamic_ncols": True}
+        self._bar = tqdm(total=total, unit=" steps", **looks, **_pace())
         self._started = time.monotonic()
         self._updates_at_start = self.model._n_updates
         self.on_update()
@@ -138,6 +141,12 @@ def bar_is_seen() -> bool:
     return sys.stderr.isatty() and tqdm is not None
 
 
+def _pace() -> dict[str, float]:
+    """How seldom a bar is drawn, where that is neither tqdm's choice nor the user's."""
+    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return {} if live or "TQDM_MININTERVAL" in os.environ else {"mininterval": FILE_SECONDS}
+
+
 def episode_bar(total: int) -> Any:
     """A bar for ``total`` episodes, with ``update()`` and ``close()``.
 
@@ -145,7 +154,7 @@ def episode_bar(total: int) -> Any:
     """
     if tqdm is None:
         raise ImportError('progress_bar=True needs tqdm: install it with `pip install "hd_agents[logging]"`.')
-    return tqdm(total=total, unit=" episodes", dynamic_ncols=True)
+    return tqdm(total=total, unit=" episodes", dynamic_ncols=True, **_pace())
 
 
 def tell_failure(callback: Any) -> None:

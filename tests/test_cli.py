@@ -129,6 +129,8 @@ def test_unsupported_space_is_told_in_one_line(
         (["NoSuchTask-v0", "--checkpoint-every", "0", "-i", "nothing.zip"], "is no whole number of at least 1"),
         (["CartPole-v1", "--set", "policy_kwargs={[]:1}"], "policy_kwargs"),
         (["CartPole-v1", "--set", "n_envs=none"], "n_envs=None: use a whole number"),
+        (["CartPole-v1", "--set", "gamma=0.9", "horizon=5"], "horizon=5. Each setting needs a --set of its own."),
+        (["CartPole-v1", "--bogus", "horizon=5"], "unrecognized arguments: --bogus horizon=5.\n"),
         (["CartPole-v1", "--size", "tiny"], "tiny"),
         (["CartPole-v1", "--set", "policy=CnnPolicy"], "CnnPolicy"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
-from hd_agents.progress import Forecast, ProgressBar
+from hd_agents.progress import Forecast, ProgressBar, episode_bar
 from tests.agents import tiny
 
 
@@ -22,8 +22,11 @@ def started(total: int) -> Any:
     return bar
 
 
-def test_time_left_follows_when_learning_begins(capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_left_follows_when_learning_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Random steps are a thousand times faster; a dozen slow ones later nothing of that may be left in the estimate."""
+    monkeypatch.setattr("hd_agents.progress.FILE_SECONDS", 0.1)
     bar = started(2_000)
     begun = time.monotonic()
     while time.monotonic() - begun < 0.3:
@@ -51,6 +54,19 @@ def test_the_bar_moves_as_seldom_as_tqdm_is_told(
         bar._on_step()
     bar.close()
     assert capsys.readouterr().err.count("env steps [") in expected
+
+
+@pytest.mark.parametrize(("terminal", "told", "seconds"), [(False, None, 10.0), (False, "0.3", 0.1), (True, None, 0.1)])
+def test_a_bar_in_a_file_is_drawn_every_ten_seconds(
+    terminal: bool, told: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.1 is tqdm's own, which it reads from TQDM_MININTERVAL when it is imported."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    monkeypatch.setenv("TQDM_MININTERVAL", told) if told else monkeypatch.delenv("TQDM_MININTERVAL", raising=False)
+    bars = started(100)._bar, episode_bar(100)
+    assert [bar.mininterval for bar in bars] == [seconds, seconds]
+    for bar in bars:
+        bar.close()
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

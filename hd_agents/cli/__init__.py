@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     nothing; 2: a mistake in what was typed, told in one line; 130, 143: stopped by Ctrl-C or SIGTERM (a training saves
     what there is first).
     """
-    options = build_parser().parse_args(argv)
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        apart = " Each setting needs a --set of its own." if all("=" in word for word in unknown) else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}.{apart}")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
     try:
         return options.run(options)
