@@ -30,7 +30,7 @@ from cases import CASES, Case, make_learner, make_replay
 from report import describe_machine, write_json
 
 import hd_agents.learner
-from hd_agents.graphs import GraphedUpdates
+from hd_agents.graphs import capture_on_cuda
 from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
 
@@ -87,8 +87,9 @@ class Updates:
         torch.manual_seed(0)
         self.case = case
         self.device = torch.device(device)
-        self.learner = make_learner(self.case, device, bfloat16=precision == "bfloat16", **options)
-        self.step: Any = self.learner.train_step if device == "cpu" else GraphedUpdates(self.learner)  # as learn() does
+        capture = None if device == "cpu" else capture_on_cuda  # as learn() does
+        self.learner = make_learner(self.case, device, bfloat16=precision == "bfloat16", capture=capture, **options)
+        self.step: Any = self.learner.train_step
         self.replay = make_replay(self.case, max(500, 2 * n_envs * case.sequence_length), n_envs)
         self.rng = np.random.default_rng(0)
 

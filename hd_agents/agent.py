@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import checks, footprint, official
 from hd_agents.arrivals import check_env
 from hd_agents.backbones import objectives
-from hd_agents.collection import Collector
+from hd_agents.collection import Collector, GraphedActing
 from hd_agents.envs import register_suite
-from hd_agents.graphs import GraphedActing, GraphedUpdates
+from hd_agents.graphs import capture_on_cuda
 from hd_agents.imagine import Imagined, imagine
 from hd_agents.learner import Learner, bfloat16_pays
 from hd_agents.loop import LearningLoop
@@ -229,6 +229,7 @@ class HarmonyDreamAgent(LearningLoop):
         pays = bfloat16_pays(self.device, sum(weight.numel() for weight in self.policy.networks.parameters()))
         if self.precision == "bfloat16" and self.device.type == "cuda" and not pays:
             warnings.warn("precision='bfloat16': this GPU is very slow in it. Use 'auto' or 'float32'.", stacklevel=3)
+        graphs = self.device.type == "cuda" and self.compile is not False
         self.learner = Learner(
             self.policy.networks,
             objectives(
@@ -244,11 +245,10 @@ class HarmonyDreamAgent(LearningLoop):
             harmony_learning_rate=self.harmony_learning_rate,
             bfloat16=pays if self.precision == "auto" else self.precision == "bfloat16",
             compiled=self.compile is True,
+            capture=capture_on_cuda if graphs else None,
             **self._rates(),
         )
         self.learner.updates = self._n_updates
-        graphs = self.device.type == "cuda" and self.compile is not False
-        self._graphed = GraphedUpdates(self.learner) if graphs else None
         self._metrics = Metrics()
         self._collector = Collector(self.policy, self.n_envs, GraphedActing(self.policy) if graphs else None)
         self.replay_buffer = self._make_replay()

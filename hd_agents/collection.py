@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from hd_agents.arrivals import EXECUTED, FLOAT32_MAX, check_rewards, encode, encode_actions, encode_executed
+from hd_agents.graphs import Capture, Graphed, capture_on_cuda
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.replay import SequenceReplay
 from hd_agents.spaces import SINGLE_KEY, Observation
@@ -59,6 +60,27 @@ class VecStep(NamedTuple):
     dones: NDArray[np.bool_]
     infos: list[dict[str, Any]]
     steps: int = 0
+
+
+class GraphedActing:
+    """``policy.step`` with sampled actions as a graph: the same latents and actions, from the same random numbers.
+
+    :param policy: on a CUDA device. :param capture: records a function; another one in tests without a GPU.
+    """
+
+    def __init__(self, policy: DreamPolicy, capture: Capture = capture_on_cuda) -> None:
+        self._policy = policy
+        self._step = Graphed(policy.step_on_device, self._bound_to, "acting", capture)
+
+    @torch.no_grad()
+    def __call__(self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_]) -> Latent:
+        """The next latent, good until the next call; arguments as for :meth:`DreamPolicy.step`."""
+        policy = self._policy
+        first = torch.as_tensor(is_first, device=policy.device)
+        return self._step(policy.to_device(encoded), latent, first, policy.draw(len(is_first)))
+
+    def _bound_to(self) -> list[Any]:
+        return [next(part.parameters()) for part in (self._policy.networks.actor, self._policy.networks)]
 
 
 class Collector:

@@ -194,7 +194,7 @@ class ActorsMode:
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], NumpyState]:
         """As :meth:`DreamPolicy.predict`; ``deterministic`` changes nothing."""
-        return self.policy.act(observation, state, episode_start, deterministic=False, mode=True)
+        return self.policy.predict(observation, state, episode_start, deterministic=False, mode=True)
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):

@@ -8,14 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-from hd_agents.learner import Learner
-from hd_agents.policies import DreamPolicy, Latent
-from hd_agents.world_model.batch import Batch
 
 WARMUP = 2  # calls made without a graph first, in which libraries claim what they need; the first update comes on top
 
@@ -39,7 +33,10 @@ def capture_on_cuda(function: Callable[[], Any], stream: torch.cuda.Stream) -> t
             finally:
                 graph.capture_end()
     except RuntimeError:
-        _clean_up(stream.device, pool)
+        try:
+            graph.pool()  # refused until a capture has ended; from then on the graph gives its pool back by itself
+        except RuntimeError:
+            _clean_up(stream.device, pool)
         raise
     return graph.replay, results
 
@@ -150,55 +147,6 @@ class Graphed:
         self._failed = True
         self._replay = self._inputs = self._results = None
         warnings.warn(f"No CUDA graph of {self._name} could be {what}; it goes on without: {cause}", stacklevel=level)
-
-
-class GraphedUpdates:
-    """``learner.train_step`` as a graph: the same updates, from the same random numbers.
-
-    :param learner: on a CUDA device. :param capture: records a function; another one in tests without a GPU.
-    """
-
-    def __init__(self, learner: Learner, capture: Capture = capture_on_cuda) -> None:
-        self._learner = learner
-        self._step = Graphed(learner.gradient_step, self._bound_to, "the update", capture)
-
-    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
-        """One update; its metrics (0-d tensors on the device) are good until the next."""
-        learner = self._learner
-        learner.newest = inputs = batch, learner.draw(batch)
-        metrics = self._step(*inputs)
-        learner.finish_step()
-        return metrics
-
-    def _bound_to(self) -> list[Any]:
-        """Precision, weights and moments. The first update makes the latter, and loading exchanges them."""
-        learner = self._learner
-        owners: list[Any] = [learner.bfloat16]
-        for optimizer in learner.optimizers.values():
-            weight = optimizer.param_groups[0]["params"][0]
-            owners += [weight, optimizer.state.get(weight, {}).get("exp_avg")]
-        return owners
-
-
-class GraphedActing:
-    """``policy.step`` with sampled actions as a graph: the same latents and actions, from the same random numbers.
-
-    :param policy: on a CUDA device. :param capture: records a function; another one in tests without a GPU.
-    """
-
-    def __init__(self, policy: DreamPolicy, capture: Capture = capture_on_cuda) -> None:
-        self._policy = policy
-        self._step = Graphed(policy.step_on_device, self._bound_to, "acting", capture)
-
-    @torch.no_grad()
-    def __call__(self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_]) -> Latent:
-        """The next latent, good until the next call; arguments as for :meth:`DreamPolicy.step`."""
-        policy = self._policy
-        first = torch.as_tensor(is_first, device=policy.device)
-        return self._step(policy.to_device(encoded), latent, first, policy.draw(len(is_first)))
-
-    def _bound_to(self) -> list[Any]:
-        return [next(part.parameters()) for part in (self._policy.networks.actor, self._policy.networks)]
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -50,13 +50,13 @@ def imagine(
     deterministic: bool,
 ) -> Imagined:
     """See :meth:`hd_agents.agent.HarmonyDreamAgent.imagine`, which has the same arguments."""
-    encoded, batched = policy.read(observation)
+    encoded, batched = policy.observations.read(observation)
     n = len(next(iter(encoded.values())))
     latent = policy.initial(n) if state is None else policy.read_state(state, n)
-    start = policy.observe(encoded, latent, np.full(n, state is None), deterministic)
+    seen = policy.step(encoded, latent, np.full(n, state is None), deterministic, mode=True)  # its action is not used
     given = None if actions is None else _read_actions(policy, actions, n, batched)
     steps = whole("horizon", horizon, 1) if given is None else given.shape[1]
-    found = imagine_from(policy, start, given, steps, decode, deterministic)
+    found = imagine_from(policy, State(seen.deter, seen.stoch), given, steps, decode, deterministic)
     return found if batched else first_of(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
 from hd_agents.compilation import compiled_or_plain
+from hd_agents.graphs import Capture, Graphed
 from hd_agents.host import cpu_has_bfloat16
 from hd_agents.nonfinite import Guard
 from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
@@ -45,6 +46,7 @@ class Learner:
     :param harmony_learning_rate: of the log-sigmas; None for the world model's, as in the paper.
     :param bfloat16: run the networks in bfloat16; the harmoniser, losses, returns and moments stay in float32.
     :param compiled: run the world model's losses through ``torch.compile``; minutes of compilation at the first step.
+    :param capture: run each update as one graph that it records, see :class:`hd_agents.graphs.Graphed`; None for none.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Learner:
         harmony_learning_rate: float | None = None,
         bfloat16: bool = False,
         compiled: bool = False,
+        capture: Capture | None = None,
     ) -> None:
         self.networks, self.objectives, self.defaults = networks, objectives, defaults
         self.horizon, self.gamma = horizon, gamma
@@ -76,6 +79,10 @@ class Learner:
         self.critic_optimizer = self._adam(networks.critic, BEHAVIOR_EPS, weight_decay)
         if networks.harmonizer.harmonized:
             self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
+        self.graphed = capture is not None
+        self._run: Callable[..., dict[str, Tensor]] = self.gradient_step
+        if capture is not None:
+            self._run = Graphed(self.gradient_step, self._bound_to, "the update", capture)
         self.guard = Guard(self.device)
         self.newest: tuple[Batch, Draws] | None = None  # what the newest step saw, for the record of a failure
         self._rates: dict[str, Tensor] = {}
@@ -134,20 +141,24 @@ class Learner:
 
         :param draws: random numbers to use; default fresh ones.
         :param state: latent at which sequences start that do not begin with ``is_first``; default the initial state.
-        :return: metrics, 0-d tensors on the device, detached.
+        :return: metrics, 0-d tensors on the device, detached, and good until the next update.
         """
         draws = self.draw(batch) if draws is None else draws
         self.newest = batch, draws
-        metrics = self.gradient_step(batch, draws, state)
-        self.finish_step()
-        return metrics
-
-    def finish_step(self) -> None:
-        """What comes after the gradients of an update and depends on how many there were."""
+        metrics = self._run(batch, draws, *(() if state is None else (state,)))
         if self.updates % self.defaults.slow_every == 0:  # the first update copies, as in both official codes
             fraction = self.defaults.slow_fraction if self.updates else 1.0
             update_slow(self.networks.slow_critic, self.networks.critic, fraction)
         self.updates += 1
+        return metrics
+
+    def _bound_to(self) -> list[Any]:
+        """For a graph: precision, weights, and moments, which the first update makes and loading exchanges."""
+        owners: list[Any] = [self.bfloat16]
+        for optimizer in self.optimizers.values():
+            weight = optimizer.param_groups[0]["params"][0]
+            owners += [weight, optimizer.state.get(weight, {}).get("exp_avg")]
+        return owners
 
     def gradient_step(self, batch: Batch, draws: Draws, state: State | None = None) -> dict[str, Tensor]:
         """The part of :meth:`train_step` that runs on the device alone: losses, gradients and optimisers."""

@@ -16,7 +16,6 @@ from stable_baselines3.common.utils import FloatSchedule
 from hd_agents import checks, recorder
 from hd_agents.arrivals import as_flags, moves, watch
 from hd_agents.collection import Collector, VecStep, add_episode, make_replay, normalize_batch
-from hd_agents.graphs import GraphedUpdates
 from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
@@ -48,7 +47,6 @@ class LearningLoop(BaseAlgorithm):
     replay_buffer: SequenceReplay | None
     _collector: Collector
     _metrics: Metrics
-    _graphed: GraphedUpdates | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -224,13 +222,9 @@ class LearningLoop(BaseAlgorithm):
                 )
         for _ in range(gradient_steps):
             begun = time.perf_counter()
-            try:
-                metrics = self._update(self.replay_buffer)
-            except torch.OutOfMemoryError:
-                if not self.replay_buffer.leave_device():
-                    raise
+            metrics = self._update_if_it_fits(self.replay_buffer)
+            if metrics is None:  # only here, as the error has held the activations of the update that failed
                 torch.cuda.empty_cache()
-                warnings.warn("The GPU's memory is short: the replay stays in the host's from now on.", stacklevel=2)
                 metrics = self._update(self.replay_buffer)
             self._metrics.add(metrics)
             self._n_updates += 1
@@ -239,12 +233,22 @@ class LearningLoop(BaseAlgorithm):
             if self._progress is not None:
                 self._progress.on_update(time.perf_counter() - begun)
 
+    def _update_if_it_fits(self, replay: SequenceReplay) -> Mapping[str, torch.Tensor] | None:
+        """:meth:`_update`; None where the GPU's memory is too short for it and the replay has left it for that."""
+        try:
+            return self._update(replay)
+        except torch.OutOfMemoryError:
+            if not replay.leave_device():
+                raise
+            warnings.warn("The GPU's memory is short: the replay stays in the host's from now on.", stacklevel=3)
+            return None
+
     def _update(self, replay: SequenceReplay) -> Mapping[str, torch.Tensor]:
         """One gradient step of everything; its metrics."""
         batch = replay.sample(self.batch_size, self.sequence_length, self._rng, self.device)
         if self._vec_normalize_env is not None:
             batch = normalize_batch(batch, self._vec_normalize_env)
-        return self._graphed(batch) if self._graphed else self.learner.train_step(batch)
+        return self.learner.train_step(batch)
 
     def _rates(self) -> dict[str, float]:
         """Learning rates of world model, actor and critic at the present progress."""

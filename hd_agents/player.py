@@ -48,7 +48,6 @@ class Player:
             rows = given[None] if given.shape == shape else given
             self.state = deter, stoch, encode_actions(self.policy.actions, rows)
         if self.state is None:
-            n = len(next(iter(self.policy.observations.encode(observation).values())))
-            episode_start = np.ones(n, dtype=bool)
+            episode_start = np.ones(1, dtype=bool)  # in every environment
         action, self.state = self.policy.predict(observation, self.state, episode_start, self.deterministic)
         return action

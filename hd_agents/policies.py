@@ -146,15 +146,6 @@ class DreamPolicy(BasePolicy):
         return Latent(state.deter, state.stoch, self._sample(acting.choose(state), of_action))
 
     @torch.inference_mode()
-    def observe(
-        self, encoded: Mapping[str, NDArray[Any]], latent: Latent, is_first: NDArray[np.bool_], deterministic: bool
-    ) -> State:
-        """The posterior state after one observation; arguments as for :meth:`step`."""
-        first = torch.as_tensor(is_first, device=self.device) if is_first.any() else None
-        draw, state = None if deterministic else self.latent_draw(len(is_first)), State(latent.deter, latent.stoch)
-        return self._acting_now().filter(self.to_device(encoded), state, latent.action, first, draw)
-
-    @torch.inference_mode()
     def choose(self, state: State, deterministic: bool) -> Tensor:
         """The actor's action vectors (N, A) in ``state``; continuous ones are cut to [-1, 1], as the env will see."""
         draw = None if deterministic else self.networks.actor.draw(len(state.deter), device=self.device)
@@ -192,6 +183,7 @@ class DreamPolicy(BasePolicy):
         state: NumpyState | None = None,
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
+        mode: bool = False,
     ) -> tuple[NDArray[Any], NumpyState]:
         """Choose actions for one observation or for a batch of any size, and return the state to pass next time.
 
@@ -200,21 +192,11 @@ class DreamPolicy(BasePolicy):
             start. Without it the agent has no memory: each observation is taken for the first of an episode.
         :param episode_start: (N,) True where the observation is the first of an episode: the state is reset there.
         :param deterministic: mode of the latent and of the action, which repeats exactly; else both are sampled.
+        :param mode: as for :meth:`step`.
         :return: actions in the action space, without env axis if the observation had none, and the new state.
         :raises ValueError: for an observation or state whose shape does not fit, or that is not finite.
         """
-        return self.act(observation, state, episode_start, deterministic)
-
-    def act(
-        self,
-        observation: Observation,
-        state: NumpyState | None,
-        episode_start: NDArray[Any] | None,
-        deterministic: bool,
-        mode: bool = False,
-    ) -> tuple[NDArray[Any], NumpyState]:
-        """:meth:`predict`, and with ``mode`` as :meth:`step` has it."""
-        encoded, batched = self.read(observation)
+        encoded, batched = self.observations.read(observation)
         n = len(next(iter(encoded.values())))
         starts = _as_starts(episode_start, n)
         self._count_memoryless(state is None and not (episode_start is not None and starts.all()))
@@ -225,13 +207,6 @@ class DreamPolicy(BasePolicy):
         latent = self.step(encoded, latent, starts, deterministic, mode)
         actions = self.actions.decode(latent.action.cpu().numpy())
         return actions if batched else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in latent)
-
-    def read(self, observation: Observation) -> tuple[dict[str, NDArray[Any]], bool]:
-        """What :meth:`step` takes, of one or a batch of observations, and whether they are a batch.
-
-        :raises ValueError: for what does not fit its space or is not finite.
-        """
-        return self.observations.encode_finite(observation), self.observations.is_batched(observation)
 
     def read_state(self, state: NumpyState, n: int, starts: NDArray[np.bool_] | None = None) -> Latent:
         """The tensors of a NumPy state for ``n`` environments.
@@ -264,7 +239,7 @@ class DreamPolicy(BasePolicy):
                 "observation. Pass the state it returned, `action, state = agent.predict(obs, state, episode_start)`, "
                 "or use `player = agent.player()` and `player.act(obs)`.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
 
     def save(self, path: str) -> None:

@@ -98,7 +98,7 @@ class SequenceReplay:
         return sum(int(np.prod(shape)) for dtype, shape in self._layout.values() if dtype == np.uint8)
 
     def leave_device(self) -> bool:
-        """Gather batches on the host from now on, where the device's memory is needed for more; False if they are."""
+        """Gather batches on the host from now on, where the device's memory is short; False if none lie there."""
         return self._kept.leave()
 
     def describe(self) -> str:

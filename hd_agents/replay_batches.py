@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -107,6 +108,7 @@ class KeptRows:
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
             if fits_on(device, sum(column.nbytes for column in columns.values())):
-                self.rows = DeviceRows(columns, device)
+                with contextlib.suppress(torch.OutOfMemoryError):  # others took it in between
+                    self.rows = DeviceRows(columns, device)
             self._of = device, history
         return self.rows

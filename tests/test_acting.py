@@ -195,7 +195,7 @@ def test_networks_of_ones_own_are_called() -> None:
     policy.networks.world_model.encoder = Blind(policy.networks.world_model.encoder.outputs)  # type: ignore[assignment]
     latent = policy.initial(2)
     rows = np.array([[1.0] * 5, [-1.0] * 5], dtype=np.float32)
-    state = policy.observe(policy.observations.encode(rows), latent, np.ones(2, dtype=bool), deterministic=True)
+    state = policy.step(policy.observations.encode(rows), latent, np.ones(2, dtype=bool), deterministic=True)
     torch.testing.assert_close(*state.deter)
     assert torch.equal(*state.stoch)
 

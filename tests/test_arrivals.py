@@ -83,14 +83,14 @@ def test_a_wrong_first_observation_is_refused() -> None:
 
 def test_a_wrong_last_observation_is_refused() -> None:
     bad = np.full(5, np.inf)
-    with pytest.raises(ValueError, match="Environment 1 returned inf at index 0 of the last observation 'arm' after 6"):
+    with pytest.raises(ValueError, match=r"Environment 1 .* last observation after 6 .*'arm' holds inf at index 0"):
         tiny("MultiInputPolicy", DummyVecEnv(makers(3, "arm", bad, length=3))).learn(60)
 
 
 def test_processes_are_checked_too() -> None:
     env = SubprocVecEnv(makers(2, "arm", np.full(5, np.nan, np.float32)), start_method="fork")
     try:
-        with pytest.raises(ValueError, match="Environment 1 returned nan at index 0 of the observation 'arm' after 3 "):
+        with pytest.raises(ValueError, match=r"Environment 1 .* observation after 3 .*'arm' holds nan at index 0"):
             tiny("MultiInputPolicy", env).learn(60)
     finally:
         env.close()
@@ -113,7 +113,7 @@ def test_what_fits_is_taken() -> None:
 
 def test_numbers_beyond_float32_are_refused() -> None:
     codec = ObservationCodec(spaces.Box(-np.inf, np.inf, (2,), np.float64))
-    with pytest.raises(ValueError, match=r"Environment 2 returned inf at index 1 .* after 7 env steps"):
+    with pytest.raises(ValueError, match=r"Environment 2 .* after 7 env steps: .* holds inf at index 1"):
         encode(codec, np.array([[0, 1], [2, 3], [4, 1e300]]), 7)
     with pytest.raises(ValueError, match=r"rewards of type float64 and shape \(2, 1\)"):
         check_rewards(np.zeros((2, 1)), 7)

@@ -72,6 +72,8 @@ def test_plan_takes_the_zoo_then_the_flags() -> None:
     assert changed.steps == 1000
     assert changed.n_envs == 2
     assert changed.arguments == {**plan.arguments, "size": "small", "batch_size": 3, "buffer_size": 10_000}
+    many = make_plan("CartPole-v1", steps=2_000, preset="nano", settings=["n_envs=320"])
+    assert many.arguments["buffer_size"] >= 320 * many.arguments["sequence_length"]
     assert zoo.hyperparameters("CartPole-v1") == known
 
 

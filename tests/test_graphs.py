@@ -13,8 +13,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from hd_agents.collection import GraphedActing
 from hd_agents.compilation import compiled_or_plain
-from hd_agents.graphs import WARMUP, Graphed, GraphedActing, GraphedUpdates, capture_on_cuda
+from hd_agents.graphs import WARMUP, Graphed, capture_on_cuda
 from hd_agents.policies import CnnPolicy, DreamPolicy, Latent
 from tests.agents import tiny
 from tests.models import batch, learner, networks
@@ -50,8 +51,8 @@ def batches(device: str = "cpu") -> list[Any]:
 def learn(backbone: str, capture: Any = None, device: str = "cpu", updates: int = UPDATES) -> tuple[Any, list[float]]:
     """A learner after the updates with rates that change, and what it said of its losses."""
     torch.manual_seed(0)
-    student = learner(networks(backbone).to(device), backbone)
-    update = student.train_step if capture is None else GraphedUpdates(student, **capture)
+    student = learner(networks(backbone).to(device), backbone, capture=capture)
+    update = student.train_step
     said = []
     torch.manual_seed(1)
     for index, data in enumerate(batches(device)[:updates]):
@@ -69,7 +70,7 @@ def agree(left: Any, right: Any, **tolerance: float) -> None:
 def test_replayed_updates_are_the_plain_ones(backbone: str) -> None:
     plain, expected = learn(backbone)
     recorder = Recorder()
-    graphed, said = learn(backbone, {"capture": recorder})
+    graphed, said = learn(backbone, recorder)
     agree(plain, graphed, rtol=0.0, atol=0.0)
     assert said == expected
     assert graphed.updates == plain.updates == UPDATES
@@ -79,8 +80,8 @@ def test_replayed_updates_are_the_plain_ones(backbone: str) -> None:
 
 def test_what_a_graph_is_bound_to_makes_a_new_one() -> None:
     recorder = Recorder()
-    student = learner(networks())
-    update = GraphedUpdates(student, recorder)
+    student = learner(networks(), capture=recorder)
+    update = student.train_step
     data = batch()
     for _ in range(WARMUP + 2):
         update(data)
@@ -106,10 +107,10 @@ def test_what_a_graph_is_bound_to_makes_a_new_one() -> None:
 def test_a_graph_of_an_agent_that_is_set_back_to_no_moments() -> None:
     """As by the optimisers of an agent that has not learned yet: they are made anew outside of a graph."""
     recorder = Recorder()
-    student, plain = learner(networks()), learner(networks())
+    student, plain = learner(networks(), capture=recorder), learner(networks())
     plain.networks.load_state_dict(student.networks.state_dict())
     untrained = copy.deepcopy(student.actor_optimizer.state_dict())
-    update = GraphedUpdates(student, recorder)
+    update = student.train_step
     for step, data in enumerate(batches()):
         if step == 8:
             for one in (student, plain):
@@ -185,6 +186,11 @@ class FakeCuda:
         assert pool == "pool"
         self.said.append("begin")
 
+    def pool(self) -> str:
+        if self.breaks:
+            raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
+        return "pool"
+
     def clone_state(self) -> str:
         return "a state that is not recorded"
 
@@ -217,6 +223,18 @@ def test_a_capture_that_breaks_is_ended_and_its_stream_left(monkeypatch: pytest.
     assert cuda.said[-6:] == ["begin", "end", "off", *ended]
 
 
+def test_a_function_that_fails_in_a_sound_capture_leaves_the_pool_to_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where memory runs out: ``~CUDAGraph`` gives the pool back, and a second time would end the process."""
+    cuda: Any = FakeCuda(monkeypatch, breaks=False)
+
+    def short() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        capture_on_cuda(short, cuda)
+    assert cuda.said[-3:] == ["begin", "end", "off"]
+
+
 def test_torch_still_has_what_cleans_up() -> None:
     """Private names, which a processor's build does not have but its Python sources use."""
     source = inspect.getsource(torch.cuda.memory)
@@ -241,35 +259,39 @@ def test_a_graph_that_cannot_be_replayed_is_given_up() -> None:
 
 def test_a_copy_makes_a_graph_of_its_own() -> None:
     recorder = Recorder()
-    student = learner(networks())
-    update = GraphedUpdates(student, recorder)
+    student = learner(networks(), capture=recorder)
+    update = student.train_step
     data = batches()
     for one in data[: WARMUP + 3]:
         update(one)
-    assert update._step._replay is not None
-    other = copy.deepcopy(update)
-    assert other._step._replay is None
+    assert student._run._replay is not None  # type: ignore[attr-defined]
+    other = copy.deepcopy(student)
+    assert other._run._replay is None  # type: ignore[attr-defined]
     before = {name: value.clone() for name, value in student.networks.state_dict().items()}
-    other(data[0])
+    other.train_step(data[0])
     assert all(torch.equal(value, before[name]) for name, value in student.networks.state_dict().items())
-    assert other._learner.updates == student.updates + 1
+    assert other.updates == student.updates + 1
 
 
 def test_replay_makes_room_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = tiny().learn(40)
     train_step, left = agent.learner.train_step, iter([True, False])
     monkeypatch.setattr(agent.replay_buffer, "leave_device", lambda: next(left))
-    failing = iter([True, False, True])
+    failing, held = iter([True, False, True]), []
 
     def short(batch: Any) -> Any:
         if next(failing):
+            activations = torch.zeros(3)
+            held.append(weakref.ref(activations))
             raise torch.OutOfMemoryError("CUDA out of memory")
         return train_step(batch)
 
     monkeypatch.setattr(agent.learner, "train_step", short)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: held.append(held[0]()))
     before = agent._n_updates
     with pytest.warns(UserWarning, match="the replay stays in the host's"):
         agent.train(1)
+    assert held[1:] == [None]  # what the update that failed has made is gone before the cache is emptied
     assert agent._n_updates == before + 1
     with pytest.raises(torch.OutOfMemoryError):  # there is nothing left to make room with
         agent.train(1)
@@ -282,7 +304,7 @@ def test_a_capture_that_fails_costs_a_warning_and_no_update() -> None:
     plain, expected = learn("dreamerv3")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        graphed, said = learn("dreamerv3", {"capture": fail})
+        graphed, said = learn("dreamerv3", fail)
     agree(plain, graphed, rtol=0.0, atol=0.0)
     assert said == expected
     assert [str(one.message)[:30] for one in caught if "CUDA graph" in str(one.message)] == [
@@ -437,7 +459,7 @@ def test_the_graph_gives_what_the_kernels_give(backbone: str, monkeypatch: pytes
     plain, expected = learn(backbone, device="cuda", updates=few)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="No CUDA graph")
-        graphed, said = learn(backbone, {}, "cuda", few)
+        graphed, said = learn(backbone, capture_on_cuda, "cuda", few)
     assert said == pytest.approx(expected, rel=1e-3)
     agree(plain, graphed, rtol=1e-3, atol=1e-4)
 
@@ -457,8 +479,8 @@ def test_the_graph_of_acting_gives_what_the_kernels_give(actions: spaces.Space[A
 
 @pytest.mark.gpu
 def test_a_replayed_update_does_not_wait_for_the_device() -> None:
-    student = learner(networks().cuda())
-    update = GraphedUpdates(student)
+    student = learner(networks().cuda(), capture=capture_on_cuda)
+    update = student.train_step
     data = batches("cuda")
     for one in data[: WARMUP + 2]:
         update(one)

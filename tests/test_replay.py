@@ -220,6 +220,16 @@ def test_rows_kept_on_the_device_make_the_same_batches(
     assert kept._kept.rows is None
 
 
+def test_rows_stay_on_the_host_where_others_took_the_memory_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(columns: Any, device: torch.device) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(replay_batches, "fits_on", lambda device, size: True)
+    monkeypatch.setattr(replay_batches, "DeviceRows", short)
+    rows = fill(make(60), 41).sample(3, 5, np.random.default_rng(0))
+    assert rows.reward.shape == (3, 5)
+
+
 def test_a_sample_for_the_host_leaves_the_rows_on_the_device() -> None:
     replay, rows = fill(make(60), 41), SimpleNamespace(device=torch.device("cuda:0"))
     replay._kept.rows, replay._kept._of = rows, (rows.device, replay.history)  # type: ignore[assignment]

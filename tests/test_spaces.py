@@ -69,7 +69,7 @@ def test_a_dict_observation_becomes_rows_with_an_env_axis() -> None:
         "bits": np.array([0, 1], dtype=np.int8),
     }
     rows = codec.encode(one)
-    assert not codec.is_batched(one)
+    assert not codec.read(one)[1]
     assert np.array_equal(rows["eye"], one["eye"][None])
     assert np.array_equal(rows["grid"], [[0, 1, 2, 3, 4, 5]])
     assert rows["grid"].dtype == np.float32
@@ -78,7 +78,7 @@ def test_a_dict_observation_becomes_rows_with_an_env_axis() -> None:
     assert np.array_equal(rows["bits"], [[1, 0, 0, 1]])
 
     pair = {key: np.stack([value, value]) for key, value in one.items()}
-    assert codec.is_batched(pair)
+    assert codec.read(pair)[1]
     for key, value in codec.encode(pair).items():
         assert np.array_equal(value, np.concatenate([rows[key], rows[key]])), key
 
@@ -90,7 +90,7 @@ def test_images_are_taken_in_either_layout(space: spaces.Box, batched: bool) -> 
     last = image((5, 17, 19, 3)) if batched else image((17, 19, 3))
     first = np.moveaxis(last, -1, -3)
     for given in (last, first):
-        assert codec.is_batched(given) is batched
+        assert codec.read(given)[1] is batched
         encoded = codec.encode(given)["observation"]
         assert encoded.dtype == np.uint8
         assert np.array_equal(encoded, last if batched else last[None])

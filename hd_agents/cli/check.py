@@ -130,7 +130,7 @@ def measure(agent: HarmonyDreamAgent) -> Times:
     acting = _Clock(0, STEPS // 4, SECONDS / 4)
     agent.learn(rows, callback=acting, log_interval=None, reset_num_timesteps=False)
     seconds: list[float] = []
-    first = 1 if agent._graphed is None else WARMUP + 2  # the first, those before the capture of a graph, and that
+    first = WARMUP + 2 if agent.learner.graphed else 1  # the first, those before the capture of a graph, and that
     while len(seconds) <= first or (len(seconds) < first + UPDATES and sum(seconds) < SECONDS):
         begun = time.perf_counter()
         agent.train(1)

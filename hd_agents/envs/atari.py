@@ -30,8 +30,8 @@ class Atari(gymnasium.Env[Image, np.int64]):
     """A game of the Arcade Learning Environment as Atari100K plays it.
 
     Observation: ``(size, size, 3)`` uint8, the pixelwise maximum of the last two frames of the repeat (games draw some
-    things only every other frame), reduced by OpenCV's area interpolation. After a reset, and where a game ends at the
-    first frame of a repeat, there is one frame, and no maximum.
+    things only every other frame), reduced by OpenCV's area interpolation. After a reset, and where a game ends
+    before the last frame of a repeat, there is one frame, and no maximum.
     Actions: the game's minimal set, each repeated ``action_repeat`` frames or until the game ends.
     Reward: the sum of the score's changes over the repeat, not clipped.
     Episode: a whole game, all lives; ``truncated`` at ``max_frames``. It starts with 0 to ``noop_max`` frames of doing

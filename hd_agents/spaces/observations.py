@@ -112,17 +112,15 @@ class ObservationCodec:
         """Keys that are read as vectors though they have the shape of images."""
         return [key for key in self.vectors if looks_like_images(self._spaces[key])]
 
-    def is_batched(self, observation: Observation) -> bool:
-        """Whether the observation has an env axis in front. ValueError where its shape fits the space neither way."""
-        return self._batched_values(observation)[1]
-
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
         """One observation (gets an env axis of 1) or a batch of N, as images (N, H, W, C) and vectors (N, D).
 
         Images are taken in the layout of the space or in the other one, as Stable-Baselines3 does. The result may
         share memory with the argument.
         """
-        values, batched = self._batched_values(observation)
+        return self._encode(*self._batched_values(observation))
+
+    def _encode(self, values: Mapping[str, NDArray[Any]], batched: bool) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {}
         for key, value in values.items():
             rows = value if batched else value[None]
@@ -136,10 +134,14 @@ class ObservationCodec:
                 out[key] = to_one_hot(rows, nvec, self._starts[key], f"The observation {key!r} holds ")
         return out
 
-    def encode_finite(self, observation: Observation) -> dict[str, NDArray[Any]]:
-        """As :meth:`encode`. ValueError for NaN, infinity and what float32 cannot hold, which networks hide."""
+    def read(self, observation: Observation) -> tuple[dict[str, NDArray[Any]], bool]:
+        """As :meth:`encode`, and whether the observation had an env axis in front.
+
+        ValueError for NaN, infinity and what float32 cannot hold, which networks hide.
+        """
+        values, batched = self._batched_values(observation)
         with np.errstate(over="ignore"):
-            encoded = self.encode(observation)
+            encoded = self._encode(values, batched)
         for key, rows in encoded.items():
             if key in self.vectors and not np.isfinite(rows).all():
                 row, place = np.argwhere(~np.isfinite(rows))[0]
@@ -147,7 +149,7 @@ class ObservationCodec:
                     f"The observation {key!r} holds {rows[row, place]} at index {place}: expected finite numbers that "
                     "fit into float32."
                 )
-        return encoded
+        return encoded, batched
 
     def decode(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Predicted means with any leading axes back to the environment's values, key by key.

@@ -16,7 +16,7 @@ class Batch(NamedTuple):
     The row of a reset has ``is_first`` True, a zero action and a zero reward. The last observation of an episode is a
     row of its own, with the last reward; ``terminated`` is True there if the episode ended by the task's own rules and
     False if it was cut off (time limit). A sequence may run across episodes: at ``is_first`` the recurrent state
-    starts anew. ``is_first[:, 0]`` is always True, because a sampled sequence carries no state from before it.
+    starts anew. What the replay samples carries no state from before it: its ``is_first[:, 0]`` is always True.
 
     :param observation: key to tensor. Images uint8 (B, T, H, W, C), channels last, 0..255; vectors float32 (B, T, D) in
         the data's own unit.

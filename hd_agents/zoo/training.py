@@ -28,7 +28,7 @@ ARGUMENTS |= {name: name for name in ("seed", "device", "preset", "trained_agent
 # Settings that are mappings: of `--set policy_kwargs.units=64` only the entry changes.
 MAPPINGS = ("env_kwargs", "policy_kwargs", "harmony")
 MAX_BUFFER = 1_000_000  # rows of replay
-MIN_BUFFER = 10_000
+MIN_BUFFER, MIN_BUFFER_PER_ENV = 10_000, 128  # a sequence has 64 steps by default
 
 
 class Plan(NamedTuple):
@@ -128,9 +128,9 @@ def plan(
     values: dict[str, Any] = {"n_envs": 1, "env_kwargs": {}, **known}
     allowed = settable()
     for key, value in (settings or {}).items():
-        name, _, entry = key.partition(".")
-        if entry and name in MAPPINGS:
-            values[name] = {**_entries(key, value, values.get(name)), entry: value}
+        mapping, _, entry = key.partition(".")
+        if entry and mapping in MAPPINGS:
+            values[mapping] = {**_entries(key, value, values.get(mapping)), entry: value}
             continue
         if key in ARGUMENTS:
             own, flag = ARGUMENTS[key], ARGUMENTS[key].replace("_", "-")
@@ -150,7 +150,8 @@ def plan(
         values |= network_settings(trained, settings or {})
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
     total, n_envs = checks.whole("steps", total, 1), checks.whole("n_envs", n_envs, 1)
-    values.setdefault("buffer_size", min(MAX_BUFFER, max(MIN_BUFFER, 2 * total)))  # a row per step and one per episode
+    rows = max(2 * total, MIN_BUFFER, MIN_BUFFER_PER_ENV * n_envs)  # one per step and one more per episode
+    values.setdefault("buffer_size", min(MAX_BUFFER, rows))
     return Plan(task, total, n_envs, values, env_kwargs, trained)
 
 
