@@ -20,9 +20,10 @@ from hd_agents.collection import Collector, GraphedActing
 from hd_agents.envs import register_suite
 from hd_agents.graphs import capture_on_cuda
 from hd_agents.imagine import Imagined, imagine
-from hd_agents.learner import Learner, bfloat16_pays
+from hd_agents.learner import Learner
 from hd_agents.loop import LearningLoop
 from hd_agents.metrics import Metrics
+from hd_agents.nn.products import bfloat16_pays
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
 from hd_agents.presets import DEFAULTS, SIZES

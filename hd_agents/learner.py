@@ -14,14 +14,10 @@ from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
 from hd_agents.compilation import compiled_or_plain
 from hd_agents.graphs import Capture, Graphed
-from hd_agents.host import cpu_has_bfloat16
 from hd_agents.nonfinite import Guard
 from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
-
-AMPERE = 8  # compute capability of the first GPUs with bfloat16
-FEWEST_WEIGHTS = 1_000_000  # of networks in bfloat16; below, a CPU spends as long on converting (benchmarks/update.py)
 
 
 class Draws(NamedTuple):
@@ -244,16 +240,6 @@ class Learner:
     def _autocast(self) -> torch.autocast:
         enabled = self._autocast_dtype is not None
         return torch.autocast(self.device.type, dtype=self._autocast_dtype or torch.bfloat16, enabled=enabled)
-
-
-def bfloat16_pays(device: torch.device, weights: int) -> bool:
-    """Whether networks of so many weights are faster in bfloat16.
-
-    NVIDIA's GPUs before Ampere (T4, V100, RTX 20) have no instructions for it: PyTorch imitates them, very slowly.
-    """
-    if device.type == "cuda":
-        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= AMPERE
-    return device.type == "cpu" and weights >= FEWEST_WEIGHTS and cpu_has_bfloat16()
 
 
 def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hd_agents import host
-from hd_agents import learner as learner_module
+from hd_agents.nn import products
 from tests.agents import tiny
 
 FLAGS = {"avx512_bf16": True, "amx_bf16": True, "avx512f": False}
@@ -57,8 +57,8 @@ def test_what_mkl_leaves_unused(
 def test_auto_takes_bfloat16_where_it_pays(
     able: bool, pays: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner_module, "cpu_has_bfloat16", lambda: able)
-    monkeypatch.setattr(learner_module, "FEWEST_WEIGHTS", pays)
+    monkeypatch.setattr(products, "cpu_has_bfloat16", lambda: able)
+    monkeypatch.setattr(products, "FEWEST_WEIGHTS", pays)
     assert tiny().learner.bfloat16 is expected
     assert tiny(precision="bfloat16").learner.bfloat16
     assert not tiny(precision="float32").learner.bfloat16
@@ -72,7 +72,7 @@ def test_gpus_without_instructions_stay_in_float32(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.version, "hip", hip)
-    assert learner_module.bfloat16_pays(torch.device("cuda"), 1) is pays
+    assert products.bfloat16_pays(torch.device("cuda"), 1) is pays
 
 
 SCRIPT = """

@@ -1,4 +1,4 @@
-"""Matrix products in float32 on a CPU, which PyTorch leaves to MKL.
+"""What matrix products are computed in, and those in float32 on a CPU, which PyTorch leaves to MKL.
 
 On processors that are not Intel's, MKL takes no notice of AVX512, which can be half of the speed of those that have it.
 oneDNN, which comes with PyTorch for its convolutions, does use it. So there it makes the large products too.
@@ -14,9 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from hd_agents.host import cpu_beyond_mkl
+from hd_agents.host import cpu_beyond_mkl, cpu_has_bfloat16
 
+AMPERE = 8  # compute capability of the first GPUs with bfloat16
+FEWEST_WEIGHTS = 1_000_000  # of networks in bfloat16; below, a CPU spends as long on converting (benchmarks/update.py)
 LARGE = 3_000_000  # multiplications from which oneDNN is faster; it takes some 15 microseconds before it begins
+
+
+def bfloat16_pays(device: torch.device, weights: int) -> bool:
+    """Whether networks of so many weights are faster in bfloat16.
+
+    NVIDIA's GPUs before Ampere (T4, V100, RTX 20) have no instructions for it: PyTorch imitates them, very slowly.
+    """
+    if device.type == "cuda":
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= AMPERE
+    return device.type == "cpu" and weights >= FEWEST_WEIGHTS and cpu_has_bfloat16()
 
 
 def product_dtype(device: str) -> torch.dtype:
