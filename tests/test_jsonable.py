@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_any_space_comes_back(space: spaces.Space) -> None:
 @pytest.mark.parametrize(
     "space",
     [
-        spaces.Discrete(3, dtype=np.uint8),
+        *([spaces.Discrete(3, dtype=np.uint8)] if "dtype" in signature(spaces.Discrete).parameters else []),
         spaces.MultiDiscrete([[2, 3], [5, 7]], start=[[0, -1], [2, 0]]),
         spaces.MultiDiscrete([2, 3], dtype=np.int32),
         spaces.Box(0, 1, (3,), np.bool_),
@@ -150,7 +151,7 @@ HUGE = {"dtype": "|u1", "shape": [1 << 20, 1 << 20], "fill": 0}
         ({"__type__": "space", "space": {"kind": "MultiBinary", "n": [1 << 20, 1 << 20]}}, "more than"),
         (
             {"__type__": "space", "space": {"kind": "Discrete", "n": -3, "start": 0, "dtype": "<i8"}},
-            "damaged: ValueError",
+            "damaged: (ValueError|AssertionError)",
         ),
         ({"__type__": "space", "space": {"kind": "Graph"}}, "unknown kind 'Graph'"),
         ({"__type__": "space", "space": [1]}, "damaged: TypeError"),

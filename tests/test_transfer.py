@@ -125,7 +125,10 @@ def test_what_is_no_network_may_differ(trained: Path) -> None:
         assert start.weights["networks.harmonizer.log_sigma"].tolist() == [sigmas[name] for name in own]
 
 
-def test_with_more_environments_a_policy_class_and_from_8_bits(trained: Path, tmp_path: Path) -> None:
+def test_with_more_environments_a_policy_class_and_from_8_bits(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hd_agents.zoo.packing._check_loss", lambda card: None)  # what one episode scores is chance
     package = zoo.pack(trained, "CartPole-v1", episodes=1, target=tmp_path / "a", device="cpu", bits=8)
     policy = HarmonyDreamAgent.load(trained, device="cpu").policy_class
     settings: dict[str, Any] = {**FAST, "n_envs": 2, "policy": policy, "policy_kwargs": TINY["policy_kwargs"]}
