@@ -251,6 +251,7 @@ class HarmonyDreamAgent(LearningLoop):
         )
         self.learner.updates = self._n_updates
         self._metrics = Metrics()
+        self._ended = np.zeros(self.n_envs, np.int64)
         self._collector = Collector(self.policy, self.n_envs, GraphedActing(self.policy) if graphs else None)
         self.replay_buffer = self._make_replay()
         self._note_moves()
@@ -377,6 +378,8 @@ class HarmonyDreamAgent(LearningLoop):
             checks.spaces(agent.env, data["observation_space"], data["action_space"])
         with blamed_on(f"The archive with {', '.join(sorted(kwargs))} as given" if kwargs else "The archive"):
             restore(agent, data, kwargs)
+            if agent.env is not None:
+                agent.action_space = agent.env.action_space  # the same object, as in a new agent: both may draw from it
             check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs)
             agent._setup_model()
             if env is None or not force_reset:

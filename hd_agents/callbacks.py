@@ -41,7 +41,7 @@ class RunCheckpoint(BaseCallback):
 
         checkpoint = RunCheckpoint("runs/catch", every=10_000)
         agent = checkpoint.resume(env) or HarmonyDreamAgent("CnnPolicy", env)
-        agent.learn(total - agent.num_timesteps, callback=checkpoint, reset_num_timesteps=False)
+        agent.learn(max(0, total - agent.num_timesteps), callback=checkpoint, reset_num_timesteps=False)
 
     While learning, Ctrl-C (SIGINT) and SIGTERM finish the present step, store the run and end ``learn``, which returns
     the agent as usual; a second one acts at once. ``stopped_by`` then holds the signal's name.

@@ -47,6 +47,7 @@ class LearningLoop(BaseAlgorithm):
     replay_buffer: SequenceReplay | None
     _collector: Collector
     _metrics: Metrics
+    _ended: NDArray[np.int64]  # episodes of each environment that came to their end
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -161,6 +162,7 @@ class LearningLoop(BaseAlgorithm):
         if normalizer is not None:
             self._last_original_obs = delivered
         self._update_info_buffer(infos, dones)
+        self._ended += dones
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         if not go_on:
             return False
@@ -170,6 +172,11 @@ class LearningLoop(BaseAlgorithm):
                 self.dump_logs()
         callback.on_rollout_end()
         return True
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """As in Stable-Baselines3, but not below 0, and rates with it: the last vector step may go beyond the end."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
 
     def _note_moves(self) -> None:
         """Take the environments to be where this loop left them."""

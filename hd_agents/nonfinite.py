@@ -34,6 +34,7 @@ class Guard:
     def __init__(self, device: torch.device) -> None:
         self.bad = self._none = torch.zeros((), device=device)  # 1 once something in this update was not finite
         self._names: tuple[str, ...] = ()
+        self._before: dict[str, int] = {}  # counts of a run that goes on, until the first update tells the names
         self._counts = torch.zeros(0, dtype=torch.int64, device=device)  # one for each of the names
         self._rows = torch.zeros(2, dtype=torch.int64, device=device)  # in a row, total
 
@@ -56,7 +57,7 @@ class Guard:
         """
         if not self._names:
             self._names = tuple(name for name in metrics if name.startswith(("loss/", "grad_norm/")))
-            self._counts = self._counts.new_zeros(len(self._names))
+            self._counts = self._counts.new_tensor([self._before.get(name, 0) for name in self._names])
         self._counts += ~torch.isfinite(torch.stack([metrics[name] for name in self._names]))
         skipped = self.bad
         self._rows += 1
@@ -68,12 +69,17 @@ class Guard:
         """The counts, by one copy that waits for the device: once in many updates, not in each."""
         in_a_row, total, *counts = torch.cat([self._rows, self._counts]).tolist()
         names = {name: count for name, count in zip(self._names, counts, strict=True) if count}
-        return Tally(in_a_row, total, names)
+        return Tally(in_a_row, total, names if self._names else self._before)
 
     def report(self) -> dict[str, float]:
         """For the log table: all skipped updates, and those in which a loss or gradient was not finite, by name."""
         tally = self.read()
         return {"skipped_updates": tally.total, **{f"nonfinite/{name}": n for name, n in tally.names.items()}}
+
+    def go_on(self, tally: Tally) -> None:
+        """Count on from what :meth:`read` gave in a run that goes on here, before the first update."""
+        self._rows.copy_(torch.tensor([tally.in_a_row, tally.total]))
+        self._before = dict(tally.names)
 
     def restart(self) -> None:
         """Count those in a row from zero, as after a change of precision."""

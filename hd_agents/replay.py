@@ -217,6 +217,15 @@ class SequenceReplay:
         with open(source, "rb") as file:
             self._read(file, str(source), keep=True)
 
+    def count_as(self, added: Sequence[int]) -> None:
+        """Take ``added`` from a replay of which this one holds the newest rows.
+
+        :raises ValueError: if these are more rows than that one was given.
+        """
+        if len(added) != self.n_envs or any(ever < count for ever, count in zip(added, self._counts, strict=True)):
+            raise ValueError(f"added={added}: the environments have {self._counts} rows.")
+        self.added = [int(ever) for ever in added]
+
     def _row_bytes(self) -> int:
         return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self._layout.values())
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from hd_agents.envs.state import get_vec_state, set_vec_state
 from hd_agents.jsonable import DAMAGE, ArchiveError
+from hd_agents.nonfinite import Tally
 from hd_agents.randomness import global_state, new_generator, set_global_state, set_space_state, space_state
 
 Tensors = dict[str, dict[str, Tensor]]
@@ -23,6 +25,9 @@ def run_state(agent: Any) -> tuple[dict[str, Any], Tensors]:
         **values,
         "sampling": agent._rng.bit_generator.state,
         "action_space": space_state(agent.action_space),
+        "rows": list(agent.replay_buffer.added),
+        "episodes": agent._ended.tolist(),
+        "skipped": agent.learner.guard.read()._asdict(),
         "env": env,
     }
     return data, {"torch": tensors}
@@ -41,9 +46,18 @@ def restore_run(agent: Any, data: Mapping[str, Any], tensors: Mapping[str, Any])
                 agent.env.seed((agent.seed + agent.num_timesteps) % 2**32)
         agent._rng = new_generator(data["sampling"])
         set_space_state(agent.action_space, data["action_space"])
+        agent.replay_buffer.count_as(data.get("rows", agent.replay_buffer.added))
+        agent._ended = np.array(data.get("episodes", [1 << 62] * agent.n_envs), np.int64).reshape(agent.n_envs)
+        if "skipped" in data:
+            agent.learner.guard.go_on(_tally(**data["skipped"]))
         set_global_state(data, tensors["torch"])
     except ArchiveError:
         raise
     except (*DAMAGE, RuntimeError) as error:  # torch's error for a generator's state is the latter
         raise ArchiveError(f"The run's state does not fit ({type(error).__name__}: {error}).") from error
     return goes_on
+
+
+def _tally(in_a_row: int, total: int, names: dict[str, int]) -> Tally:
+    """What was stored of it. Raises TypeError or ValueError for anything else."""
+    return Tally(int(in_a_row), int(total), {str(name): int(count) for name, count in names.items()})

@@ -81,13 +81,13 @@ class ScoreCurve(BaseCallback):
     def _on_training_end(self) -> None:
         agent: Any = self.model
         stopped = agent.num_timesteps < agent._total_timesteps  # by Ctrl-C, say: whoever goes on evaluates
-        if not stopped and self._evaluate_if_due():
-            self.logger.dump(self.model.num_timesteps)
+        if not stopped:
+            self._evaluate_if_due()
 
-    def _evaluate_if_due(self) -> bool:
+    def _evaluate_if_due(self) -> None:
         agent: Any = self.model
         if agent.num_timesteps // self.every == self._tried // self.every:
-            return False
+            return
         self._tried, begun = agent.num_timesteps, time.monotonic()
         try:
             bar = self.verbose > 0 and bar_is_seen()
@@ -97,7 +97,7 @@ class ScoreCurve(BaseCallback):
             if isinstance(error, ValueError) and not self._lines:  # a mistake in the arguments
                 raise
             warnings.warn(f"The evaluation after {self._tried:,} env steps failed: {error!r}", stacklevel=2)
-            return False
+            return
         finally:
             self.seconds += time.monotonic() - begun
         del found["versions"]
@@ -109,7 +109,7 @@ class ScoreCurve(BaseCallback):
         for name in ("mean_return", "success_rate"):
             if name in found:
                 self.logger.record(f"eval/{name}", found[name])
-        return True
+        self.logger.dump(agent.num_timesteps)  # now: a run that is killed before the next table has the line already
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:

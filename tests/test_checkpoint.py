@@ -20,6 +20,7 @@ from hd_agents import checkpoint, host
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError, newest_intact, read_checkpoint, steps_in
+from hd_agents.nonfinite import Tally
 from tests.agents import Clock, Scripted, tiny
 from tests.runs import fingerprint
 
@@ -318,6 +319,48 @@ def test_gradient_steps_and_episodes_between_two_learns_are_stored(tmp_path: Pat
     found.learn(30, callback=newer, reset_num_timesteps=False)
     assert steps_in(tmp_path) == [110, 100]
     assert RunCheckpoint(tmp_path).resume("CartPole-v1", device="cpu")._n_updates == found._n_updates
+
+
+def test_an_environment_that_draws_from_its_action_space_goes_on(tmp_path: Path) -> None:
+    """The agent's random actions come from that generator too, in a resumed run as in a new one."""
+
+    class Sticky(Clock):
+        def __init__(self) -> None:
+            super().__init__(7)
+            self.action_space = spaces.Discrete(5)  # type: ignore[misc]  # not that of the class
+
+        def step(self, action: int) -> Any:
+            return super().step(self.action_space.sample())  # type: ignore[arg-type]
+
+    def run(steps: int, folder: Path) -> HarmonyDreamAgent:
+        env, checkpoint = DummyVecEnv([Sticky]), RunCheckpoint(folder)
+        agent = checkpoint.resume(env, device="cpu") or tiny(env=env, seed=3)
+        return agent.learn(steps - agent.num_timesteps, callback=checkpoint, reset_num_timesteps=False)
+
+    run(10, tmp_path / "stopped")
+    assert fingerprint(run(40, tmp_path / "stopped")) == fingerprint(run(40, tmp_path / "straight"))
+
+
+def test_an_episode_goes_to_the_same_environment_in_a_resumed_run(tmp_path: Path) -> None:
+    """That which has had the fewest rows, those that are no longer there included."""
+    agent = agent_of(2, buffer_size=40, train_ratio=0.0)
+    agent.add_episode(np.zeros((31, 3)), np.zeros(30, int), np.ones(30), terminated=True)
+    agent.learn(120, callback=RunCheckpoint(tmp_path, every=10))
+    resumed = RunCheckpoint(tmp_path).resume(clocks(2), device="cpu")
+    assert resumed.replay_buffer.added == agent.replay_buffer.added
+    assert len(set(resumed.replay_buffer.added)) == 2
+
+
+def test_skipped_gradient_steps_are_counted_on(tmp_path: Path) -> None:
+    """Twenty in a row end bfloat16, or the run: a kill must not begin them anew."""
+    agent = agent_of(train_ratio=0.0)
+    agent.learner.guard.go_on(Tally(5, 7, {"loss/reward": 2}))
+    agent.learn(30, callback=RunCheckpoint(tmp_path, every=20))
+    assert agent._n_updates == 0
+    resumed = RunCheckpoint(tmp_path).resume(clocks(), device="cpu")
+    assert resumed.learner.guard.read() == Tally(5, 7, {"loss/reward": 2})
+    resumed.train(1)
+    assert resumed.learner.guard.read() == Tally(0, 7, {"loss/reward": 2})
 
 
 def test_what_has_not_learned_since_it_was_resumed_can_be_stored(tmp_path: Path) -> None:

@@ -1,21 +1,26 @@
 """The command line: runs that are stored, stopped and gone on with."""
 
+import errno
 import json
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.checkpoint import steps_in
-from hd_agents.cli import main, pictures, resuming, train
+from hd_agents.cli import facts, main, pictures, resuming, train
+from hd_agents.host import atomic_write
+from tests.agents import Clock
 
 TINY = [
     f"--set={setting}"
@@ -118,9 +123,75 @@ def test_episodes_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     (tmp_path / "0.monitor.csv").write_text(head + "1,10,1.0\n2,20,4.0\n3,5,5.0\n4,1")
     (tmp_path / "1.monitor.csv").write_text(head + "1,33,1.0\n")
     (tmp_path / "2.monitor.csv").write_text(head)
-    resuming._forget_episodes(tmp_path, 30)
+    resuming._forget_episodes(tmp_path, [2, 0, 0, 5])  # a file that somebody has removed is no concern
     texts = [(tmp_path / f"{index}.monitor.csv").read_text() for index in range(3)]
     assert texts == [head + "1,10,1.0\n2,20,4.0\n", head, head]
+
+
+def fail_at(step: int) -> Callable[[train.Report], bool]:
+    def fail(report: train.Report) -> bool:
+        if report.num_timesteps == step:
+            raise RuntimeError("power lost")
+        return True
+
+    return fail
+
+
+def test_rows_of_closed_episodes_are_not_made_up_for_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where episodes cannot go on, the file has fewer steps than the run: it is cut by episodes, not by steps."""
+
+    class Elsewhere(Clock):
+        def __init__(self) -> None:
+            super().__init__(7)
+            self.engine = object()
+
+    monkeypatch.setitem(gym.registry, "Elsewhere-v0", gym.envs.registration.EnvSpec("Elsewhere-v0", Elsewhere))
+    words = ["train", "Elsewhere-v0", "--folder", str(tmp_path), "--resume", "--checkpoint-every", "20"]
+    words += ["--device", "cpu", "--steps", "100", "--set=learning_starts=1000"]
+    for step in (39, 59):
+        with monkeypatch.context() as patch:
+            patch.setattr(train.Report, "_on_step", fail_at(step))
+            assert main(words) == 1
+    assert main(words) == 0
+    agent = HarmonyDreamAgent.load(tmp_path / "agent.zip", device="cpu")
+    assert agent._episode_num == 2 + 2 + 8  # up to the steps 20, 40 and 100
+    assert len((tmp_path / "0.monitor.csv").read_text().splitlines()) - 2 == agent._episode_num
+
+
+def test_tensorboard_has_every_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def logged(folder: Path) -> list[int]:
+        return [event.step for event in EventAccumulator(str(folder / "tensorboard")).Reload().Scalars("time/fps")]
+
+    words = ["--resume", "--checkpoint-every", "50", "--steps", "300"]
+    assert learn(tmp_path / "straight", *words) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Report, "_on_step", fail_at(248))
+        assert learn(tmp_path / "killed", *words) == 1
+    for _ in range(2):  # a second time after its end
+        assert learn(tmp_path / "killed", *words) == 0
+        assert logged(tmp_path / "killed") == logged(tmp_path / "straight")
+
+
+def test_a_full_disk_leaves_the_settings_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--resume", "--checkpoint-every", "20", "--steps"]
+    assert learn(tmp_path, *words, "40") == 0
+    before = (tmp_path / "config.yml").read_text()
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Any]:
+        if path.name == "config.yml":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        with atomic_write(path) as file:
+            yield file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(facts, "atomic_write", full)
+        with pytest.raises(OSError, match="No space"):
+            learn(tmp_path, *words, "60")
+    assert (tmp_path / "config.yml").read_text() == before
+    assert learn(tmp_path, *words, "60") == 0
 
 
 def test_a_finished_run_without_checkpoints_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

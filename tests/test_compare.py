@@ -105,6 +105,22 @@ def test_a_stopped_comparison_goes_on_in_the_run_that_was_stopped(
     assert [path.name for path in (folder / "on_0").iterdir()] == ["CartPole-v1_1"]
 
 
+def test_a_run_that_was_stopped_before_its_last_step_is_not_taken_for_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes its last step all the same, but does not learn from it."""
+    words = ["compare", "CartPole-v1", "--seeds", "1", "--harmony", "on", "--episodes", "1", "--steps", "47", *TINY]
+    words += ["--folder", str(tmp_path), "--resume"]
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Report, "_on_step", stop_by(signal.SIGTERM))
+        assert main(words) == 143
+    assert HarmonyDreamAgent.load(tmp_path / "on_0" / "agent.zip", device="cpu").num_timesteps == 47
+    asked = trained(monkeypatch)
+    assert main(words) == 0
+    assert asked == [1]
+
+
 def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt

@@ -132,6 +132,49 @@ def test_types_come_back() -> None:
     assert [type(other.nested[0]), type(other.nested[1][0])] == [np.int8, np.float32]
 
 
+class Shared(gym.Env[Any, Any]):
+    """Its generator has two names; with ``twice``, a part of its world too."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+
+    def __init__(self, twice: str = "") -> None:
+        self.twice = twice
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.rng = self.np_random
+        self.grid, self.log = np.zeros((4, 4)), [0]
+        self.inner = {"view": self.grid[1:3, 1:3], "list": (self.log,)}.get(self.twice, self.grid[1:3].copy())
+        if self.twice == "within itself":
+            self.log.append(self.log)  # type: ignore[arg-type]
+        return np.zeros(1, np.float32), {}
+
+
+def test_a_generator_of_two_names_stays_one() -> None:
+    one, other = Shared(), Shared()
+    for seed, env in enumerate((one, other)):
+        env.reset(seed=seed)
+    one.rng.random()
+    set_state(other, from_json(to_json(get_state(one))))
+    assert [other.rng.random(), other.np_random.random()] == [one.rng.random(), one.np_random.random()]
+
+
+@pytest.mark.parametrize("twice", ["view", "list", "within itself"])
+def test_what_changes_in_two_places_at_once_cannot_be_stored(twice: str) -> None:
+    """It would come back as two things, of which one no longer follows the other."""
+    env = Shared(twice)
+    env.reset(seed=0)
+    assert get_state(env) is None
+
+
+def test_a_generator_of_two_layers_cannot_be_stored() -> None:
+    env = gym.Wrapper(Shared())
+    env.reset(seed=0)
+    assert get_state(env) is not None
+    env.rng = env.unwrapped.np_random  # type: ignore[attr-defined]
+    assert get_state(env) is None
+
+
 def test_what_is_no_plain_value_cannot_be_stored() -> None:
     env = scripted()
     env.engine = object()

@@ -17,7 +17,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
 from hd_agents.envs.restarting import RestartingEnv, RestartingSubprocVecEnv
-from hd_agents.envs.state import get_state, set_state
+from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
+from hd_agents.jsonable import from_json, to_json
 from tests.agents import tiny
 from tests.test_collection import rows
 
@@ -218,6 +219,34 @@ def test_learning_survives_a_killed_worker(start_method: str) -> None:
     lengths = [info["l"] for info in agent.ep_info_buffer]
     assert lengths.count(5) == len(lengths) - 1
     assert lengths.count(3) == 1
+
+
+class Mortal(Fragile):
+    """Its process ends at action 2."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if action == 2:
+            os._exit(7)
+        return super().step(action)
+
+
+def test_restarts_of_processes_are_stored() -> None:
+    """Else a resumed run would begin with the seeds of its first restarts once more."""
+    one, other = (RestartingSubprocVecEnv([lambda: Restorable(Mortal())] * 2) for _ in range(2))
+    dies = np.array([2, 0])
+    try:
+        one.seed(3)
+        one.reset()
+        one.step(dies)
+        one.step(np.zeros(2, int))
+        assert set_vec_state(other, from_json(to_json(get_vec_state(one))))
+        (seen, _, _, infos), (expected, _, _, others) = one.step(dies), other.step(dies)
+        assert seen.tolist() == expected.tolist()
+        assert infos[0]["terminal_observation"].tolist() == others[0]["terminal_observation"].tolist()
+        assert one.get_state()["restarts"] == [2, 0]
+    finally:
+        one.close()
+        other.close()
 
 
 def test_a_step_that_was_interrupted_leaves_no_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The tables of results: rows of cards and files, the README made of them, and the published scores beside them."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,17 @@ def test_rows_come_back_from_a_file_as_they_were(tmp_path: Path) -> None:
     assert read_rows(path) == [ROW, {**ROW, "seed": 4}]
     assert path.read_text() == table([ROW, {**ROW, "seed": 4}])
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_full_disk_leaves_no_half_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    append_row(tmp_path / "rows.csv", ROW)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        append_row(tmp_path / "rows.csv", ROW)
+    assert read_rows(tmp_path / "rows.csv") == [ROW]
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,15 @@ def test_a_subclass_is_stored_with_its_own_arguments(tmp_path: Path) -> None:
         Careful("MlpPolicy", "CartPole-v1", keep=False, **TINY).save(tmp_path / "agent")
 
 
+def test_rates_end_at_zero_where_the_last_vector_step_goes_beyond_the_end(tmp_path: Path) -> None:
+    """Below it they would undo what was learned, and no archive may hold such."""
+    agent = tiny(env=DummyVecEnv([lambda: Clock(5)] * 3), learning_rate="lin_0.001", train_ratio=16.0).learn(100)
+    assert agent.num_timesteps == 102
+    assert agent.learner.model_optimizer.param_groups[0]["lr"] == 0
+    agent.save(tmp_path / "agent")
+    assert HarmonyDreamAgent.load(tmp_path / "agent", device="cpu")._current_progress_remaining == 0
+
+
 def test_a_schedule_is_stored_as_its_present_value(tmp_path: Path) -> None:
     agent = tiny(learning_rate=LinearSchedule(1e-3, 0.0, 1.0), actor_learning_rate=ConstantSchedule(3e-4)).learn(30)
     agent._update_current_progress_remaining(1, 4)

@@ -127,6 +127,19 @@ def test_ctrl_c_keeps_the_study_and_the_command_goes_on(
     assert "trial 4, seed 14, mean return 9.00" in (run.folder / "best.yml").read_text()
 
 
+def test_a_study_that_was_killed_before_it_wrote_its_best_trial_writes_it(run: Run, scores: list[float]) -> None:
+    best = run.folder / "best.yml"
+    scores += [1, 5]
+    assert run("--trials", "1") == 0
+    told = best.read_text()
+    scores += [1, 9]
+    assert run("--trials", "2") == 0
+    for left in (told, ""):
+        best.unlink() if not left else best.write_text(left)
+        assert run("--trials", "2") == 0
+        assert "mean return 9.00" in best.read_text()
+
+
 @pytest.mark.parametrize("error", [NonFiniteError("all NaN"), RuntimeError("the robot fell\nmore of it")])
 def test_a_trial_that_fails_is_passed_over(
     error: Exception,

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from hd_agents import HarmonyDreamAgent
+from hd_agents.checkpoint import steps_in
 from hd_agents.cli import tasks, train
 from hd_agents.cli.curves import EVALUATION_SEED, curves_of, draw_mean
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.figures import COLOURS
-from hd_agents.cli.resuming import changed_settings, told_folder
+from hd_agents.cli.resuming import CHECKPOINTS, changed_settings, told_folder
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.evaluation import evaluate, protocol
 from hd_agents.host import atomic_write
@@ -146,9 +147,11 @@ def _is_judged(row: dict[str, Any] | None, task: str, episodes: int | None) -> b
 
 
 def _is_trained(folder: Path, plan: Plan) -> bool:
-    """Whether a run has come to its end."""
-    path = folder / "agent.zip"
-    return path.exists() and HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= plan.steps
+    """Whether a run has come to its end; one that was stopped made a step more than it stored and learned from."""
+    path, stored = folder / "agent.zip", steps_in(folder / CHECKPOINTS)
+    if not path.exists() or (stored and stored[0] < plan.steps):
+        return False
+    return HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= plan.steps
 
 
 def _judge(folder: Path, plan: Plan, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -88,4 +88,5 @@ def write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
 
     command = shlex.join(["hd-agents", *sys.argv[1:]])
     text = yaml.safe_dump({plan.task: plan.settings(options.seed)}, sort_keys=False)
-    path.write_text(f"# {command}\n{text}", encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write(f"# {command}\n{text}".encode())

@@ -8,7 +8,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent
@@ -123,7 +125,7 @@ def resume(
     for warning in caught:
         print(f"Warning: {warning.message}", file=sys.stderr)
     if agent is not None:
-        _forget_episodes(folder, agent.num_timesteps // plan.n_envs)
+        _forget_episodes(folder, agent._ended.tolist())
         forget_scores(folder / SCORES, agent.num_timesteps)
         changed = changed_settings(folder / "config.yml", plan, options.seed)
         print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {changed}" if changed else ""), flush=True)
@@ -170,15 +172,21 @@ def _task_of(folder: Path) -> str:
     return ", ".join(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.exists() else "another task"
 
 
-def _forget_episodes(folder: Path, steps: int) -> None:
-    """Cut off what was written of episodes beyond each environment's first ``steps`` steps, and half lines."""
-    for path in folder.glob("*.monitor.csv"):
-        lines = path.read_bytes().splitlines(keepends=True)
-        kept, end = len(b"".join(lines[:2])), 0  # metadata and names of columns
-        for line in lines[2:]:
-            _, length, _ = line.split(b",", 2) if line.endswith(b"\n") and line.count(b",") >= 2 else (0, steps + 1, 0)
-            end += int(length)
-            if end > steps:
-                break
-            kept += len(line)
-        os.truncate(path, kept)
+def forget_logs(logger: Logger, steps: int) -> None:
+    """Let TensorBoard drop what was logged after ``steps`` env steps, which will be logged again."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped, unused-ignore]
+
+    for output in logger.output_formats:
+        if isinstance(output, TensorBoardOutputFormat):
+            writer: Any = output.writer
+            writer.file_writer.add_event(Event(step=steps + 1, session_log=SessionLog(status=SessionLog.START)))
+
+
+def _forget_episodes(folder: Path, ended: Sequence[int]) -> None:
+    """Cut off what was written of episodes beyond each environment's first ``ended``, and half lines."""
+    for env, count in enumerate(ended):
+        path = folder / f"{env}.monitor.csv"
+        if not path.exists():
+            continue
+        lines = path.read_bytes().splitlines(keepends=True)[: 2 + count]  # after metadata and names of columns
+        os.truncate(path, len(b"".join(line for line in lines if line.endswith(b"\n"))))

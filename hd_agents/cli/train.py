@@ -23,6 +23,7 @@ from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_model
 from hd_agents.cli.resuming import (
     CHECKPOINTS,
+    forget_logs,
     own_run_folder,
     resume,
     resume_command,
@@ -142,6 +143,8 @@ def run(options: argparse.Namespace) -> int:
         agent = agent or _make_agent(plan, env, options, folder)
         with tracking.tracked(options, folder, plan.settings(options.seed)):
             agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+            if resuming:
+                forget_logs(agent.logger, agent.num_timesteps)
             write_config(folder / "config.yml", plan, options)
             facts = Facts(folder / zoo.RUN, plan, agent, options, resuming)
             facts.write()  # better now than after hours
@@ -236,7 +239,8 @@ def _learn(
     try:
         with nullcontext() if checkpoint else sigterm_as_exit():  # a checkpoint sees to signals by itself
             agent.learn(left, callback=callbacks, progress_bar=True, reset_num_timesteps=False)
-            agent.dump_logs()  # what came after the last table
+            if left:
+                agent.dump_logs()  # what came after the last table
     except (KeyboardInterrupt, SystemExit) as stop:
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
         return SIGNALS["SIGTERM" if isinstance(stop, SystemExit) else "SIGINT"]

@@ -103,6 +103,9 @@ def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argpars
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on with the study.", flush=True)
         status = INTERRUPTED
+    told = (folder / BEST).read_text(encoding="utf-8") if (folder / BEST).is_file() else ""
+    if f"# Best of {_finished(study)} trials" not in told:  # the last sitting was killed before it had written it
+        _write_best(study, plan, folder / BEST, options)
     print(f"{_finished(study)} of {options.trials} trials in {folder / STUDY}")
     if (folder / BEST).is_file():
         print(f"The best of them, in {folder / BEST}:\n\n{(folder / BEST).read_text(encoding='utf-8')}", end="")
@@ -216,7 +219,7 @@ def _score(agent: HarmonyDreamAgent, plan: Plan, episodes: int) -> float:
 
 
 def _tell(study: Any, trial: Any, plan: Plan, path: Path, options: argparse.Namespace) -> None:
-    """One line about a trial that has ended; and the best one so far as a row of the zoo."""
+    """One line about a trial that has ended, and the best one so far in its file."""
     ended = {
         "COMPLETE": "return {:.2f}",
         "PRUNED": "behind the median with return {:.2f}: stopped early",
@@ -224,6 +227,11 @@ def _tell(study: Any, trial: Any, plan: Plan, path: Path, options: argparse.Name
     last = trial.intermediate_values.get(trial.last_step, float("nan"))
     text = ended.get(trial.state.name, "").format(last) or f"failed: {trial.user_attrs.get('error')}"
     print(f"trial {trial.number}: {text}", flush=True)
+    _write_best(study, plan, path, options)
+
+
+def _write_best(study: Any, plan: Plan, path: Path, options: argparse.Namespace) -> None:
+    """The best trial so far as a row of the zoo, if any has come to its end."""
     if any(other.state.name == "COMPLETE" for other in study.trials):
         with atomic_write(path) as file:
             file.write(_row(study, plan, options).encode())

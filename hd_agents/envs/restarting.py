@@ -170,6 +170,14 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             remote.close()
         self.closed = True
 
+    def get_state(self) -> dict[str, Any]:
+        """For :mod:`hd_agents.envs.state`: of the restarts, not of the environments."""
+        return {"restarts": list(self._restarts), "seeds": list(self._first_seeds), "last": list(self._last)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`get_state`."""
+        self._restarts, self._first_seeds, self._last = state["restarts"], state["seeds"], state["last"]
+
     def _send(self, env: int, message: tuple[str, Any]) -> None:
         with suppress(*DEAD):  # _receive will find out
             self.remotes[env].send(message)

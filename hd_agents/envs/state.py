@@ -21,6 +21,7 @@ from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from hd_agents.envs.sharing import refuse_shared
 from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.randomness import new_generator, set_space_state, space_state
 
@@ -46,8 +47,11 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
 
 def get_state(env: gym.Env[Any, Any]) -> list[dict[str, Any]] | None:
     """The state of an environment and its wrappers, outermost first; None if one of them cannot be stored."""
+    layers = list(_layers(env))
+    stored = [(type(layer).__name__, dict(_attributes(layer))) for layer in layers if not _tells_itself(layer)]
     try:
-        return [_layer_state(layer) for layer in _layers(env)]
+        refuse_shared(stored, [space for layer in layers for space in _spaces(layer).values()])
+        return [_layer_state(layer) for layer in layers]
     except ArchiveError:
         return None
 
@@ -66,7 +70,10 @@ def set_state(env: gym.Env[Any, Any], state: list[dict[str, Any]]) -> None:
 
 
 def get_vec_state(env: VecEnv) -> dict[str, Any]:
-    """The states of a vector environment: of its ``wrappers``, and of its ``envs``; None for what cannot be stored."""
+    """The states of a vector environment: of its ``wrappers``, of its ``envs``, and of its restarts, if it makes any.
+
+    None for what cannot be stored.
+    """
     wrappers: list[Any] = []
     states: list[Any] = []
     for layer in _vec_layers(env):
@@ -74,12 +81,16 @@ def get_vec_state(env: VecEnv) -> dict[str, Any]:
             wrappers.append(_layer_state(layer))
         except ArchiveError:
             wrappers.append(None)
-    env = env.unwrapped
-    if isinstance(env, DummyVecEnv):
-        states = [get_state(each) for each in env.envs]
-    elif all(env.env_is_wrapped(Restorable)) and set(env.env_method("class_name")) == {Restorable.class_name()}:
-        states = env.env_method("get_state")
-    return {"wrappers": wrappers, "envs": states if states and None not in states else None}
+    inner: Any = env.unwrapped
+    if isinstance(inner, DummyVecEnv):
+        states = [get_state(each) for each in inner.envs]
+    elif all(inner.env_is_wrapped(Restorable)) and set(inner.env_method("class_name")) == {Restorable.class_name()}:
+        states = inner.env_method("get_state")
+    try:
+        restarts = from_json(to_json(_pack(inner.get_state()))) if _tells_itself(inner) else None
+    except ArchiveError:
+        states, restarts = [], None
+    return {"wrappers": wrappers, "envs": states if states and None not in states else None, "restarts": restarts}
 
 
 def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
@@ -96,13 +107,15 @@ def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     for layer, part in zip(layers, stored, strict=True):
         if part is not None:
             _set_layer_state(layer, part)
-    env = env.unwrapped
-    if whole and isinstance(env, DummyVecEnv):
-        for each, part in zip(env.envs, state["envs"], strict=True):
+    inner: Any = env.unwrapped
+    if whole and isinstance(inner, DummyVecEnv):
+        for each, part in zip(inner.envs, state["envs"], strict=True):
             set_state(each, part)
     elif whole:
         for index, part in enumerate(state["envs"]):
-            env.env_method("set_state", part, indices=[index])
+            inner.env_method("set_state", part, indices=[index])
+    if whole and _tells_itself(inner) and state.get("restarts") is not None:
+        inner.set_state(_unpack(state["restarts"]))
     return whole
 
 
@@ -129,17 +142,19 @@ def _layer_state(layer: Any) -> dict[str, Any]:
         "class": type(layer).__name__,
         "spaces": {name: space_state(space) for name, space in _spaces(layer).items()},
     }
-    if _takes(layer, "get_state") and _takes(layer, "set_state", None):
+    if _tells_itself(layer):
         own = layer.get_state()
         if own is None:
             raise ArchiveError(f"The state of {type(layer).__name__} cannot be stored, it says itself.")
         return from_json(to_json({**state, "own": _pack(own)}))
     state["moments"] = {name: [part.mean, part.var, part.count] for name, part in _moments(layer).items()}
     state["generators"], state["values"] = {}, {}
-    for name, value in vars(layer).items():
-        if isinstance(value, np.random.Generator):
-            state["generators"][name] = value.bit_generator.state
-        elif not (name in CONSTANT or inspect.isroutine(value) or _is_live(value)):
+    names: dict[int, str] = {}
+    for name, value in _attributes(layer):
+        if isinstance(value, np.random.Generator):  # that of another name, such as `_np_random`, is that one again
+            first = names.setdefault(id(value), name)
+            state["generators"][name] = value.bit_generator.state if first == name else first
+        else:
             state["values"][name] = _pack(value)
     return from_json(to_json(state, type(layer).__name__))
 
@@ -155,9 +170,20 @@ def _set_layer_state(layer: Any, state: Mapping[str, Any]) -> None:
     for name, part in _moments(layer).items():
         part.mean, part.var, part.count = state["moments"][name]
     for name, generator in state["generators"].items():
-        setattr(layer, name, new_generator(generator))
+        setattr(layer, name, getattr(layer, generator) if isinstance(generator, str) else new_generator(generator))
     for name, value in state["values"].items():
         setattr(layer, name, _unpack(value))
+
+
+def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of what is stored of a layer without methods of its own for that."""
+    for name, value in vars(layer).items():
+        if not (name in CONSTANT or inspect.isroutine(value) or _is_live(value)):
+            yield name, value
+
+
+def _tells_itself(layer: Any) -> bool:
+    return _takes(layer, "get_state") and _takes(layer, "set_state", None)
 
 
 def _takes(layer: Any, name: str, *arguments: Any) -> bool:

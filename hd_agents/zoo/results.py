@@ -7,13 +7,13 @@ cards' rows into the zoo's own tables, for those who read the files; the cards r
 import csv
 import io
 import json
-import os
 import shlex
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from hd_agents.host import atomic_write
 from hd_agents.zoo import models
 from hd_agents.zoo.catalogue import names, preset_of
 from hd_agents.zoo.packages import AGENT
@@ -77,12 +77,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a row to a table on the disk, which is made if it does not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(table([row], header=file.tell() == 0).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a row, wholly or not at all, to a table on the disk, which is made if it does not exist."""
+    before = path.read_bytes() if path.exists() else b""
+    with atomic_write(path) as file:
+        file.write(before + table([row], header=not before).encode())
 
 
 def table(rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
