@@ -14,9 +14,11 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.imagine import imagine_from
 from hd_agents.policies import MlpPolicy
 from hd_agents.presets import DEFAULTS
-from tests.agents import TINY, Scripted, tiny
+from hd_agents.world_model.rssm import State
+from tests.agents import TINY, Clock, Scripted, tiny
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,11 @@ def test_gradient_steps_do_not_depend_on_how_learning_is_divided() -> None:
     for steps in (12, 1, 3, 14):
         agent.learn(steps, reset_num_timesteps=False)
     assert agent._n_updates == 21 * 5 // 16
+
+
+def test_a_buffer_of_one_sequence_for_each_environment_is_taken() -> None:
+    agent = tiny(env=DummyVecEnv([lambda: Clock(9)] * 3), buffer_size=24)
+    assert agent.learn(60)._n_updates
 
 
 def test_learning_waits_for_a_whole_sequence() -> None:
@@ -276,7 +283,21 @@ def test_imagined_actions_matter_and_chance_is_optional() -> None:
     assert not np.allclose(one.observations["observation"][1:], two.observations["observation"][1:])
     assert np.array_equal(agent.imagine(obs, left).values, one.values)
     sampled = [agent.imagine(obs, left, deterministic=False).observations["observation"] for _ in range(4)]
-    assert any(not np.array_equal(sampled[0], other) for other in sampled[1:])
+    for steps in (slice(0, 1), slice(1, None)):  # the latent of the observation is drawn, and those of the dream
+        assert any(not np.array_equal(sampled[0][steps], other[steps]) for other in sampled[1:])
+
+
+def test_imagined_rewards_and_ends_are_those_of_the_state_that_is_reached() -> None:
+    policy = tiny(seed=0).policy
+    model = policy.networks.world_model
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    state, action = State(*policy.initial(3)[:2]), torch.eye(2)[[0, 1, 1]]
+    found = imagine_from(policy, state, action.unsqueeze(1), 1, decode=False, deterministic=True)
+    with torch.no_grad():
+        features = model.features(model.rssm.imagine_step(state, action, None))
+        assert np.allclose(found.rewards[:, 0], model.reward(features), atol=1e-5)
+        assert np.allclose(found.continues[:, 0], model.continues(features), atol=1e-5)
 
 
 def test_imagining_can_start_in_mid_episode() -> None:

@@ -90,6 +90,24 @@ def test_lost_game_terminates() -> None:
     assert 4 * (steps - 1) < info["frames"] <= 4 * steps
 
 
+def test_a_game_that_ends_at_the_first_frame_shows_it_alone() -> None:
+    class Over:
+        def __init__(self, ale: Any) -> None:
+            self.ale = ale
+
+        def __getattr__(self, name: str) -> Any:
+            return (lambda: True) if name == "game_over" else getattr(self.ale, name)
+
+    env = make("atari100k/Pong-v0").unwrapped
+    env.reset(seed=0)
+    for _ in range(30):
+        env.step(2)
+    env._ale = Over(env._ale)
+    observation, _, terminated, _, info = env.step(2)
+    assert terminated and info["frames"] == 121
+    assert np.array_equal(observation, env._reduce(env._ale.getScreenRGB()))
+
+
 def test_lost_life_ends_nothing() -> None:
     env = make("atari100k/Breakout-v0")
     env.action_space.seed(0)

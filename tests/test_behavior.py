@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from hd_agents.behavior.actor_critic import ActorLoss, ReturnScale, update_slow
+from hd_agents.behavior.actor_critic import Actor, ActorLoss, ReturnScale, update_slow
 from hd_agents.behavior.imagination import Dreaming, FlatDreaming, imagine
 from hd_agents.behavior.returns import NextStateCredit, SameStateCredit, lambda_return
+from hd_agents.nn.layers import linear
 from hd_agents.world_model.rssm import State
+from hd_agents.world_model.world_model import WorldModel
 from tests.models import networks
 
 
@@ -166,3 +168,40 @@ def test_reinforce_raises_the_probability_of_what_beat_the_baseline():
             parameter -= 0.01 * parameter.grad
     after = net.actor.distribution(net.actor.parameters_of(features)).log_prob(action)
     assert after[0, 0] > before[0, 0] and after[0, 1] < before[0, 1]
+
+
+def test_a_world_model_of_ones_own_is_dreamt_in():
+    class Doubled(WorldModel):
+        def features(self, state):
+            return 2.0 * super().features(state)
+
+    net = networks()
+    net.world_model.__class__ = Doubled
+    start = State(*map(torch.detach, net.world_model.rssm.initial(7)))
+    draws = torch.rand(4, 7, 3), net.actor.draw(4, 7)
+    dream = imagine(net.world_model, net.actor, start, *draws, differentiable=False)
+    assert torch.equal(dream.features[0], 2.0 * torch.cat(start, -1))
+
+
+@pytest.mark.parametrize("credit", [NextStateCredit(0.95), SameStateCredit(0.95)])
+def test_weights_pass_no_gradient(credit):
+    reward, discount, value = predictions()
+    targets = credit(reward, discount.requires_grad_(), value, gamma=0.9)
+    assert targets.actor_return.requires_grad
+    assert not targets.actor_weight.requires_grad and not targets.critic_weight.requires_grad
+
+
+@pytest.mark.parametrize("edge", [0, 1])
+def test_the_edges_of_a_bounded_draw_are_actions(edge, monkeypatch):
+    actor = networks("dreamerv2", groups=()).actor
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, *bounds: self.fill_(bounds[edge]))
+    raw = torch.cat([torch.linspace(-5.0, 5.0, 7).unsqueeze(-1).expand(-1, 5), torch.full((7, 5), -20.0)], -1)
+    action = actor.distribution(raw).sample(actor.draw(7))
+    assert action.isfinite().all() and action.abs().max() < 1.0 - 9e-7
+
+
+def test_means_and_deviations_begin_as_two_layers():
+    torch.manual_seed(0)
+    options = {"units": 7, "layers": 1, "norm": True, "act": "silu", "unimix": 0.0, "bounded": False}
+    weight = Actor(3, 499, (), **options).out.weight
+    assert weight.std().item() == pytest.approx(linear(7, 499).weight.std().item(), rel=0.05)

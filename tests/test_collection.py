@@ -58,12 +58,12 @@ def test_an_episode_of_n_steps_becomes_n_plus_one_rows(cut: bool, learning_start
 def test_what_was_executed_is_what_is_learned(learning_starts: int) -> None:
     agent = tiny(env=DummyVecEnv([lambda: Filtered(Clock(3)), lambda: Clock(5)]), learning_starts=learning_starts)
     told: list[Any] = []
-    agent.learn(26, callback=lambda found, _: told.append(found["actions"].copy()) or True)
+    agent.learn(28, callback=lambda found, _: told.append(found["actions"].copy()) or True)
     for env in range(2):
         assert all(number is None or observation[2] == number for observation, number, *_ in rows(agent, env))
     taken = [number for _, number, *_ in rows(agent) if number is not None]
     differ = np.flatnonzero(np.array(taken) != np.array(told)[:, 0])
-    assert len(differ) == 4
+    assert len(differ) == 5 and differ[-1] == 13  # the newest action is one of them
     assert (agent._collector.latent is None) == (learning_starts > 0)
     if agent._collector.latent is not None:
         last = agent._collector.latent.action.argmax(-1).tolist()
@@ -209,11 +209,13 @@ def test_filtering_begins_with_the_first_chosen_action(monkeypatch: pytest.Monke
 
     def spy(encoded: Any, latent: Any, is_first: Any, deterministic: bool) -> Any:
         starts.append(is_first.tolist())
+        assert not deterministic
         return step(encoded, latent, is_first, deterministic)
 
     monkeypatch.setattr(agent.policy, "step", spy)
-    agent.learn(12)
-    assert starts == [[True, True], [False, False], [False, False]]
+    for _ in range(2):  # counting anew, it acts at random again
+        agent.learn(12)
+    assert starts == [[True, True], [False, False], [False, False]] * 2
 
 
 def test_normalised_environments_are_stored_as_they_came_and_learnt_as_they_are_seen() -> None:
@@ -262,3 +264,21 @@ def test_replay_is_not_allocated_before_the_first_step() -> None:
     assert not agent.replay_buffer._columns
     agent.predict(np.zeros(4, dtype=np.float32))
     assert not agent.replay_buffer._columns
+
+
+def test_batches_are_cut_where_the_normaliser_cuts() -> None:
+    normalizer = VecNormalize(DummyVecEnv([lambda: Clock(3)]), clip_obs=0.5, clip_reward=0.75)
+    agent = tiny(env=normalizer).learn(20)
+    normal = normalize_batch(agent.replay_buffer.sample(8, 8, np.random.default_rng(0)), normalizer)
+    assert normal.observation["observation"].abs().max() == 0.5
+    assert normal.reward.max() == 0.75
+
+
+@pytest.mark.parametrize("left_out", ["norm_obs", "norm_reward"])
+def test_what_is_not_to_be_normalised_is_not(left_out: str) -> None:
+    normalizer = VecNormalize(DummyVecEnv([lambda: Clock(3)]), **{left_out: False})
+    agent = tiny(env=normalizer).learn(20)
+    batch = agent.replay_buffer.sample(2, 5, np.random.default_rng(0))
+    normal = normalize_batch(batch, normalizer)
+    same = torch.equal(normal.observation["observation"], batch.observation["observation"])
+    assert (same, torch.equal(normal.reward, batch.reward)) == (left_out == "norm_obs", left_out == "norm_reward")

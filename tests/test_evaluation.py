@@ -146,6 +146,15 @@ def test_actors_mode_remembers_and_forgets_as_predict_does(agent: Any, monkeypat
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_other_tasks_are_played_as_often_as_is_stated() -> None:
+    assert evaluation.protocol("CartPole-v1") == ("sampled", 20)
+    assert evaluation.protocol("dmc_natural/walker-walk-v0") == ("mode", 10)
+
+
+def test_no_environment_is_made_that_plays_nothing(agent: Any) -> None:
+    assert evaluate(agent, Chance, 2, n_envs=5).n_envs == 2
+
+
 def test_an_environment_itself_is_refused(agent: Any) -> None:
     with pytest.raises(ValueError, match="a function that makes the environment"):
         evaluate(agent, Chance(), 1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hd_agents.learner import Draws
+from hd_agents.presets import DEFAULTS
 from tests.models import TINY, batch, learner, networks
 
 CASES = [(backbone, groups) for backbone in ("dreamerv3", "dreamerv2") for groups in ((2, 3), ())]
@@ -109,3 +110,37 @@ def test_bfloat16_stays_close_to_float32():
     for name in ("loss/reward", "loss/continue", "loss/observation/image", "loss/critic"):
         # Where a rounded probability lets a sample fall otherwise, the losses of this small batch notice.
         assert losses[1][name].item() == pytest.approx(losses[0][name].item(), rel=0.05), name
+
+
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+def test_optimisers_have_the_papers_numbers(backbone):
+    defaults = DEFAULTS[backbone]
+    optimizers = learner(networks(backbone), backbone).optimizers
+    found = {
+        name: {(group["eps"], group["weight_decay"]) for group in o.param_groups} for name, o in optimizers.items()
+    }
+    behavior = {(1e-5, defaults.weight_decay)}
+    assert found == {"model": {(defaults.model_eps, defaults.weight_decay)}, "actor": behavior, "critic": behavior}
+
+
+def test_gradients_are_clipped_at_the_papers_norms(monkeypatch):
+    clip, norms = torch.nn.utils.clip_grad_norm_, []
+    monkeypatch.setattr(
+        "torch.nn.utils.clip_grad_norm_", lambda *args, **kw: norms.append(args[1]) or clip(*args, **kw)
+    )
+    learner(networks()).train_step(batch())
+    assert norms == [1000.0, 100.0, 100.0]
+
+
+def test_sigmas_stay_with_a_rate_of_zero():
+    teacher = learner(networks(), harmony_learning_rate=0.0)
+    teacher.train_step(batch())
+    assert (teacher.networks.harmonizer.log_sigma == 0.0).all()
+
+
+def test_replay_and_dreams_are_computed_in_bfloat16():
+    net, seen = networks(), []
+    for part in (net.world_model.encoder, net.critic):
+        part.register_forward_hook(lambda module, arguments, out: seen.append(out.dtype))
+    learner(net, bfloat16=True).train_step(batch())
+    assert len(seen) > 1 and set(seen) == {torch.bfloat16}

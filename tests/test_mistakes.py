@@ -235,6 +235,7 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
         ({"seed": "a"}, "seed='a': use a whole number"),
         ({"seed": 1 << 32}, r"seed=4294967296: use a whole number of at least 0 \(and below 2\*\*32\)"),
         ({"policy_kwargs": {"predict_continue": "no"}}, r"policy_kwargs\['predict_continue'\]='no': use one of"),
+        ({"policy_kwargs": {"predict_continue": 2}}, r"policy_kwargs\['predict_continue'\]=2: use one of"),
         ({"policy_kwargs": {"bins": 1}}, r"policy_kwargs\['bins'\]=1: use a whole number of at least 2"),
         ({"policy_kwargs": {1: 1, "a": 2}}, r"unknown keys \['1', 'a'\]"),
         ({"harmony": {"reward": np.nan}}, r"harmony\['reward'\]=nan: use True, False or"),

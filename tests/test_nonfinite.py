@@ -83,7 +83,8 @@ def test_the_losses_that_were_not_finite_are_named_and_no_others():
 def test_returns_that_are_not_finite_or_skipped_leave_the_moments(scale):
     scale.update(torch.arange(100.0))
     before = {name: value.clone() for name, value in scale.state_dict().items()}
-    for returns, skip in [(torch.full((7,), float("nan")), None), (torch.ones(7), torch.ones(()))]:
+    bad, ones = torch.full((7,), float("nan")), torch.ones(())
+    for returns, skip in [(bad, None), (bad, 0.0 * ones), (torch.ones(7), ones)]:
         assert scale.update(returns, skip).isfinite()
         assert all(torch.equal(before[name], value) for name, value in scale.state_dict().items())
 

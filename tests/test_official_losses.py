@@ -43,6 +43,13 @@ def test_two_hot(name: str, prefix: str) -> None:
     near(torch.softmax(data["logits"], -1) - logits.grad, data["twohot_target"], 1e-4)
 
 
+def test_two_hot_means_are_float32_in_autocast() -> None:
+    codec, out = TwoHot(), torch.randn(7, 255)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = codec.mean(out)
+    assert torch.equal(inside, codec.mean(out))
+
+
 def test_squared_errors() -> None:
     data = golden("c1_torch_dists", "mse/")
     codec = UnitNormal()

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from hd_agents.policies import MlpPolicy, MultiInputPolicy
+from hd_agents.world_model.rssm import State
 from tests.agents import Scripted, tiny
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)  # 5 steps of 3 environments
@@ -103,7 +104,10 @@ def test_forgetting_the_state_warns_once() -> None:
         action, _ = agent.predict(OBSERVATIONS[1, 0])
     assert caught[0].filename == __file__
     assert agent.action_space.contains(int(action))
-    agent.predict(OBSERVATIONS[2, 0])  # warnings are errors here: no second one
+    _, state = agent.predict(OBSERVATIONS[2, 0])  # warnings are errors here: no second one
+    agent.predict(OBSERVATIONS[3, 0], state)
+    for _ in range(2):
+        agent.predict(OBSERVATIONS[4, 0])
 
 
 def test_episodes_that_begin_without_state_do_not_warn() -> None:
@@ -113,6 +117,27 @@ def test_episodes_that_begin_without_state_do_not_warn() -> None:
         agent.predict(OBSERVATIONS[1, 0], state)
     for _ in range(3):
         agent.predict(OBSERVATIONS[0], episode_start=np.ones(3, dtype=bool))
+
+
+def test_a_player_that_begins_anew_does_not_warn() -> None:
+    player = tiny().player()
+    for _ in range(3):
+        player.reset()
+        player.act(OBSERVATIONS[0, 0])
+
+
+def test_forgetting_some_environments_warns_too() -> None:
+    agent, starts = tiny(), np.array([True, False, False])
+    agent.predict(OBSERVATIONS[0], episode_start=starts)
+    with pytest.warns(UserWarning, match="agent.player"):
+        agent.predict(OBSERVATIONS[1], episode_start=starts)
+
+
+def test_choices_are_drawn_unless_deterministic() -> None:
+    policy = tiny(env=Scripted(spaces.Box(-1, 1, (3,)), spaces.Box(-2.0, 4.0, (2,)))).policy
+    state = State(*policy.initial(3)[:2])
+    assert torch.equal(*(policy.choose(state, deterministic=True) for _ in range(2)))
+    assert not torch.equal(*(policy.choose(state, deterministic=False) for _ in range(2)))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Replay in files: the same rows as in memory, checked disk space, nothing left behind."""
 
 import io
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,3 +84,12 @@ def test_sizes_are_printed_before_training(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr("hd_agents.footprint.free_bytes", lambda folder: 1_000_000)
     tiny("MultiInputPolicy", Scripted(space, spaces.Discrete(3)), verbose=1, buffer_size=3_000)
     assert "WARNING: only 1.0 MB are free for the replay" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="has no private mappings")
+def test_rows_in_memory_are_a_mapping_of_their_own() -> None:
+    (owner,) = replay_memory.allocate({"x": (np.dtype(np.float32), (3,))}, 2, 5, None).values()
+    assert owner.shape == (2, 5, 3)
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    assert isinstance(memoryview(owner).obj, mmap.mmap)

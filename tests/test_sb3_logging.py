@@ -57,6 +57,13 @@ def test_the_standard_keys() -> None:
     assert {"train/kl", "train/imagined_return", "train/entropy/actor", "train/grad_norm/model"} <= table.keys()
 
 
+def test_gradient_steps_per_second_are_those_of_this_learn() -> None:
+    agent = tiny(env=Scripted(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), length=5)).learn(60)
+    agent.train_ratio = 0.0
+    ((_, table),) = logged(agent, 5, log_interval=1, reset_num_timesteps=False)
+    assert (table["train/n_updates"], table["train/updates_per_second"]) == (agent._n_updates, 0.0)
+
+
 @pytest.mark.parametrize("log_interval", [1, 3, None])
 def test_the_interval_counts_episodes(log_interval: int | None) -> None:
     tables = logged(tiny(env=DummyVecEnv([lambda: Clock(5), lambda: Clock(5)])), 40, log_interval=log_interval)

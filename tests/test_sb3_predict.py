@@ -149,3 +149,11 @@ def test_the_seed_reaches_replay_and_actions() -> None:
     assert drawn[0] == drawn[1]
     assert drawn[1][0] != drawn[2][0]
     assert drawn[1] != drawn[3]
+
+
+def test_without_a_seed_replay_follows_the_programs_own() -> None:
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        drawn.append(tiny()._rng.integers(0, 10**9, 5).tolist())
+    assert drawn[0] == drawn[1]
