@@ -129,9 +129,8 @@ class LearningLoop(BaseAlgorithm):
 
     def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
         """One step of every environment into replay; False when the callback asks to stop."""
-        self._begin_anew_where_moved()
         callback.on_rollout_start()
-        self._begin_anew_where_moved()  # a callback may have moved them
+        self._begin_anew_where_moved()  # callbacks may have moved them, this one and those before it
         env, normalizer, replay = self.env, self._vec_normalize_env, self.replay_buffer
         assert env is not None
         assert replay is not None
