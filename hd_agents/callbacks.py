@@ -79,6 +79,7 @@ class RunCheckpoint(BaseCallback):
 
         :param env: as the run had it. Where its state could not be stored (see :mod:`hd_agents.envs.state`), the
             running episodes end as truncated ones and new ones begin.
+        :param agent_class: the run's own, where it is a subclass. :param device: as for the constructor.
         :param changes: constructor arguments to change, as for ``load``; a rate that is a function has to be given
             again.
         :return: None if the folder holds no checkpoint.
@@ -227,7 +228,8 @@ class RunCheckpoint(BaseCallback):
             return
         self.stopped_by = signal.Signals(number).name
         # print() must not be used in a handler: the signal may have come in the middle of another one.
-        os.write(2, f"\n{self.stopped_by}: ending after this step. Once more ends at once, unsaved.\n".encode())
+        again = "Once more does not wait for it, and stores nothing of the run."
+        os.write(2, f"\n{self.stopped_by}: ending after this step. {again}\n".encode())
 
     def _give_signals_back(self) -> None:
         for number, handler in self._handlers.items():

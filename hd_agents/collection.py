@@ -6,9 +6,10 @@ One step of one environment becomes one row; an episode of n steps becomes n + 1
     step  --> row (the observation it led to, the action, its reward)
     last  --> row (the terminal observation, the action, its reward, terminated unless a time limit cut it off)
 
-With a ``VecNormalize`` environment the rows hold what came before the normalisation, and every batch is normalised with
-the statistics of the moment it is drawn, as Stable-Baselines3's replay buffers do. So the networks see the same numbers
-in training as in ``predict``, and rows from the time when the statistics were still poor do no harm.
+With a ``VecNormalize`` environment the rows hold what came before the normalisation (of an episode's last observation,
+what its ``clip_obs`` has left), and every batch is normalised with the statistics of the moment it is drawn, as
+Stable-Baselines3's replay buffers do. So the networks see the same numbers in training as in ``predict``, and rows from
+the time when the statistics were still poor do no harm.
 """
 
 from collections.abc import Callable, Mapping, Sequence

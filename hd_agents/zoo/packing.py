@@ -46,7 +46,8 @@ def pack(
     :param run: how the agent was trained: ``command``, ``commit``, ``machine``, ``seed`` and ``wall_seconds``, and what
         else the card should say; ``env_kwargs``, where ``task`` is that of the package, are what its environments are
         made with. None for the ``run.json`` beside ``file``.
-    :param episodes: of the evaluation. :param seed: of its first one, and of the pictures; far from those of training.
+    :param episodes: of the evaluation, ``n_envs`` at a time.
+    :param seed: of the first episode, and of the pictures; far from those of training.
     :param full: keep all networks, to learn on and to dream; False keeps what acting needs, which is less than half.
     :param target: the folder to make; None for the zoo's own.
     :param bits: of a weight; 32 keeps them as they were trained, 8 is for matrices. It is refused where the mean

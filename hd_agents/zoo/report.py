@@ -27,9 +27,9 @@ name.
   have it in the column `model`, and there the model's card is what counts.
 - `results/official_<suite>.json`: what the paper's authors published, as data.
 
-The YAML files have the shape of rl-zoo3's: one entry per task id; `n_timesteps` (env steps), `n_envs` and `policy`
-are read by the command line, `env_kwargs` go to `gymnasium.make`, every other key is an argument of
-`HarmonyDreamAgent`. Write numbers as `0.0001` or `1.0e-4`: YAML reads a bare `1e-4` as text.
+The YAML files have the shape of rl-zoo3's: one entry per task id; `n_timesteps` (env steps) and `n_envs` are of the
+training run, `env_kwargs` go to `gymnasium.make`, every other key is an argument of `HarmonyDreamAgent`. Write
+numbers as `0.0001` or `1.0e-4`: YAML reads a bare `1e-4` as text.
 
 ## Results
 

@@ -89,7 +89,8 @@ def train(
 
     :param name: of the zoo, or a Gymnasium id; a task that the zoo does not have gets what fits its spaces.
     :param preset: "paper" or "nano", as for :func:`hyperparameters`. :param steps: env steps; None for the task's own.
-    :param callback: and ``progress_bar``: as for ``learn``. :param verbose: as for the constructor.
+    :param callback: and ``progress_bar``: as for ``learn``.
+    :param verbose: and ``seed`` and ``device``: as for the constructor.
     :param trained_agent: to begin with its weights instead of random ones: an agent, a file of ``save``, or what
         :func:`hd_agents.zoo.load` takes. Its networks are kept, whatever the zoo has for the task; it plays by itself
         from the first step on, and learns with new optimisers once ``learning_starts`` steps are in the replay.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium
+from gymnasium.wrappers import TransformReward
 
 from hd_agents.envs.catch import Catch
 from learning.envs import CartPoleNoVelocity, Locks, PreviousActionReward, Rendezvous
@@ -41,8 +42,8 @@ def _no_velocity() -> Env:
     return CartPoleNoVelocity(gymnasium.make("CartPole-v1"))
 
 
-def _pendulum() -> Env:
-    return gymnasium.make("Pendulum-v1")
+def _pendulum(reward_scale: float = 1.0) -> Env:
+    return TransformReward(gymnasium.make("Pendulum-v1"), lambda reward: reward_scale * float(reward))
 
 
 TASKS = {
