@@ -14,7 +14,7 @@ import torch
 from learning.foresight import main as ask_foresight
 from learning.precision import compare
 from learning.run import main
-from learning.tasks import TASKS
+from learning.tasks import DREAMERV2, TASKS
 from learning.trial import BASELINES, Trial, learn_from_records, plot_harmony, run_agent, run_baseline, write_curve
 
 SEEDS = (0, 1)
@@ -35,6 +35,17 @@ def test_learns(name: str, seed: int) -> None:
     trial = run_agent(name, TASKS[name], seed)
     print(f"{name}, seed {seed}: {trial.mean:.2f} ± {np.std(trial.returns):.2f} after {trial.minutes:.1f} min")
     assert trial.mean >= TASKS[name].bar, trial.returns
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", DREAMERV2)
+def test_dreamerv2_learns(name: str, seed: int) -> None:
+    settings, difficulty, steps, bar = DREAMERV2[name]
+    task = TASKS[name]._replace(steps=steps)
+    trial = run_agent(name, task, seed, {"backbone": "dreamerv2", **settings}, difficulty)
+    print(f"dreamerv2, {name}, seed {seed}: {trial.mean:.2f} ± {np.std(trial.returns):.2f}")
+    assert trial.mean >= bar, trial.returns
 
 
 @pytest.mark.slow
