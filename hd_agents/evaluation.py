@@ -13,6 +13,7 @@ acting           latent              action             is
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ import hd_agents
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.arrivals import EXECUTED, encode_executed
-from hd_agents.envs import make
+from hd_agents.envs import make, namespace
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
 from hd_agents.randomness import seeded
@@ -167,7 +168,7 @@ def _play(
 
 def protocol(task: str) -> tuple[str, int]:
     """How the papers act when they evaluate in the task's suite, and for how many episodes."""
-    return PROTOCOLS.get(task.partition("/")[0], OTHER_PROTOCOL)
+    return PROTOCOLS.get(namespace(task), OTHER_PROTOCOL)
 
 
 def acting(task: str, rule: str) -> str:
@@ -221,7 +222,10 @@ def seeded_envs(task: str | EnvMaker, shares: Sequence[Sequence[int]], env_kwarg
     def play(share: Sequence[int]) -> gym.Env[Any, Any]:
         return Monitor(SeededEpisodes(make(task, env_kwargs) if isinstance(task, str) else task(), share))
 
-    return DummyVecEnv([lambda share=share: play(share) for share in shares])  # type: ignore[misc]
+    with ExitStack() as made:  # those before one that cannot be made are closed
+        envs = [made.enter_context(closing(play(share))) for share in shares]
+        made.pop_all()
+    return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
 
 
 def normalized(envs: VecEnv, normalizer: VecNormalize | None) -> VecEnv:

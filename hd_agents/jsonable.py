@@ -174,7 +174,7 @@ def _array_to_json(array: NDArray, where: str) -> dict[str, Any]:
     if array.dtype.kind not in "biuf" or array.dtype == np.longdouble:
         raise ArchiveError(f"{where} is an array of {array.dtype}: only bool, integers and floats can be stored.")
     found: dict[str, Any] = {"dtype": array.dtype.str, "shape": list(array.shape)}
-    if array.size and (array == array.flat[0]).all():
+    if array.size and array.tobytes() == array.flat[0].tobytes() * array.size:  # 0.0 == -0.0, and they are two numbers
         return {**found, "fill": _number_to_json(array.flat[0].item())}
     return {**found, "values": [_number_to_json(value) for value in array.ravel().tolist()]}
 

@@ -1,6 +1,7 @@
 """The score while it is being learned: the same episodes every so many env steps, a line of JSON for each time."""
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,8 @@ class ScoreCurve(BaseCallback):
         try:
             bar = self.verbose > 0 and bar_is_seen()
             found = evaluate(agent, self.task, **self.evaluation, progress_bar=bar).to_json()
-            json.dumps(found, allow_nan=False)
+            if not math.isfinite(found["mean_return"]):
+                raise FloatingPointError(f"returns {found['returns']}")
         except Exception as error:  # whatever a simulator does; the run is worth more than one of its scores
             if isinstance(error, ValueError) and not self._lines:  # a mistake in the arguments
                 raise

@@ -18,7 +18,7 @@ def human_normalized(task: str, score: float) -> float | None:
     """0 for uniformly random play and 1 for the human tester of the literature; None unless the task is one of the 26
     games of Atari100K (``atari100k/Pong-v0``, ``ALE/Pong-v5``).
     """
-    match = re.fullmatch(r"(?:atari100k|ALE)/(\w+)-v\d+", task)
+    match = re.fullmatch(r"(?:[\w.]+:)?(?:atari100k|ALE)/(\w+)-v\d+", task)
     if match is None or match[1] not in _scores:
         return None
     random, human = _scores[match[1]]["random"], _scores[match[1]]["human"]

@@ -81,6 +81,12 @@ def test_a_comparison_goes_on(
         ("on", 0, 2),
         ("off", 0, 2),
     ]
+    drawn: list[Path] = []
+    monkeypatch.setattr(compare, "curves_of", lambda folders: drawn.extend(folders) or ([([], [])] * 2, ""))
+    words[words.index(str(folder))] = str(tmp_path / "moved")
+    folder = folder.rename(tmp_path / "moved")
+    assert main([*words, "--seeds", "1", "--episodes", "2"]) == 0
+    assert drawn == [folder / "on_0", folder / "off_0"]
     capsys.readouterr()
     assert main([*words, "--seeds", "1", "--set=gamma=0.9"]) == 2
     assert "was begun with other settings (gamma" in capsys.readouterr().err

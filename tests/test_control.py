@@ -14,8 +14,8 @@ def test_defaults() -> None:
     env = make("dmc_vision/walker-walk-v0", size=64, shadows=True).unwrapped
     assert env.observation_space.shape == (64, 64, 3)
     assert (env.action_repeat, env.max_frames) == (2, 1000)
-    assert (env._eye._camera_name, env._eye._shadows) == (0, True)
-    assert make("dmc_vision/quadruped-run-v0").unwrapped._eye._camera_name == 2
+    assert (env._eye._camera_number, env._eye._shadows) == (0, True)
+    assert make("dmc_vision/quadruped-run-v0").unwrapped._eye._camera_number == 2
 
 
 @pytest.mark.parametrize(("repeat", "steps"), [(2, 500), (3, 334)])
@@ -62,6 +62,14 @@ def test_actions_reach_the_actuators_bounds() -> None:
         env.unwrapped.step(np.full(12, action, np.float32))
         assert np.allclose(env.unwrapped._env.physics.control(), bounds[:, side])
     env.close()
+
+
+def test_actions_without_bounds_are_used_as_they_are() -> None:
+    env = make("dmc_proprio/lqr-lqr_2_1-v0").unwrapped
+    env.reset(seed=0)
+    for action in (0.5, -1.0):
+        env.step(np.array([action], np.float32))
+        assert env._env.physics.control() == pytest.approx([action])
 
 
 def test_pictures_are_dm_controls_own() -> None:
@@ -150,6 +158,20 @@ def test_every_run_has_a_film_of_its_own() -> None:
     env.close()
 
 
+def test_the_film_goes_on_over_the_ends_of_episodes() -> None:
+    env = make("dmc_natural/cheetah-run-v0", **SMALL)
+    env.reset(seed=3)
+    begun = env.unwrapped._now
+    for action in range(2):
+        env.step(np.full(6, action, np.float32))
+    env.reset()
+    assert env.unwrapped._now == (begun + 3) % 1000
+    env.reset(seed=3)
+    env.reset(seed=4)
+    assert env.unwrapped._now != begun
+    env.close()
+
+
 def test_films_are_read_from_any_folder(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     (tmp_path / "deeper").mkdir()
@@ -183,3 +205,10 @@ def test_no_film_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_refuses_what_it_cannot_do(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make("dmc_vision/walker-walk-v0", **wrong)
+
+
+@pytest.mark.parametrize("camera", ["nope", 2])
+def test_a_camera_that_is_not_there_is_refused(camera: str | int) -> None:
+    """Before anything is drawn: MuJoCo ends the process where it is asked to draw what such a camera sees."""
+    with pytest.raises(ValueError, match=f"camera={camera!r}: .*[Vv]alid"):
+        make("dmc_vision/walker-walk-v0", camera=camera)

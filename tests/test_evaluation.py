@@ -148,7 +148,16 @@ def test_actors_mode_remembers_and_forgets_as_predict_does(agent: Any, monkeypat
 
 def test_other_tasks_are_played_as_often_as_is_stated() -> None:
     assert evaluation.protocol("CartPole-v1") == ("sampled", 20)
-    assert evaluation.protocol("dmc_natural/walker-walk-v0") == ("mode", 10)
+    assert evaluation.protocol("hd_agents/Catch-v0") == ("sampled", 20)
+
+
+@pytest.mark.parametrize("module", ["", "hd_agents:", "my.package:"])
+def test_how_each_suite_is_played(module: str) -> None:
+    """By the namespace of an id, also with the module in front that Gymnasium imports for it."""
+    for suite in ("atari100k", "ALE"):
+        assert evaluation.protocol(f"{module}{suite}/Pong-v0") == ("sampled", 100)
+    for suite in ("dmc_vision", "dmc_proprio", "dmc_natural", "dm_control", "metaworld", "Meta-World"):
+        assert evaluation.protocol(f"{module}{suite}/walker-walk-v0") == ("mode", 10)
 
 
 def test_no_environment_is_made_that_plays_nothing(agent: Any) -> None:
@@ -196,6 +205,8 @@ def test_the_record_is_json_and_says_what_was_done(suites: None, agent: Any) -> 
     assert record["returns"] == found.returns
     assert record["success_rate"] == np.mean(found.successes)
     assert record["mean_return"] == pytest.approx(np.mean(found.returns))
+    assert record["std_return"] == pytest.approx(np.std(found.returns))
+    assert "env_kwargs" not in record
     assert record["human_normalized_score"] == pytest.approx((record["mean_return"] + 20.7) / 35.3)
     assert {"hd_agents", "PyTorch", "Gymnasium"} <= record["versions"].keys()
     assert (record["rule"], record["acting"], record["seeds"]) == ("paper", "sampled", [2, 3, 4, 5])
@@ -241,6 +252,26 @@ def test_an_agent_of_other_spaces_is_refused(agent: Any) -> None:
     assert len(closed) == 2
 
 
+def test_environments_before_one_that_cannot_be_made_are_closed(agent: Any) -> None:
+    envs: list[Any] = []
+
+    class Closed(Chance):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    def make() -> Closed:
+        if len(envs) == 2:
+            raise RuntimeError("no licence left")
+        envs.append(Closed())
+        return envs[-1]
+
+    with pytest.raises(RuntimeError, match="no licence left"):
+        evaluate(agent, make, 3, n_envs=3)
+    assert [env.closed for env in envs] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"rule": "best"}, "rule='best'"), ({"episodes": 0}, "episodes=0"), ({"seed": -1}, "seed=-1")],
@@ -255,6 +286,7 @@ def test_wrong_arguments(agent: Any, change: dict[str, Any], message: str) -> No
     [
         ("atari100k/Pong-v0", 14.6, 1.0),
         ("ALE/Alien-v5", 227.8, 0.0),
+        ("ale_py:ALE/Alien-v5", 7127.7, 1.0),
         ("atari100k/Jamesbond-v0", (29.0 + 302.8) / 2, 0.5),
         ("atari100k/Skiing-v0", 1.0, None),
         ("metaworld/reach-v0", 1.0, None),
@@ -274,6 +306,12 @@ def test_expected_range_covers_what_it_promises() -> None:
         inside += low <= rng.normal(5, 2, 20).mean() <= high
     assert 0.72 < inside / 150 < 0.88
     assert expected_range([3.0] * 9, 4) == (3.0, 3.0)
+
+
+def test_expected_range_is_of_99_percent() -> None:
+    """Of both means: 2.576 deviations of 0.5, times the root of 1/100 + 1/100 or of 1/100 + 1/25."""
+    assert expected_range([0.0, 1.0] * 50, 100) == pytest.approx((0.318, 0.682), abs=0.012)
+    assert expected_range([0.0, 1.0] * 50, 25) == pytest.approx((0.212, 0.788), abs=0.012)
 
 
 def test_success_is_logged_in_training_and_by_eval_callback() -> None:

@@ -92,6 +92,12 @@ def test_image_spaces_take_little_text_and_subclasses_become_their_base() -> Non
     assert found == spaces.Box(0, 255, (210, 160, 3), np.uint8)
 
 
+def test_zeros_keep_their_signs() -> None:
+    for zeros in ([0.0, -0.0], [-0.0, 0.0], [-0.0, -0.0]):
+        found = from_json(to_json(np.array(zeros)))
+        assert np.signbit(found).tolist() == np.signbit(zeros).tolist()
+
+
 def test_numbers_become_python_numbers_and_infinities_survive() -> None:
     value = {
         "a": np.float32(0.5),

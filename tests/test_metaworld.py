@@ -10,7 +10,8 @@ from suites import make
 def test_defaults() -> None:
     env = make("metaworld/lever-pull-v0", size=64, shadows=True).unwrapped
     assert env.observation_space.shape == (64, 64, 3)
-    assert (env.action_repeat, env._eye._camera_name, env._eye._shadows) == (1, "corner", True)
+    assert (env.action_repeat, env._eye._shadows) == (1, True)
+    assert env._eye._camera_number == env._env.model.camera("corner").id
     assert np.array_equal(env.action_space.high, np.ones(4, np.float32))
 
 
@@ -34,6 +35,26 @@ def test_success_counts_from_its_first_step_on_and_ends_nothing() -> None:
     assert True in successes
     assert ever == [any(successes[: step + 1]) for step in range(500)]
     assert env.reset()[1]["is_success"] is False
+
+
+def test_a_success_that_is_lost_again_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make("metaworld/window-open-v0", observation="state").unwrapped
+    env.reset(seed=0)
+    step, successes = env._env.step, iter([False, True, False])
+
+    def stepped(action: Any) -> Any:
+        *rest, info = step(action)
+        return *rest, {**info, "success": float(next(successes))}
+
+    monkeypatch.setattr(env._env, "step", stepped)
+    infos = [env.step(np.zeros(4, np.float32))[-1] for _ in range(3)]
+    assert [info["success"] for info in infos] == [False, True, False]
+    assert [info["is_success"] for info in infos] == [False, True, True]
+
+
+def test_the_second_corner_is_where_the_official_code_has_it() -> None:
+    env = make("metaworld/lever-pull-v0", camera="corner2").unwrapped
+    assert env._env.model.camera("corner2").pos == pytest.approx([0.75, 0.075, 0.7])
 
 
 def test_goals_are_new_in_each_episode() -> None:

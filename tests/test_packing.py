@@ -14,9 +14,9 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from hd_agents import zoo
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
-from hd_agents.evaluation import Evaluation
+from hd_agents.evaluation import ActorsMode, Evaluation
 from hd_agents.filming import Episode
 from hd_agents.jsonable import ArchiveError
 from hd_agents.zoo import cards, packages, packing
@@ -141,6 +141,31 @@ def test_eight_bits_that_cost_too_much_are_refused(
     assert "In 8 bits the model's return is 2.00, and in half precision 11.00 on the same 3 episodes" in message
     assert "--bits 16" in message
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_is_packed_is_what_is_judged(
+    bits: int, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what was saved, whose weights have more digits; and by the papers' rule."""
+    judged: list[tuple[Any, str, int]] = []
+
+    def played(agent: Any, task: str, episodes: int, rule: str, seed: int, *_: Any) -> Evaluation:
+        judged.append((agent, rule, seed))
+        return Evaluation(task, rule, "sampled", 1, [0, 1, 2], [1.0, 2.0, 3.0], [1, 1, 1], None, {})
+
+    players: list[Any] = []
+    play = packing.play
+    monkeypatch.setattr(packing, "play", lambda *rest: players.append(rest[4:]) or play(*rest))
+    monkeypatch.setattr(packing, "acting", lambda task, rule: {"paper": "mode"}[rule])
+    monkeypatch.setattr(packing, "evaluate", played)
+    target = zoo.pack(saved, "CartPole-v1", target=tmp_path / "a", device="cpu", bits=bits)
+    assert [type(player) for (player,) in players[:1]] == [ActorsMode]  # in the video
+    assert [tuple(rest) for _, *rest in judged] == [("paper", 10_000)] * (2 if bits == 8 else 1)
+    weights = judged[-1][0].policy.parameters_to_vector()
+    assert np.array_equal(weights, zoo.load(target, device="cpu").policy.parameters_to_vector())
+    before = HarmonyDreamAgent.load(saved, device="cpu").policy.parameters_to_vector()
+    assert 0 < abs(weights - before).max() < 0.1
 
 
 def test_an_agent_is_found_as_load_finds_it(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

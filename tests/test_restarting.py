@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import struct
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
-from hd_agents.envs.restarting import RestartingEnv, RestartingSubprocVecEnv
+from hd_agents.envs.restarting import RestartingEnv, RestartingSubprocVecEnv, new_seed
 from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
 from hd_agents.jsonable import from_json, to_json
 from tests.agents import tiny
@@ -26,7 +28,7 @@ from tests.test_collection import rows
 class Fragile(gym.Env[Any, Any]):
     """Observes the seed it began with and its steps; fails at step ``fails_at``, once for each file in ``fuses``.
 
-    :param how: "raise", "exit" to end the process, or "hang".
+    :param how: "raise", "exit" to end the process, "half an answer" to end it while it writes one, or "hang".
     """
 
     observation_space = spaces.Box(-1.0, 2.0**33, (2,), np.float64)
@@ -52,6 +54,12 @@ class Fragile(gym.Env[Any, Any]):
         if fuse is not None and self.time == self.fails_at:
             fuse.unlink()
             if self.how == "exit":
+                os._exit(7)
+            if self.how == "half an answer":
+                frame = sys._getframe()
+                while "remote" not in frame.f_locals:
+                    frame = frame.f_back
+                os.write(frame.f_locals["remote"].fileno(), struct.pack("!i", 1000) + b"the beginning")
                 os._exit(7)
             if self.how == "hang":
                 time.sleep(600)
@@ -90,6 +98,12 @@ def test_an_exception_cuts_the_episode_off(tmp_path: Path, caplog: pytest.LogCap
     lit = fuses(tmp_path / "g", 1)
     again = RestartingEnv(lambda: Fragile(lit, fails_at=0))
     assert again.reset(seed=11)[0][0] == observation[0]
+
+
+def test_every_restart_has_a_seed_of_its_own() -> None:
+    assert len({new_seed(first, restarts) for first in (0, 1) for restarts in range(1, 11)}) == 20
+    assert new_seed(7, 3) == new_seed(7, 3)
+    assert new_seed(None, 3) is None
 
 
 def test_the_number_of_restarts_is_bounded(tmp_path: Path) -> None:
@@ -165,10 +179,20 @@ def test_a_process_that_fails_is_replaced(
     assert not any(process.is_alive() for process in env.processes)
 
 
-def test_deaths_in_a_row_are_bounded_and_close_still_works(tmp_path: Path) -> None:
+def test_a_process_that_dies_in_the_middle_of_its_answer_is_replaced(tmp_path: Path) -> None:
+    folder = fuses(tmp_path / "f", 1)
+    env = RestartingSubprocVecEnv([lambda: Fragile(folder, 1, "half an answer")], "fork")
+    env.reset()
+    _, _, dones, infos = env.step(np.zeros(1, int))
+    assert (dones.tolist(), infos[0]["restarted"]) == ([True], "exit code 7")
+    env.close()
+
+
+def test_deaths_in_a_row_are_bounded_and_close_still_works(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     env = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "f", 1), 0, "exit")] * 2, "fork", max_restarts=2)
-    with pytest.raises(RuntimeError, match=r"exit code 7.*after 2 restarts"):
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match=r"exit code 7.*after 2 restarts"):
         env.reset()
+    assert "restart 2 of 2" in caplog.text
     env.close()
     assert not any(process.is_alive() for process in env.processes)
 

@@ -1,7 +1,10 @@
 """The tables of results: rows of cards and files, the README made of them, and the published scores beside them."""
 
+import csv
 import errno
+import io
 import json
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from hd_agents import zoo
 from hd_agents.cli import main
 from hd_agents.zoo import report
-from hd_agents.zoo.results import COLUMNS, append_row, normalized, read_rows, table
+from hd_agents.zoo.results import COLUMNS, append_row, name_order, normalized, read_rows, table
 
 ROW: dict[str, Any] = {
     **dict.fromkeys(COLUMNS),
@@ -38,6 +41,35 @@ def test_rows_come_back_from_a_file_as_they_were(tmp_path: Path) -> None:
     assert read_rows(path) == [ROW, {**ROW, "seed": 4}]
     assert path.read_text() == table([ROW, {**ROW, "seed": 4}])
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_table_that_another_program_has_written_is_gone_on_with(tmp_path: Path) -> None:
+    """Columns in another order and one more of them, and no end of the last line."""
+    header, line = table([ROW]).splitlines()
+    cells = next(csv.reader([line]))
+    text = io.StringIO()
+    csv.writer(text).writerows([["notes", *header.split(",")[::-1]], ["mine", *cells[::-1]]])
+    path = tmp_path / "rows.csv"
+    path.write_text(text.getvalue().rstrip("\r\n"))
+    append_row(path, {**ROW, "seed": 4})
+    assert read_rows(path) == [ROW, {**ROW, "seed": 4}]
+
+
+def add_rows(path: Path, first: int) -> None:
+    for seed in range(first, first + 10):
+        append_row(path, {**ROW, "seed": seed})
+
+
+def test_processes_add_rows_at_the_same_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    others = [
+        get_context("fork").Process(target=add_rows, args=(tmp_path / "rows.csv", 10 * number)) for number in range(3)
+    ]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert sorted(row["seed"] for row in read_rows(tmp_path / "rows.csv")) == list(range(30))
 
 
 def test_a_full_disk_leaves_no_half_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,11 +110,19 @@ def test_a_run_whose_model_ships_has_one_row(own_zoo: Path, monkeypatch: pytest.
     table_of_all = own_zoo / "results" / "classic.csv"
     append_row(table_of_all, {**row, "model": None})
     append_row(table_of_all, {**row, "model": None, "seed": 5})
+    append_row(table_of_all, {**row, "model": None, "wall_seconds": 1.5})  # the same seed and commit once more
     (own_zoo / "pretrained").symlink_to(zoo.folder() / "pretrained")
     monkeypatch.setattr("hd_agents.zoo.models.folder", lambda: own_zoo)
     assert [(found["name"], found["seed"]) for found in zoo.results()][len(zoo.pretrained()) :] == [
-        ("classic/Catch", 5)
+        ("classic/Catch", 5),
+        ("classic/Catch", row["seed"]),
     ]
+
+
+def test_rows_are_sorted_by_task_and_then_by_seed() -> None:
+    known = [{"name": name, "seed": seed} for name in zoo.list("classic")[:2] for seed in (0, 7)]
+    rows = [*known, {"name": "my/Task-v0", "seed": 0}]
+    assert sorted(rows[::-1], key=name_order) == rows
 
 
 def test_scores_that_can_be_averaged_over_tasks() -> None:

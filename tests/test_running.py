@@ -1,5 +1,6 @@
 """Jobs in processes of their own: their order, those that fail, and how they are stopped."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -88,3 +89,12 @@ def test_a_folder_is_locked_while_those_who_were_started_live(tmp_path: Path) ->
         except UsageError:
             time.sleep(0.05)
     pytest.fail("the lock outlived the process")
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with locked(tmp_path / "runs"), locked(tmp_path / "runs"):
+        assert (tmp_path / "runs").is_dir()

@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from suites import FAMILIES, make, require, trajectory
 
+import hd_agents.envs
 from hd_agents.envs import tasks
 
 PONG = "atari100k/Pong-v0"
@@ -61,6 +62,26 @@ def test_missing_suite_names_its_extra(module: str, env_id: str, extra: str, mon
         gymnasium.make(env_id)
 
 
+@pytest.mark.parametrize(
+    ("module", "env_id", "extra"),
+    [
+        ("ale_py", "ALE/Pong-v5", "atari"),
+        ("dm_control", "dm_control/walker-walk-v0", "dmc"),
+        ("shimmy", "dm_control/walker-walk-v0", "dmc"),
+        ("metaworld", "Meta-World/MT1", "metaworld"),
+    ],
+)
+def test_a_suites_own_ids_name_its_extra(module: str, env_id: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for other in ("dm_control", "shimmy"):  # may be missing here
+        if other != module:
+            monkeypatch.setitem(sys.modules, other, sys)
+    monkeypatch.setattr(hd_agents.envs, "choose_backend", lambda: None)
+    needed = module.replace("_", "-")
+    with pytest.raises(ImportError, match=rf"needs {needed}: .*pip install \"hd_agents\[{extra}\]\""):
+        hd_agents.envs.make(env_id, {})
+
+
 @pytest.mark.parametrize("env_id", FAMILIES)
 def test_same_seed_same_trajectory(env_id: str) -> None:
     steps = 40 if env_id == PONG else 4  # until Pong's ball is in play
@@ -96,6 +117,19 @@ def vec_trajectory(env: VecEnv) -> np.ndarray:
     rows = [env.reset(), *(env.step(np.full(env.num_envs, action))[0] for action in (2, 3, 3))]
     env.close()
     return np.stack(rows)
+
+
+def test_ids_of_the_suites_own_packages_are_known() -> None:
+    """In a process of its own, where nothing has imported them yet."""
+    pytest.importorskip("shimmy")
+    pytest.importorskip("metaworld")
+    script = """
+from hd_agents.cli.tasks import make_env
+for task, arguments in (("dm_control/walker-walk-v0", {}), ("Meta-World/MT1", {"env_name": "reach-v3"})):
+    print(make_env(task, env_kwargs=arguments).spec.id)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["dm_control/walker-walk-v0", "Meta-World/MT1"], result.stderr
 
 
 def test_seeds_reach_child_processes() -> None:

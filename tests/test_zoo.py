@@ -15,6 +15,7 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
 from hd_agents.presets import DEFAULTS, SIZES
 from hd_agents.scores import ATARI_GAMES
+from hd_agents.zoo.training import plan
 from tests.agents import TINY, Scripted
 
 FILES = sorted((zoo.folder() / "hyperparams").glob("*.yml"))
@@ -61,6 +62,9 @@ def test_the_meta_world_tasks_are_those_of_metaworld() -> None:
         ("classic/catch", "hd_agents/Catch-v0"),
         ("CartPole-v1", "CartPole-v1"),
         ("ALE/Skiing-v5", "ALE/Skiing-v5"),
+        ("hd_agents:atari100k/Pong-v0", "atari100k/Pong-v0"),
+        ("ale_py:ALE/Skiing-v5", "ale_py:ALE/Skiing-v5"),
+        ("Meta-World/MT1", "Meta-World/MT1"),
     ],
 )
 def test_names_and_ids(name: str, expected: str) -> None:
@@ -90,6 +94,18 @@ def test_hyperparameters_are_copies_by_name_or_id() -> None:
     assert zoo.hyperparameters("classic/CartPole", "nano") == zoo.hyperparameters("CartPole-v1")
     with pytest.raises(ValueError, match="preset='huge'"):
         zoo.hyperparameters("CartPole-v1", "huge")
+
+
+def test_a_plan_has_the_presets_values_and_a_replay_that_the_run_can_fill() -> None:
+    for preset in zoo.PRESETS:
+        found, row = plan("atari100k/pong", preset=preset), zoo.hyperparameters("atari100k/pong", preset)
+        assert (found.steps, found.arguments["size"]) == (row["n_timesteps"], row["size"])
+    assert plan("atari100k/pong").arguments["size"] != plan("atari100k/pong", preset="nano").arguments["size"]
+
+    def rows(steps: int, n_envs: int = 1) -> int:
+        return plan("CartPole-v1", steps, settings={"n_envs": n_envs}).arguments["buffer_size"]
+
+    assert [rows(100), rows(8_000), rows(700_000), rows(100, n_envs=100)] == [10_000, 16_000, 1_000_000, 12_800]
 
 
 def test_every_number_is_a_number() -> None:

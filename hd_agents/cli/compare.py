@@ -66,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"--- {task}, {MEANING.get(name, name)}, seed {seed}", flush=True)
         if _is_judged(rows.get((name, seed)), task, options.episodes):
             print("done already")
+            rows[name, seed]["folder"] = str(_run_folder(folder, name, seed))  # the comparison may have been moved
             continue
         own = _run_folder(folder, name, seed)
         if not _is_trained(own, plan):

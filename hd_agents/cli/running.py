@@ -71,6 +71,8 @@ def last_line(log: Path) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Keep the folder for this process and those that it starts, for as long as any of them lives.
 
+    File systems without locks do not keep anyone out.
+
     :raises UsageError: if others have it.
     """
     import fcntl  # POSIX only, as the rest of this module
@@ -79,10 +81,12 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise UsageError(
                 f"{folder} is in use by another benchmark: wait for it, or give another --folder."
             ) from error
+        except OSError:  # a file system without locks
+            pass
         os.set_inheritable(file.fileno(), True)
         yield
 

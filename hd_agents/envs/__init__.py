@@ -5,13 +5,22 @@ read by the first ``gymnasium.make``.
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import gymnasium
 
+from hd_agents.envs.rendering import choose_backend
 from hd_agents.envs.tasks import ATARI_100K, ATARI_OTHERS, CONTROL, META_WORLD, game_name
 
-__all__ = ["make", "register", "register_suite"]
+__all__ = ["make", "namespace", "register", "register_suite"]
+
+# Whose ids are a suite's own: namespace -> extra, and what has to be imported.
+PACKAGES = {
+    "ALE": ("atari", "ale_py"),
+    "dm_control": ("dmc", "dm_control", "shimmy"),
+    "Meta-World": ("metaworld", "metaworld"),
+}
 
 
 def register() -> None:
@@ -37,7 +46,7 @@ def make(env_id: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     """``gymnasium.make`` for any id, of the suites' packages too.
 
     :raises ValueError: for arguments that the environment does not take.
-    :raises ImportError: for an ``ALE/`` id without ale-py, saying how to install it.
+    :raises ImportError: for an id of a suite that is not installed, saying how to install it.
     """
     register_suite(env_id)
     if not env_kwargs:
@@ -52,14 +61,23 @@ def make(env_id: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
 
 
 def register_suite(env_id: str) -> None:
-    """Make Gymnasium know the Arcade Learning Environment's own ids, whose package does so only when imported.
+    """Make Gymnasium know the ids of a suite's own package, which it does only when that is imported.
 
-    :raises ImportError: for an ``ALE/`` id without ale-py, saying how to install it.
+    :raises ImportError: for such an id without the package, saying how to install it.
     """
-    if not env_id.startswith("ALE/"):
+    if namespace(env_id) not in PACKAGES:
         return
+    extra, *modules = PACKAGES[namespace(env_id)]
+    if extra != "atari":
+        choose_backend()
     try:
-        import ale_py
+        for module in modules:
+            gymnasium.register_envs(import_module(module))
     except ImportError as error:
-        raise ImportError(f'{env_id} needs ale-py: install it with `pip install "hd_agents[atari]"`.') from error
-    gymnasium.register_envs(ale_py)
+        name = (error.name or modules[0]).replace("_", "-")
+        raise ImportError(f'{env_id} needs {name}: install it with `pip install "hd_agents[{extra}]"`.') from error
+
+
+def namespace(env_id: str) -> str:
+    """The suite of an id: ``namespace("ale_py:ALE/Pong-v5") == "ALE"``."""
+    return env_id.partition("/")[0].rpartition(":")[2]

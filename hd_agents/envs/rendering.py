@@ -63,12 +63,17 @@ class Renderer:
     :param model: of type ``mujoco.MjModel``. :param camera: name or number. :param size: pixels of either edge.
     :param shadows: False leaves out the shadows, which changes the picture; without a GPU they take most of the time.
     :param upside_down: turn the picture upside down, for cameras that are mounted so.
+    :raises ValueError: for a camera that the model does not have: MuJoCo would end the process.
     """
 
     def __init__(
         self, model: Any, camera: str | int, size: int, shadows: bool = True, upside_down: bool = False
     ) -> None:
-        self._model, self._camera_name, self._size, self._shadows = model, camera, size, shadows
+        try:
+            self._camera_number = model.camera(camera).id
+        except (IndexError, KeyError) as error:
+            raise ValueError(f"camera={camera!r}: {error.args[0]}") from error
+        self._model, self._size, self._shadows = model, size, shadows
         self._upside_down = upside_down
         self._gl: Any = None
 
@@ -110,8 +115,8 @@ class Renderer:
     def _open(self) -> None:
         import mujoco
 
-        self._gl = _gl_context(self._size)
-        self._gl.make_current()
+        gl = _gl_context(self._size)
+        gl.make_current()
         buffer = self._model.vis.global_
         usual = buffer.offwidth, buffer.offheight
         buffer.offwidth = buffer.offheight = self._size
@@ -124,7 +129,8 @@ class Renderer:
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = self._model.camera(self._camera_name).id
+        self._camera.fixedcamid = self._camera_number
+        self._gl = gl
         close_at_exit(self)
 
 

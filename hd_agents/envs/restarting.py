@@ -189,7 +189,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         in_time = wait([remote, process.sentinel], self._timeout)
         if not in_time:
             process.kill()
-        with suppress(*DEAD):
+        with suppress(*DEAD, OSError):  # the latter for a process that died in the middle of its answer
             if in_time and remote.poll():
                 answer, self._unanswered[env] = remote.recv(), False
                 return answer

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from hd_agents import checks
-from hd_agents.envs import make
+from hd_agents.envs import PACKAGES, make, namespace
 
 PRESETS = ("paper", "nano")
 SHARED = ("default", "nano")  # rows of a suite that are no task's
@@ -38,17 +38,18 @@ def names(suite: str | None = None) -> list[str]:
 def env_id(name: str) -> str:
     """The Gymnasium id of a name: ``env_id("atari100k/pong") == "atari100k/Pong-v0"``.
 
-    Case, dashes and underscores do not matter, and an id stands for itself, also one that the zoo does not have.
+    Case, dashes and underscores do not matter, and an id stands for itself, also one that the zoo does not have. Of
+    our own ids "hd_agents:" in front, which other processes may need, is left out.
 
     :raises ValueError: for a name that is neither of the zoo nor an id, with names that are near.
     """
     ids = _ids()
-    if name in ids.values():
-        return name
+    if (own := name.removeprefix("hd_agents:")) in ids.values():
+        return own
     by_key = {key_of(known): known for known in ids}
     if key_of(name) in by_key:
         return ids[by_key[key_of(name)]]
-    if name in gym.registry or re.search(r"-v\d+$", name):
+    if name in gym.registry or re.search(r"-v\d+$", name) or namespace(name) in PACKAGES:
         return name
     near = difflib.get_close_matches(key_of(name), by_key, n=3)
     hint = ", ".join(by_key[key] for key in near) or "what `hd-agents list` shows"

@@ -8,12 +8,12 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hd_agents.host import atomic_write
+from hd_agents.host import alone_in, atomic_write
 from hd_agents.zoo import models
 from hd_agents.zoo.catalogue import names, preset_of
 from hd_agents.zoo.packages import AGENT
@@ -77,17 +77,26 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a row, wholly or not at all, to a table on the disk, which is made if it does not exist."""
-    before = path.read_bytes() if path.exists() else b""
-    with atomic_write(path) as file:
-        file.write(before + table([row], header=not before).encode())
+    """Add a row, wholly or not at all, to a table on the disk, which is made if it does not exist.
+
+    Other processes may add rows at the same time; other programs may have added columns, or put them in another order.
+    """
+    with alone_in(path.parent):
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        columns = next(csv.reader(before.splitlines()), None)
+        before += "\n" if before and not before.endswith("\n") else ""  # as some editors leave it
+        with atomic_write(path) as file:
+            file.write((before + table([row], columns)).encode())
 
 
-def table(rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
-    """Rows as CSV. What is no text is written as JSON; empty cells are None."""
+def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Rows as CSV. What is no text is written as JSON; empty cells are None.
+
+    :param columns: of a table that the rows go to; None for a new one, with its header.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    if header:
+    writer = csv.DictWriter(text, columns or COLUMNS, extrasaction="ignore", lineterminator="\n")
+    if columns is None:
         writer.writeheader()
     for row in rows:
         low, high = row["interval"]
