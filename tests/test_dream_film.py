@@ -1,6 +1,7 @@
 """Film strips out of the replay: what they show, and that training does not notice them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from hd_agents import dream_film
 from hd_agents.callbacks import DreamFilm
 from hd_agents.dream_film import KEY, dream_of_replay
-from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON
+from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON, draw
 from tests.agents import Clock, Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (16, 20, 3), np.uint8)
@@ -67,6 +68,19 @@ def test_dream_is_that_of_the_policy() -> None:
     for ours, theirs in zip(found.dream[2:], expected[2:], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.dream.observations["observation"], expected.observations["observation"], atol=1e-3)
+
+
+def test_rewards_stand_below_the_moment_that_they_came_with() -> None:
+    pytest.importorskip("matplotlib")
+    start, steps = 2, 7  # as many moments as there are columns, with the present
+    images = np.zeros((start + steps + 1, 8, 8, 3), np.uint8)
+    rewards, dreamt = np.arange(start + steps, dtype=np.float32), 10 + np.arange(steps, dtype=np.float32)
+    dream: Any = SimpleNamespace(observations={"image": images[start:]}, rewards=dreamt)
+    axes = draw({"image": images}, rewards, dream, start, "a task").axes
+    below = [one.get_xlabel() for one in axes if one.get_xlabel()]
+    assert sorted(below) == sorted(f"reward {x:.1f}" for x in (*rewards[start:], *dreamt))
+    moments = {one.get_title(): one.get_xlabel() for one in axes if one.get_title()}
+    assert (moments["now"], moments["+1"], moments["+7"]) == ("", "reward 2.0", "reward 8.0")
 
 
 def test_too_small_a_replay_has_none() -> None:
