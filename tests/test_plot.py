@@ -115,10 +115,13 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     output = ["--output", str(tmp_path / "plots")]
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.csv").write_text("a,b\n")
+    make_run(tmp_path / "damaged" / "a", 0)
+    (tmp_path / "damaged" / "a" / "scores.jsonl").write_text("no score\n")
     for what, message in (
         ("nowhere", "is no folder, no table of results (.csv) and no suite (atari100k, classic"),
         (str(tmp_path / "empty"), "holds no run"),
         (str(tmp_path / "rows.csv"), "no table of results"),
+        (str(tmp_path / "damaged"), "scores.jsonl is damaged"),
         ("dmc_natural", "nothing to draw in dmc_natural"),
     ):
         assert main(["plot", what, *output]) == 2

@@ -162,7 +162,7 @@ def _curves(
     """
     found: dict[str, dict[str, list[Curve]]] = {}
     logged = [(one, name, one.folder) for one, name in zip(runs, labels, strict=True) if one.folder is not None]
-    ours, returns = curves_of([folder for *_, folder in logged])
+    ours, returns = checked(lambda: curves_of([folder for *_, folder in logged]))
     for (one, name, _), curve in zip(logged, ours, strict=True):
         if len(curve[0]):
             found.setdefault(one.name, {}).setdefault(name, []).append(curve)
