@@ -76,7 +76,7 @@ def test_a_suites_own_ids_name_its_extra(module: str, env_id: str, extra: str, m
     for other in ("dm_control", "shimmy"):  # may be missing here
         if other != module:
             monkeypatch.setitem(sys.modules, other, sys)
-    monkeypatch.setattr(hd_agents.envs, "choose_backend", lambda: None)
+    monkeypatch.setattr("hd_agents.envs.rendering.choose_backend", lambda: None)
     needed = module.replace("_", "-")
     with pytest.raises(ImportError, match=rf"needs {needed}: .*pip install \"hd_agents\[{extra}\]\""):
         hd_agents.envs.make(env_id, {})

@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium
 
-from hd_agents.envs.rendering import choose_backend
 from hd_agents.envs.tasks import ATARI_100K, ATARI_OTHERS, CONTROL, META_WORLD, game_name
 
 __all__ = ["make", "namespace", "register", "register_suite"]
@@ -69,6 +68,8 @@ def register_suite(env_id: str) -> None:
         return
     extra, *modules = PACKAGES[namespace(env_id)]
     if extra != "atari":
+        from hd_agents.envs.rendering import choose_backend
+
         choose_backend()
     try:
         for module in modules:
