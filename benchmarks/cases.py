@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from hd_agents.backbones import build, objectives
+from hd_agents.backbones import Networks, build, objectives
 from hd_agents.learner import Learner
 from hd_agents.presets import DEFAULTS
 from hd_agents.replay import SequenceReplay
@@ -28,34 +27,43 @@ class Case(NamedTuple):
     overrides: dict[str, int]
     backbone: str = "dreamerv3"
 
+    @property
+    def continuous(self) -> bool:
+        """Whether its actions are."""
+        return self.backbone == "dreamerv2"
+
 
 _IMAGE = {"image": (64, 64, 3)}
 _CPU_SMALL = {"deter": 256, "hidden": 256, "units": 256, "layers": 2, "depth": 16, "stoch": 16, "classes": 16}
 CASES = {
     "nano": Case(16, 16, {}, {"vector": 8}, "nano", {}),
     "nano-pixels": Case(16, 16, _IMAGE, {}, "nano", {}),
+    "nano-control": Case(16, 16, {}, {"vector": 8}, "nano", {}, "dreamerv2"),
     "cpu-small": Case(8, 32, _IMAGE, {}, "small", _CPU_SMALL),
     "atari100k": Case(16, 64, _IMAGE, {}, "small", {}),
     "metaworld": Case(50, 50, _IMAGE, {}, "medium", {}, "dreamerv2"),
 }
 
 
-def make_learner(case: Case, device: torch.device | str = "cpu", **options: Any) -> Learner:
-    """A learner with the backbone's own hyper-parameters; ``options`` go to :class:`Learner`."""
-    usual = DEFAULTS[case.backbone]
-    continuous = case.backbone == "dreamerv2"
-    networks = build(
+def make_networks(case: Case) -> Networks:
+    """The networks of a case, on the CPU."""
+    return build(
         case.backbone,
         images=case.images,
         vectors=case.vectors,
         action_size=ACTIONS,
-        action_groups=() if continuous else (ACTIONS,),
+        action_groups=() if case.continuous else (ACTIONS,),
         size=case.size,
         overrides=case.overrides,
-    ).to(device)
+    )
+
+
+def make_learner(case: Case, networks: Networks, **options: Any) -> Learner:
+    """A learner with the backbone's own hyper-parameters; ``options`` go to :class:`Learner`."""
+    usual = DEFAULTS[case.backbone]
     goals = objectives(
         case.backbone,
-        discrete=not continuous,
+        discrete=not case.continuous,
         return_lambda=usual.return_lambda,
         entropy_coefficient=usual.entropy_coefficient,
     )

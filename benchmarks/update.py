@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 
-from cases import CASES, Case, make_learner, make_replay
+from cases import CASES, Case, make_learner, make_networks, make_replay
 from report import describe_machine, write_json
 
 import hd_agents.learner
@@ -88,7 +88,8 @@ class Updates:
         self.case = case
         self.device = torch.device(device)
         capture = None if device == "cpu" else capture_on_cuda  # as learn() does
-        self.learner = make_learner(self.case, device, bfloat16=precision == "bfloat16", capture=capture, **options)
+        networks = make_networks(case).to(device)
+        self.learner = make_learner(case, networks, bfloat16=precision == "bfloat16", capture=capture, **options)
         self.step: Any = self.learner.train_step
         self.replay = make_replay(self.case, max(500, 2 * n_envs * case.sequence_length), n_envs)
         self.rng = np.random.default_rng(0)

@@ -27,8 +27,8 @@ class Guard:
     """Lets optimisers skip what is not finite; the host learns of it when it asks.
 
     Fused Adam leaves weights and moments as they are where its ``found_inf`` is 1, on CPU as on CUDA, so nothing waits
-    for the device. What follows within the same update is skipped too: sampling turns a NaN latent into a sound-looking
-    class, on which actor and critic would learn nonsense.
+    for the device. What follows within the same update is skipped too: sampling turns a NaN latent into zeros, on
+    which actor and critic would learn nonsense.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,9 @@ def imagine(
         modules = [*model.rssm.modules(), *actor.modules()]
         flat = type(model) is WorldModel and can_be_flat(modules, {RSSM, Actor})
         dreaming = (FlatDreaming if flat else Dreaming)(model, actor)
-        features, actions, outputs = _roll_out(dreaming, start, draws, action_draws)
+        casts_itself = torch.autocast(start.deter.device.type, enabled=False) if flat else nullcontext()
+        with casts_itself:
+            features, actions, outputs = _roll_out(dreaming, start, draws, action_draws)
         stacked = torch.stack(features)
     parameters = actor.recall(stacked[:-1], [torch.stack(steps) for steps in zip(*outputs, strict=True)])
     return Dream(stacked, torch.stack(actions), parameters)
@@ -98,6 +101,7 @@ class FlatDreaming(Dreaming):
         self._image_in = FlatLayer.of(rssm.image_in, dtype)
         self._gru = FlatLayer(gru.linear.weight, gru.linear.bias, gru.norm, dtype=dtype)
         self._image_out, self._prior_out = FlatLayer.of(rssm.image_out, dtype), FlatLayer.of(rssm.prior_out, dtype)
+        self._room: Tensor | None = None
 
     def features(self, state: State) -> Tensor:
         """(N, F), in the dtype of products."""
@@ -118,4 +122,6 @@ class FlatDreaming(Dreaming):
         gates = self._gru(torch.cat([deter.to(dtype), hidden.to(dtype)], -1))
         deter = gru_update(gates, deter)
         logits = self._prior_out(self._image_out(deter)).unflatten(-1, (rssm.stoch, rssm.classes))
-        return State(deter, draw_one_hot(logits, draw, rssm.unimix)[0].flatten(-2))
+        if self._room is None:
+            self._room = deter.new_zeros(len(deter), rssm.stoch, rssm.classes + 1)
+        return State(deter, draw_one_hot(logits, draw, rssm.unimix, self._room)[0].flatten(-2))

@@ -36,7 +36,10 @@ class FlatLayer:
     ) -> None:
         self.dtype = dtype
         self.weight, self.bias = weight.detach().to(dtype).t(), None if bias is None else bias.detach().to(dtype)
-        self.norm = None if norm is None else ([len(weight)], norm.weight.detach(), norm.bias.detach(), NORM_EPS)
+        self.norm = None
+        if norm is not None:
+            kept = dtype if act is not None and weight.is_cuda else torch.float32
+            self.norm = [len(weight)], norm.weight.detach().to(kept), norm.bias.detach().to(kept), NORM_EPS
         self.act = act
 
     @classmethod
@@ -58,7 +61,7 @@ class FlatLayer:
         """Norm and activation over the last axis."""
         if self.norm is None:
             return x if self.act is None else activate(x, self.act)
-        if self.act is None or not x.is_cpu:
+        if self.act is None:
             x = x.float()
         x = torch.native_layer_norm(x, *self.norm)[0]
         return x if self.act is None else activate_(x, self.act)

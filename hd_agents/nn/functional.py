@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -52,19 +54,39 @@ def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
     return (left.exp() * (left - right)).sum((-2, -1))
 
 
-def draw_one_hot(logits: Tensor, draw: Tensor | None, unimix: float) -> tuple[Tensor, Tensor]:
-    """One-hot samples, as :func:`sample_one_hot`, and the probabilities without the uniform share."""
+def draw_one_hot(
+    logits: Tensor, draw: Tensor | None, unimix: float, room: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One-hot samples, as :func:`sample_one_hot`, and the probabilities without the uniform share. No gradients pass.
+
+    :param room: (..., K + 1) zeros, which a loop may hand over again and again; its contents are lost.
+    """
     probs = softmax(logits)
+    if draw is None or draw.dtype == torch.int64:
+        index = probs.argmax(-1, keepdim=True) if draw is None else draw.unsqueeze(-1)
+        return torch.zeros_like(logits).scatter_(-1, index, 1.0), probs
     classes = logits.shape[-1]
-    if draw is None:
-        index = probs.argmax(-1, keepdim=True)
-    elif draw.dtype == torch.int64:
-        index = draw.unsqueeze(-1)
-    else:
-        mixed = torch.add(probs.mul(1.0 - unimix), unimix / classes) if unimix else probs
-        number = draw.unsqueeze(-1).contiguous()
-        index = torch.searchsorted(mixed.cumsum(-1), number, right=True).clamp_(max=classes - 1)
-    return torch.zeros_like(logits).scatter_(-1, index, 1.0), probs
+    # The class is the first where the mixed distribution function, (1 - unimix) cdf + unimix (k + 1) / K, exceeds u.
+    bound = torch.add(_ramp(classes, unimix, probs.device), draw.unsqueeze(-1), alpha=1.0 / (1.0 - unimix))
+    beyond = probs.new_zeros(*probs.shape[:-1], classes + 1) if room is None else room
+    torch.gt(probs.cumsum(-1), bound, out=beyond[..., 1:])
+    return (beyond[..., 1:] - beyond[..., :-1]).to(logits.dtype), probs
+
+
+@cache
+def _ramp(classes: int, unimix: float, device: torch.device) -> Tensor:
+    """What unimix takes from the number that the distribution function of each class has to exceed; the last one's
+    always does, whatever rounding has left of it.
+    """
+    with torch.inference_mode(False):
+        ramp = torch.arange(1, classes + 1, device=device) * (-unimix / (1.0 - unimix) / classes)
+        ramp[-1] = -torch.inf
+        return ramp
+
+
+def softmax_backward(grad: Tensor, probs: Tensor) -> Tensor:
+    """The gradient before a softmax over the last axis, from the one after it, in float32."""
+    return torch.ops.aten._softmax_backward_data(grad.float(), probs, -1, torch.float32)
 
 
 class _SampleOneHot(torch.autograd.Function):
@@ -83,9 +105,7 @@ class _SampleOneHot(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (probs,) = ctx.saved_tensors
-        weighted = grad * probs
-        out = torch.addcmul(weighted, weighted.sum(-1, keepdim=True), probs, value=-1.0)
-        return out.mul_(ctx.scale).to(grad.dtype), None, None
+        return softmax_backward(grad, probs).mul_(ctx.scale).to(grad.dtype), None, None
 
 
 def sample_one_hot(logits: Tensor, draw: Tensor | None, unimix: float = 0.0) -> Tensor:

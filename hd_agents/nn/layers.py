@@ -63,27 +63,33 @@ def activate_backward(grad: Tensor, x: Tensor, act: Activation) -> Tensor:
 
 
 def norm_activate(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tensor:
-    """Layer norm in float32 and the activation.
-
-    On a CPU bfloat16 stays what is kept in memory, where the time goes; elsewhere the result is in float32.
-    """
-    if x.dtype != torch.bfloat16 or act is None or not x.is_cpu or torch.compiler.is_compiling():
+    """Layer norm and the activation. Sums are of float32; bfloat16 stays what is kept in memory, where time goes."""
+    if x.dtype != torch.bfloat16 or act is None or torch.compiler.is_compiling():
         x = norm(x.float())
         return x if act is None else activate(x, act)
     if torch.is_grad_enabled():
         return _NormActivate.apply(x, norm.weight, norm.bias, act)
-    return activate_(torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, NORM_EPS)[0], act)
+    weight, bias = (norm_weight(part, x) for part in (norm.weight, norm.bias))
+    with torch.autocast(x.device.type, enabled=False):  # it would go through float32 on CUDA
+        return activate_(torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)[0], act)
+
+
+def norm_weight(part: Tensor, x: Tensor) -> Tensor:
+    """A norm's weight or bias as the norm of ``x`` takes it: on CUDA in the same dtype, on a CPU as it is."""
+    return part.to(x.dtype) if x.is_cuda else part
 
 
 class _NormActivate(torch.autograd.Function):
     """Norm and activation of bfloat16, whose gradients are summed in float32.
 
-    PyTorch's own would sum those of the weights in bfloat16, off by up to a quarter of the largest.
+    On a CPU PyTorch's own would sum those of the weights in bfloat16, off by up to a quarter of the largest.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, act: Activation) -> Tensor:  # type: ignore[no-untyped-def]
-        y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)
+        weight, bias = norm_weight(weight, x), norm_weight(bias, x)
+        with torch.autocast(x.device.type, enabled=False):
+            y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)
         ctx.act = act
         ctx.save_for_backward(x, y, mean, rstd, weight, bias)
         return activate(y, act)
@@ -92,9 +98,10 @@ class _NormActivate(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, y, mean, rstd, weight, bias = ctx.saved_tensors
         grad = activate_backward(grad.to(y.dtype), y, ctx.act)
-        arguments = grad.float(), x.float(), x.shape[-1:], mean, rstd, weight, bias
+        grad, wide = (grad, x) if x.is_cuda else (grad.float(), x.float())
+        arguments = grad, wide, x.shape[-1:], mean, rstd, weight, bias
         ahead, *weights = torch.ops.aten.native_layer_norm_backward(*arguments, (True, True, True))
-        return ahead.to(x.dtype), *weights, None
+        return ahead.to(x.dtype), *(part.float() for part in weights), None
 
 
 class Dense(nn.Module):

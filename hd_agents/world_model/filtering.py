@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hd_agents.nn.functional import draw_one_hot, gru_update
+from hd_agents.nn.functional import draw_one_hot, gru_update, softmax_backward
 from hd_agents.nn.layers import NORM_EPS, Activation, activate
 from hd_agents.nn.products import product
 
@@ -94,6 +94,7 @@ class _Filter(torch.autograd.Function):
         first_deter, first_stoch = (reset * inputs.initial_deter).unbind(), (reset * inputs.initial_stoch).unbind()
         keep, draws = inputs.keep.unbind(), [None] * len(reset) if inputs.draws is None else inputs.draws.unbind()
         deter, stoch = inputs.deter, inputs.stoch
+        room = deter.new_zeros(len(stoch), groups, stoch.shape[-1] // groups + 1)
         steps: list[tuple[Tensor, ...]] = []
         made: list[tuple[Tensor, ...]] = []
         actions, embeds = inputs.from_action.unbind(1), inputs.from_embed.unbind(1)
@@ -111,7 +112,7 @@ class _Filter(torch.autograd.Function):
             y_obs, mean_obs, rstd_obs = _norm(x_obs, norm_obs)
             hidden = activate(y_obs, act).to(dtype)
             logits = product(hidden, post, post_bias).unflatten(-1, (groups, -1))
-            sample, probs = draw_one_hot(logits, draws[t], unimix)
+            sample, probs = draw_one_hot(logits, draws[t], unimix, room)
             stoch = sample.flatten(-2)
             made.append((deter, stoch, logits))
             steps.append((start, before, joint, deter_used, hidden, probs, x_in, y_in, x_gru, y_gru, x_obs, y_obs))
@@ -147,12 +148,11 @@ class _Filter(torch.autograd.Function):
         to_memory, to_sample = outer_deter[-1], outer_stoch[-1].float()
         kept: list[tuple[Tensor, ...]] = []
         for t in reversed(range(len(keeps))):
-            weighted = to_sample.view_as(probs[t]) * probs[t]
-            pulled = torch.addcmul(weighted, weighted.sum(-1, keepdim=True), probs[t], value=-1.0)
+            pulled = softmax_backward(to_sample.view_as(probs[t]), probs[t])
             logits = torch.add(outer_logits[t], pulled, alpha=1.0 - unimix).flatten(-2).to(dtype)
             at_obs = product(logits, post) * slope_obs[t]
             before_obs = _norm_back(at_obs, x_obs[t], mean_obs[t], rstd_obs[t], n_obs, b_obs).to(dtype)
-            to_memory = to_memory + product(before_obs, observe)
+            to_memory = _add_product(to_memory, before_obs, observe)
             at_gru = (to_memory.unsqueeze(-2) * gates[t]).flatten(-2)
             before_gru = _norm_back(at_gru, x_gru[t], mean_gru[t], rstd_gru[t], n_gru, nb_gru).to(dtype)
             at_joint = product(before_gru, gru)
@@ -220,6 +220,11 @@ def _slope(x: Tensor, act: Activation) -> Tensor:
         share = torch.sigmoid(x)
         return share * (1.0 + x * (1.0 - share))
     return torch.exp(x.clamp(max=0.0))
+
+
+def _add_product(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """total + x weight, in the dtype of ``total``."""
+    return product(x, weight, total) if x.dtype == total.dtype else total + product(x, weight)
 
 
 def _product(grad: Tensor, x: tuple[Tensor, ...], weight: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
 from hd_agents.nn.products import apply_linear
 from hd_agents.world_model.filtering import Sequences, Weights, filter_by_hand
 
-SMALL_PRODUCT = 4_000_000  # multiplications that a CPU does in float32 before a product in bfloat16 has begun
+# Multiplications of a step's largest product up to which float32 is faster: a CPU has done so many before a product in
+# bfloat16 has begun, a GPU before the sixteen conversions that a step then takes, both ways.
+SMALL_PRODUCT = {"cpu": 4_000_000, "cuda": 64_000_000}
 
 
 class State(NamedTuple):
@@ -135,7 +137,7 @@ class RSSM(nn.Module):
         initial = self.initial(embed.shape[0])
         from_action = apply_linear(self.clip(action) * keep, first.weight[:, self.flat :], first.bias)
         from_embed = apply_linear(embed, observe.weight[:, self.deter :], observe.bias)
-        small = embed.is_cpu and len(embed) * self.gru.linear.weight.numel() <= SMALL_PRODUCT
+        small = len(embed) * self.gru.linear.weight.numel() <= SMALL_PRODUCT.get(embed.device.type, 0)
         if small and from_embed.dtype == torch.bfloat16:
             from_action, from_embed = from_action.float(), from_embed.float()
         inputs = Sequences(
