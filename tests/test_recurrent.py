@@ -9,9 +9,9 @@ from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import Dreaming
 from hd_agents.nn import products
 from hd_agents.nn.convolution import Conv
-from hd_agents.nn.functional import softmax
+from hd_agents.nn.functional import draw_one_hot, sample_one_hot
 from hd_agents.nn.known import known_linear
-from hd_agents.nn.layers import linear
+from hd_agents.nn.layers import GRUCell, linear
 from hd_agents.world_model import rssm as rssm_module
 from hd_agents.world_model.rssm import RSSM, State
 from tests.models import batch, learner, networks
@@ -82,7 +82,7 @@ def test_gradients_of_the_recurrence(backbone: str, modes: bool, monkeypatch: py
 def test_the_recurrence_in_bfloat16(backbone: str, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory and gradients are float32, and close to those of a float32 run on the same classes."""
     if not small:
-        monkeypatch.setattr(rssm_module, "SMALL_PRODUCT", 0)
+        monkeypatch.setattr(rssm_module, "SMALL_PRODUCT", {})
     torch.manual_seed(0)
     rssm = networks(backbone).world_model.rssm
     embed, action = torch.randn(2, 7, rssm.observe_in.linear.in_features - rssm.deter), torch.randn(2, 7, 5)
@@ -117,7 +117,6 @@ def test_twenty_updates_on_the_fast_and_the_plain_path(backbone: str, monkeypatc
     fast = twenty_updates()
     monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
     monkeypatch.setattr(RSSM, "_filter_by_hand", RSSM._filter)
-    monkeypatch.setattr("hd_agents.nn.functional.softmax", lambda logits: torch.softmax(logits.float(), -1))
     monkeypatch.setattr(Actor, "recall", lambda actor, features, _: actor.parameters_of(features))
     monkeypatch.setattr("hd_agents.behavior.imagination.FlatDreaming", Dreaming)
     monkeypatch.setattr(Conv, "_convolve", lambda layer, x: layer.conv(x))
@@ -126,15 +125,64 @@ def test_twenty_updates_on_the_fast_and_the_plain_path(backbone: str, monkeypatc
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("classes", [1, 5, 8, 16, 33])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_softmax_is_softmax(classes: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("classes", [1, 2, 5, 16, 33])
+@pytest.mark.parametrize("unimix", [0.0, 0.01])
+def test_samples_are_those_of_the_distribution_function(classes: int, unimix: float) -> None:
     torch.manual_seed(0)
-    logits = (40.0 * torch.randn(6, 7, classes)).to(dtype).requires_grad_()
-    expected = torch.softmax(logits.float(), -1)
-    found = softmax(logits)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn_like(expected)
-    gradients = [torch.autograd.grad((probs * weights).sum(), logits)[0] for probs in (found, expected)]
-    torch.testing.assert_close(*gradients)
+    logits = 3.0 * torch.randn(50, 7, classes)
+    draws = torch.rand(50, 7)
+    draws[0], draws[1] = 0.0, 1.0 - 2.0**-24  # the least and the most that torch.rand gives
+    mixed = (1.0 - unimix) * torch.softmax(logits.double(), -1) + unimix / classes
+    reached = mixed.cumsum(-1)
+    clear = ((reached - draws.unsqueeze(-1)).abs() > 1e-6)[..., :-1].all(-1)  # of what rounding decides
+    expected = torch.searchsorted(reached, draws.double().unsqueeze(-1), right=True).clamp(max=classes - 1)
+    room = torch.zeros(50, 7, classes + 1)
+    for _ in range(2):  # what the first call has left in the room does not matter
+        sample, probs = draw_one_hot(logits, draws, unimix, room)
+        assert torch.equal(sample[clear], torch.zeros_like(logits).scatter_(-1, expected, 1.0)[clear])
+        assert torch.equal(sample.sum(-1), torch.ones(50, 7))
+    assert clear.float().mean() > 0.9
+    assert torch.equal(sample, draw_one_hot(logits, draws, unimix)[0])
+    torch.testing.assert_close(probs, torch.softmax(logits, -1))
+
+
+def test_a_sample_is_a_class_whatever_rounding_leaves_of_the_last_one() -> None:
+    torch.manual_seed(0)
+    logits, most = torch.randn(1_000, 33), 1.0 - 2.0**-24
+    short = logits[torch.softmax(logits, -1).cumsum(-1)[:, -1] < most]
+    assert len(short)
+    sample, _ = draw_one_hot(short, torch.full((len(short),), most), 0.0)
+    assert torch.equal(sample[:, -1], torch.ones(len(short)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_pass_straight_through_samples(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    logits, draws = torch.randn(6, 7, 5).to(dtype).requires_grad_(), torch.rand(6, 7)
+    weights = torch.randn(6, 7, 5)
+    sample = sample_one_hot(logits, draws, 0.01)
+    assert sample.dtype == dtype
+    probs = 0.99 * torch.softmax(logits.float(), -1) + 0.01 / 5
+    gradients = [torch.autograd.grad((one * weights).sum(), logits)[0] for one in (sample, probs)]
+    tolerance = 5e-3 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
+
+
+class Lazy(GRUCell):
+    """A memory that stays what it is."""
+
+    def finish(self, gates: torch.Tensor, deter: torch.Tensor) -> torch.Tensor:
+        return deter + 0.0 * gates[:, : deter.shape[-1]]
+
+
+def test_a_part_that_was_replaced_is_trained_as_it_is() -> None:
+    rssm = networks().world_model.rssm
+    lazy = Lazy(rssm.gru.linear.in_features - rssm.deter, rssm.deter, bias=False)
+    lazy.load_state_dict(rssm.gru.state_dict())
+    rssm.gru = lazy
+    torch.manual_seed(0)
+    embed = torch.randn(2, 3, rssm.observe_in.linear.in_features - rssm.deter)
+    inputs = embed, torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.bool), torch.rand(2, 3, rssm.stoch)
+    start = State(torch.randn(2, rssm.deter), rssm.initial(2).stoch)
+    posterior, _ = rssm.observe(*inputs, state=start)
+    assert torch.equal(posterior.deter, start.deter.unsqueeze(1).expand(-1, 3, -1))

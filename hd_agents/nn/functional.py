@@ -18,18 +18,6 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """Probabilities over the last axis, in float32.
-
-    PyTorch's CPU kernel is scalar below its vector width (16 floats) and very slow where it also has to convert.
-    """
-    logits = logits.float()
-    if logits.shape[-1] >= 16 or logits.device.type != "cpu":
-        return torch.softmax(logits, -1)
-    exponentials = torch.exp(logits - logits.detach().amax(-1, keepdim=True))
-    return exponentials / exponentials.sum(-1, keepdim=True)
-
-
 def unimix_log_probs(logits: Tensor, unimix: float) -> Tensor:
     """Log-probabilities over the last axis, with a share ``unimix`` of the uniform distribution mixed in.
 
@@ -38,7 +26,7 @@ def unimix_log_probs(logits: Tensor, unimix: float) -> Tensor:
     """
     if unimix == 0.0:
         return torch.log_softmax(logits, -1)
-    probs = softmax(logits)
+    probs = torch.softmax(logits.float(), -1)
     return torch.log(probs * (1.0 - unimix) + unimix / logits.shape[-1])
 
 
@@ -61,7 +49,7 @@ def draw_one_hot(
 
     :param room: (..., K + 1) zeros, which a loop may hand over again and again; its contents are lost.
     """
-    probs = softmax(logits)
+    probs = torch.softmax(logits.float(), -1)
     if draw is None or draw.dtype == torch.int64:
         index = probs.argmax(-1, keepdim=True) if draw is None else draw.unsqueeze(-1)
         return torch.zeros_like(logits).scatter_(-1, index, 1.0), probs

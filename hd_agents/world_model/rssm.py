@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hd_agents.nn.flat import can_be_flat
 from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
 from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
 from hd_agents.nn.products import apply_linear
@@ -148,7 +149,7 @@ class RSSM(nn.Module):
             keep.transpose(0, 1),
             None if draws is None else draws.transpose(0, 1).contiguous(),
         )
-        by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling() and can_be_flat(self.modules(), {RSSM})
         deter, stoch, logits = self._filter_by_hand(inputs) if by_hand else self._filter(inputs)
         return State(deter.transpose(0, 1), stoch.transpose(0, 1)), logits.transpose(0, 1)
 
