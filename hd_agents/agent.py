@@ -377,7 +377,7 @@ class HarmonyDreamAgent(LearningLoop):
         if agent.env is not None:
             checks.spaces(agent.env, data["observation_space"], data["action_space"])
         with blamed_on(f"The archive with {', '.join(sorted(kwargs))} as given" if kwargs else "The archive"):
-            restore(agent, data, kwargs)
+            restore(agent, data, given)
             if agent.env is not None:
                 agent.action_space = agent.env.action_space  # the same object, as in a new agent: both may draw from it
             check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs)

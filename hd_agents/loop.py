@@ -198,8 +198,10 @@ class LearningLoop(BaseAlgorithm):
 
     def _due_updates(self) -> int:
         """Gradient steps that the last vector step has earned; what is left over counts for the next one."""
-        assert self.replay_buffer is not None
-        if self.num_timesteps < self.learning_starts or not self.replay_buffer.can_sample(self.sequence_length):
+        replay = self.replay_buffer
+        assert replay is not None
+        few = len(replay) < min(self.learning_starts, replay.capacity)  # as where an agent goes on without its replay
+        if few or self.num_timesteps < self.learning_starts or not replay.can_sample(self.sequence_length):
             return 0
         self._replay_credit += self.n_envs * self.train_ratio
         cost = self.batch_size * self.sequence_length

@@ -77,7 +77,7 @@ class ProgressBar(BaseCallback):
             if waiting:
                 return "not learning yet" if self.model._n_updates else "random actions first"
             compiling = self.model.compile is True  # type: ignore[attr-defined]
-            return "compiling, which takes a minute or more" if compiling else "waiting for the first sequence"
+            return "compiling, which takes a minute or more" if compiling else "filling the replay"
         return f"{self.model._n_updates} gradient steps, {updates / max(seconds, 1e-9):.1f}/s"
 
     def close(self) -> None:

@@ -76,6 +76,25 @@ def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:
     assert 1000 < json.loads(path.read_text())["wall_seconds"] < 1100
 
 
+def test_a_run_goes_on_with_its_seed_and_tells_what_was_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert learn(tmp_path, "--resume", "--steps", "30", "--seed", "5") == 0
+    assert learn(tmp_path, "--resume", "--steps", "30") == 0
+    assert "resumed at step 30\n" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["seed"] == 5 and "--seed 5" in facts["command"] and "changes" not in facts
+    assert learn(tmp_path, "--resume", "--steps", "40", "--seed", "6") == 0
+    assert learn(tmp_path, "--resume", "--steps", "40", "--set=gamma=0.5") == 0
+    facts = json.loads((tmp_path / "run.json").read_text())
+    gamma = zoo.hyperparameters("CartPole-v1")["gamma"]
+    assert facts["seed"] == 6
+    assert facts["changes"] == [
+        {"env_steps": 30, "changed": "seed 5 -> 6, n_timesteps 30 -> 40"},
+        {"env_steps": 40, "changed": f"gamma {gamma} -> 0.5"},
+    ]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_run_says_how_to_go_on(
     number: signal.Signals,

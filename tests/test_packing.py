@@ -100,7 +100,10 @@ def test_the_readme_tells_how_this_model_learns_on(eight: Path) -> None:
         ("me/before", "| began with | `me/before` |"),
     ):
         assert row in cards.readme({**card, "trained_agent": trained})
-    assert "began with" not in text
+    assert "began with" not in text and "changed" not in text
+    changes = [{"env_steps": 1_800, "changed": "gamma 0.99 -> 0.9"}, {"env_steps": 1_900, "changed": "seed 3 -> 4"}]
+    row = "| changed on the way | at step 1,800 gamma 0.99 -> 0.9; at step 1,900 seed 3 -> 4 |"
+    assert row in cards.readme({**card, "changes": changes})
 
 
 def test_the_readme_of_a_task_that_draws_nothing_and_of_a_suite() -> None:

@@ -43,6 +43,13 @@ def test_runs_are_called_by_what_tells_them_apart() -> None:
     assert plot.label([*runs, scored("a", 0, 1.0, size="small", harmony=True)])[2] == "size small, harmony True"
 
 
+def test_a_setting_that_is_told_is_no_other_than_the_same_one_left_out() -> None:
+    told = [{"harmony": True, "gamma": 0.9}, {"gamma": 0.9}, {"harmony": False, "gamma": 0.9}]
+    runs = [Run("a", seed, settings, None, Path("runs")) for seed, settings in enumerate(told)]
+    assert plot.label(runs[:2]) == [OURS, OURS]
+    assert plot.label(runs) == [OURS, OURS, "harmony False"]
+
+
 def test_scores_are_of_the_tasks_that_all_have() -> None:
     runs = [scored("atari100k/pong", seed, 0.1 * seed) for seed in range(4)]
     runs += [scored("atari100k/alien", seed, 1.0) for seed in range(3)] + [scored("classic/Catch", 0, 9.0)]

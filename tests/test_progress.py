@@ -182,7 +182,7 @@ def test_what_the_bar_says_before_the_first_gradient_step() -> None:
     bar._updates_at_start = model._n_updates = 3
     assert says() == "not learning yet"  # it plays by itself
     model.num_timesteps = 10
-    assert says() == "waiting for the first sequence"
+    assert says() == "filling the replay"
     model.compile = True
     assert says().startswith("compiling, which takes a minute")
     model._n_updates = 5

@@ -77,6 +77,20 @@ def test_a_loaded_agent_learns_on(tmp_path: Path) -> None:
     assert set(steps) == {loaded._n_updates}
 
 
+def test_an_agent_without_its_replay_fills_one_before_it_learns_on(tmp_path: Path) -> None:
+    agent = tiny(seed=0).learn(60)
+    agent.save(tmp_path / "agent")
+    agent.save_replay_buffer(tmp_path / "rows")
+    bare, whole = (HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1") for _ in range(2))
+    whole.load_replay_buffer(tmp_path / "rows")
+    for one in (bare, whole):
+        one.learn(20, reset_num_timesteps=False)
+    assert len(bare.replay_buffer) < bare.learning_starts
+    assert bare._n_updates == agent._n_updates < whole._n_updates
+    bare.learn(40, reset_num_timesteps=False)
+    assert bare._n_updates > agent._n_updates
+
+
 @pytest.mark.parametrize("kind", ["text", "path", "memory", "file"])
 def test_paths_and_files(kind: str, tmp_path: Path) -> None:
     agent = tiny(verbose=0)
@@ -262,8 +276,8 @@ def test_a_schedule_is_stored_as_its_present_value(tmp_path: Path) -> None:
         loaded.learn(5)
     assert "actor" not in str(caught[0].message)
     loaded.learn(5)  # told once
-    given = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1", learning_rate=lambda left: 1e-3 * left)
-    given.learn(5)
+    for changes in ({"learning_rate": lambda left: 1e-3 * left}, {"custom_objects": {"learning_rate": 1e-3}}):
+        HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1", **changes).learn(5)
 
 
 def test_an_archive_holds_json_and_tensors(tmp_path: Path) -> None:

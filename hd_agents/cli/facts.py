@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli.curves import WINDOW
-from hd_agents.cli.resuming import repeat_command
+from hd_agents.cli.resuming import changed_settings, repeat_command
 from hd_agents.host import atomic_write
 from hd_agents.provenance import commit, machine
 from hd_agents.restoring import system_info
@@ -29,6 +29,9 @@ class Facts:
     ) -> None:
         self.scores: ScoreCurve | None = None  # whose evaluations are no part of the training
         before = json.loads(path.read_text(encoding="utf-8")) if resuming and path.exists() else {}
+        changes = list(before.get("changes", []))
+        if resuming and (changed := changed_settings(path.with_name("config.yml"), plan, options.seed)):
+            changes.append({"env_steps": agent.num_timesteps, "changed": changed})
         began = {"trained_agent": before["trained_agent"]} if "trained_agent" in before else {}
         self._path, self._started = path, time.monotonic() - before.get("wall_seconds", 0.0)
         self._facts: dict[str, Any] = {
@@ -41,6 +44,7 @@ class Facts:
             "seed": options.seed,
             "trained": datetime.now(timezone.utc).date().isoformat(),
             "versions": system_info(),
+            **({"changes": changes} if changes else {}),
         }
 
     def write(self) -> None:

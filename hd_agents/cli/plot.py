@@ -1,6 +1,7 @@
 """`hd-agents plot`: learning curves, scores, and what a suite's scores add up to, beside the published ones."""
 
 import argparse
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hd_agents import aggregates, zoo
+from hd_agents import HarmonyDreamAgent, aggregates, zoo
 from hd_agents.cli import figures
 from hd_agents.cli.benchmark import EVALUATION
 from hd_agents.cli.curves import Curve, curves_of
@@ -77,15 +78,25 @@ def run(options: argparse.Namespace) -> int:
 
 def label(runs: Sequence[Run]) -> list[str]:
     """What each run is called: the settings in which it differs from others of its task, or OURS if all are alike."""
+    settings = [one.settings for one in runs]
     varying: list[str] = []
     for name in dict.fromkeys(one.name for one in runs):
         known: dict[str, set[str]] = {}
         for logged in (True, False):  # a row of results tells less than a folder: what it leaves out may be alike
-            alike = [one.settings for one in runs if one.name == name and (one.folder is not None) == logged]
-            for key in dict.fromkeys(key for settings in alike for key in settings):
-                known.setdefault(key, set()).update(str(settings.get(key, "default")) for settings in alike)
+            alike = [index for index, one in enumerate(runs) if (one.name, one.folder is not None) == (name, logged)]
+            for key in dict.fromkeys(key for index in alike for key in settings[index]):
+                if logged and any(key not in settings[index] for index in alike):
+                    for index in alike:  # a default that is told is no other setting than one that is left out
+                        settings[index] = {k: v for k, v in settings[index].items() if k != key or v != _default(key)}
+                known.setdefault(key, set()).update(str(settings[index].get(key, "default")) for index in alike)
         varying += [key for key, values in known.items() if len(values) > 1 and key not in varying]
-    return [", ".join(f"{key} {one.settings[key]}" for key in varying if key in one.settings) or OURS for one in runs]
+    return [", ".join(f"{key} {told[key]}" for key in varying if key in told) or OURS for told in settings]
+
+
+def _default(setting: str) -> Any:
+    """What the agent takes where a run's settings do not have it."""
+    parameter = inspect.signature(HarmonyDreamAgent).parameters.get(setting)
+    return inspect.Parameter.empty if parameter is None else parameter.default
 
 
 def scores(suite: str, runs: Sequence[Run], labels: Sequence[str], whole: bool = False) -> dict[str, np.ndarray]:

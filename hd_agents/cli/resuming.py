@@ -52,6 +52,15 @@ def own_run_folder(folder: Path) -> Path:
     return folder
 
 
+def with_own_seed(options: argparse.Namespace, folder: Path | None) -> argparse.Namespace:
+    """The options, with the seed of the run in ``folder`` where none was typed; 0 for a new run."""
+    if options.seed is not None:
+        return options
+    facts = None if folder is None else folder / RUN
+    began = json.loads(facts.read_text(encoding="utf-8")) if facts is not None and facts.exists() else {}
+    return argparse.Namespace(**{**vars(options), "seed": began.get("seed", 0)})
+
+
 def with_begun_env_kwargs(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """The options, with the arguments that the run's environments were made with where none were typed."""
     facts = folder / RUN

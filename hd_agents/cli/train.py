@@ -31,6 +31,7 @@ from hd_agents.cli.resuming import (
     with_begun_env_kwargs,
     with_own_beginning,
     with_own_env_kwargs,
+    with_own_seed,
 )
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
@@ -67,7 +68,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=DEFAULT_TASK,
         help="a name of `hd-agents list`, or a Gymnasium id (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=tasks.seed, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=tasks.seed, help="default: 0, with --resume that of the run")
     add_plan_flags(parser)
     begin_help = f"begin with the weights of a trained agent, to learn on: {MODEL}"
     parser.add_argument("-i", "--trained-agent", metavar="MODEL", help=begin_help)
@@ -121,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
     trained = load_model(options.trained_agent, "cpu") if begins else None
+    options = with_own_seed(options, resumed if resuming else None)
     plan = plan_of(with_begun_env_kwargs(options, resumed) if resumed and resuming else options, trained)
     if resumed and resuming:
         plan, settings = with_own_env_kwargs(plan, options.settings, resumed)
@@ -145,8 +147,8 @@ def run(options: argparse.Namespace) -> int:
             agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
             if resuming:
                 forget_logs(agent.logger, agent.num_timesteps)
-            write_config(folder / "config.yml", plan, options)
             facts = Facts(folder / zoo.RUN, plan, agent, options, resuming)
+            write_config(folder / "config.yml", plan, options)
             facts.write()  # better now than after hours
             callbacks = _callbacks(plan, facts, checkpoint, options, folder)
             status = _learn(agent, plan.steps, checkpoint, callbacks)

@@ -1,7 +1,7 @@
 """The card of a trained model for people: ``README.md``, written from ``card.json``."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hd_agents.host import format_bytes
@@ -85,6 +85,7 @@ def _training(card: Mapping[str, Any]) -> dict[str, Any]:
         "gradient steps": f"{card['gradient_steps']:,}",
         "backbone": card["backbone"],
         **_beginning(card.get("trained_agent")),
+        **_changes(card.get("changes", ())),
         "wall time": _duration(card["wall_seconds"]),
         "machine": card["machine"],
         "commit": f"`{card['commit']}`" if card["commit"] else "unknown",
@@ -100,6 +101,12 @@ def _beginning(before: Any) -> dict[str, Any]:
         return {} if before is None else {"began with": f"`{before}`"}
     steps = f"{before['env_steps']:,} environment and {before['gradient_steps']:,} gradient steps"
     return {"began with": f"`{before['model']}`, after {steps}"}
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was changed where the run was resumed; the command has the newest settings."""
+    told = [f"at step {one['env_steps']:,} {one['changed']}" for one in changes]
+    return {"changed on the way": "; ".join(told)} if told else {}
 
 
 def _duration(seconds: float) -> str:
