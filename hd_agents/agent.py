@@ -52,8 +52,8 @@ class HarmonyDreamAgent(LearningLoop):
     """An agent that learns a model of its environment and then its behaviour inside that model's dreams.
 
     Unless said otherwise a default of None is the backbone's own number (:data:`hd_agents.presets.DEFAULTS`); after
-    construction the attribute of the same name holds the number in use. A "step" is one ``env.step`` of one
-    environment; n environments take n steps at a time.
+    construction the attribute of the same name holds the number in use (for ``buffer_size`` see the replay's
+    ``capacity``). A "step" is one ``env.step`` of one environment; n environments take n steps at a time.
 
     :param policy: "CnnPolicy" (an image), "MlpPolicy" (a vector or integers), "MultiInputPolicy" (a Dict of them), or a
         subclass of :class:`hd_agents.policies.DreamPolicy`.
@@ -302,8 +302,8 @@ class HarmonyDreamAgent(LearningLoop):
         """What the model believes will happen after ``obs``. Changes nothing, and no environment is involved.
 
         :param obs: one observation or a batch (N, ...), as for ``predict``.
-        :param actions: (N, H, ...) in the environment's own form, or (H, ...) for one observation; None for what the
-            policy would do.
+        :param actions: (N, H, ...) in the environment's own form, or for one observation (H, ...), or (N, H, ...) for N
+            plans to choose from; None for what the policy would do.
         :param horizon: H, steps to imagine where ``actions`` does not tell.
         :param decode: also predict the observations, which costs the most.
         :param state: what ``predict`` returned at the observation before; None if ``obs`` begins an episode.

@@ -21,7 +21,7 @@ class Imagined(NamedTuple):
 
         observations[0] --actions[0]--> observations[1], rewards[0], continues[0] --actions[1]--> ...
 
-    Every array has the env axis first, unless the observation given had none.
+    Every array has the env axis first, unless the observation given had none and there were not several plans for it.
 
     :ivar observations: key -> (N, H + 1, ...), index 0 being the reconstruction of the observation given; images uint8
         (N, H + 1, height, width, channels), vectors float32, integers int64. Empty with ``decode=False``. A space that
@@ -54,9 +54,14 @@ def imagine(
     n = len(next(iter(encoded.values())))
     latent = policy.initial(n) if state is None else policy.read_state(state, n)
     seen = policy.step(encoded, latent, np.full(n, state is None), deterministic, mode=True)  # its action is not used
+    start = State(seen.deter, seen.stoch)
+    axes = 2 + len(policy.action_space.shape or ())
+    if not batched and actions is not None and np.ndim(actions) == axes:  # plans to choose from
+        n, batched = len(actions), True
+        start = State(*(part.expand(n, -1) for part in start))
     given = None if actions is None else _read_actions(policy, actions, n, batched)
     steps = whole("horizon", horizon, 1) if given is None else given.shape[1]
-    found = imagine_from(policy, State(seen.deter, seen.stoch), given, steps, decode, deterministic)
+    found = imagine_from(policy, start, given, steps, decode, deterministic)
     return found if batched else first_of(found)
 
 
@@ -87,12 +92,13 @@ def _roll(
 
 
 def _read_actions(policy: DreamPolicy, actions: NDArray[Any], n: int, batched: bool) -> Tensor:
-    """Environment actions (N, H, ...), or (H, ...) for a single observation, as action vectors (N, H, A)."""
+    """Environment actions (N, H, ...), or (H, ...) for a single one, as action vectors (N, H, A)."""
     rows = np.asarray(actions) if batched else np.asarray(actions)[None]
     shape = policy.action_space.shape or ()
     if rows.ndim != 2 + len(shape) or rows.shape[2:] != shape or rows.shape[0] != n or rows.shape[1] < 1:
         wanted = ("n_envs", "horizon", *shape) if batched else ("horizon", *shape)
-        raise ValueError(f"actions has shape {np.shape(actions)}; expected {wanted} with at least one step.")
+        plans = "" if batched else f" or {('plans', 'horizon', *shape)}"
+        raise ValueError(f"actions has shape {np.shape(actions)}; expected {wanted}{plans} with at least one step.")
     steps = rows.shape[1]
     flat = encode_actions(policy.actions, rows.reshape(n * steps, *shape))
     return torch.as_tensor(flat.reshape(n, steps, -1), device=policy.device)

@@ -282,6 +282,13 @@ def test_imagined_actions_matter_and_chance_is_optional() -> None:
     assert np.allclose(one.observations["observation"][0], two.observations["observation"][0])
     assert not np.allclose(one.observations["observation"][1:], two.observations["observation"][1:])
     assert np.array_equal(agent.imagine(obs, left).values, one.values)
+    plans = agent.imagine(obs, np.stack([left, right, left]))  # each as if it were alone
+    for name in ("actions", "rewards", "values"):
+        found = getattr(plans, name)
+        np.testing.assert_allclose(found[0], getattr(one, name), atol=1e-5)
+        np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+        np.testing.assert_allclose(found[1], getattr(two, name), atol=1e-5)
+    assert plans.observations["observation"].shape == (3, 6, 3)
     sampled = [agent.imagine(obs, left, deterministic=False).observations["observation"] for _ in range(4)]
     for steps in (slice(0, 1), slice(1, None)):  # the latent of the observation is drawn, and those of the dream
         assert any(not np.array_equal(sampled[0][steps], other[steps]) for other in sampled[1:])
@@ -312,7 +319,7 @@ def test_imagining_can_start_in_mid_episode() -> None:
     ("options", "word"),
     [
         ({"horizon": 0}, "horizon=0"),
-        ({"actions": np.zeros((3, 1), dtype=int)}, r"\(3, 1\)"),
+        ({"actions": np.zeros((3, 2, 1), dtype=int)}, r"\(3, 2, 1\).*\('horizon',\) or \('plans', 'horizon'\)"),
         ({"actions": np.zeros(0, dtype=int)}, "at least one step"),
         ({"state": (np.zeros((2, 16)), np.zeros((2, 12)), np.zeros((2, 2)))}, "shapes"),
     ],
