@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from archives import DATA, archive, state
+from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,11 @@ def test_suffix_is_added_where_there_is_none(given_name: str, written: str, kind
     assert read_archive(kind(path))[0] == DATA
 
 
+def test_zip_is_found_without_its_suffix_whatever_dots_its_name_has(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a_v1.5.zip", DATA, {})
+    assert read_archive(tmp_path / "a_v1.5")[0] == DATA
+
+
 def test_folder_beside_an_archive_of_its_name_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "agent").mkdir()
     write_archive(tmp_path / "agent", DATA, {})
@@ -108,14 +114,22 @@ def test_gradients_and_modules_bookkeeping_are_left_behind() -> None:
     layer.load_state_dict(found)
 
 
+def test_containers_that_hold_nothing_may_occur_again() -> None:
+    """Python has one empty tuple only, so they do."""
+    empty = {"a": (), "b": ((), [], {}), "c": []}
+    assert read_archive(io.BytesIO(archive({}, {"policy": empty})))[1]["policy"] == empty
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
         ({"policy": {"a": [1, np.float32(2)]}}, r"policy\['a'\]\[1\] is a float32"),
+        ({"policy": {"a": np.float64(2)}}, r"policy\['a'\] is a float64"),  # a float to Python
         ({"policy": {"a": {1.5: 2}}}, r"policy\['a'\] has the key 1.5"),
         ({"policy": {"a": torch.eye(2).to_sparse()}}, "sparse"),
         ({"policy": {"a": torch.nn.ReLU()}}, r"policy\['a'\] is a ReLU"),
         ({"../policy": {}}, r"named '\.\./policy'"),
+        ({"policy.pth/more": {}}, "named 'policy.pth/more'"),
         ({"": {}}, "named ''"),
     ],
 )
@@ -128,8 +142,11 @@ def test_what_cannot_be_stored_is_refused_and_the_old_file_stays(
         write_archive(path, {}, tensors)
     with pytest.raises(ArchiveError, match=r"data\['rate'\] is a builtins.function.*exclude"):
         write_archive(path, {"rate": lambda left: left}, {})
-    with pytest.raises(ArchiveError, match="_format"):
-        write_archive(path, {"_format": 1}, {})
+    for key in ("_format", "_format_version"):
+        with pytest.raises(ArchiveError, match=rf"\['{key}'\], which the archive itself uses"):
+            write_archive(path, {key: 1}, {})
+    with pytest.raises(ArchiveError, match="more than 16,777,216 numbers"):
+        write_archive(path, {"space": spaces.MultiBinary(1 << 25)}, {})  # which could not be read again
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -179,3 +179,12 @@ def test_parts_of_the_same_name_are_refused() -> None:
         target.writestr("data", "{}")
     with pytest.raises(ArchiveError, match="same name"):
         read_archive(file)
+
+
+def test_running_out_of_memory_is_not_blamed_on_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(MemoryError):
+        read_archive(io.BytesIO(archive()))
