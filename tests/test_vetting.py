@@ -48,6 +48,7 @@ def peak() -> int:
         (lambda data: data["policy_kwargs"].update(units=50_000), r"do not match its settings: .*is \(16, .*expected"),
         (lambda data: data["policy_kwargs"].update(deter=10**30), "cannot be used|do not match"),
         (lambda data: data["policy_kwargs"].update(layers=10**9), "declares layers=1000000000 but holds"),
+        (lambda data: data["policy_kwargs"].update(vector_layers=10**9), "declares vector_layers=1000000000 but holds"),
         (lambda data: data["policy_kwargs"].update(bins=10**9), "do not match its settings"),
         (lambda data: data.update(size="xlarge", policy_kwargs={}), "do not match its settings"),
         (lambda data: data["action_space"]["space"].update(n=10**9), "do not match its settings"),
@@ -69,6 +70,29 @@ def test_declarations_that_do_not_fit_are_refused_at_no_cost(
     assert peak() - before < 200_000_000
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_timesteps", 10**30),
+        ("_total_timesteps", -1),
+        ("_replay_credit", {"__type__": "float", "value": "inf"}),
+        ("_replay_credit", -1.0),
+        ("_pretrained", 1),
+        ("n_envs", 0),
+        ("verbose", 3),
+        ("seed", 1 << 32),
+        ("tensorboard_log", 3),
+        ("frozen_schedules", {"learning_rate": 1}),
+        ("ep_info_buffer", [{"r": 1.0, "l": 1.0, "t": 1.0, "x": 1.0}]),
+        ("ep_success_buffer", ["x"]),
+        ("included", []),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_name(raw: bytes, name: str, value: Any) -> None:
+    with pytest.raises(ArchiveError, match=f"The archive's {name} is "):
+        HarmonyDreamAgent.load(with_data(raw, lambda data: data.update({name: value})), device="cpu")
+
+
 def changed(raw: bytes, change: Callable[[dict[str, Any]], Any]) -> io.BytesIO:
     data, tensors = read_archive(io.BytesIO(raw))
     change(tensors)
@@ -82,18 +106,32 @@ def first_moment(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
     return tensors["learner.model_optimizer"]["state"][0]
 
 
+def actor_rates(tensors: dict[str, Any]) -> dict[str, Any]:
+    return tensors["learner.actor_optimizer"]["param_groups"][0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda parts: parts.pop("policy"), "lacks the weights"),
         (lambda parts: parts["policy"].popitem(), "is in one of them only"),
         (lambda parts: parts["policy"].update(x=torch.ones(1)), "x is in one of them only"),
+        (lambda parts: parts["policy"].update({key: t.int() for key, t in parts["policy"].items()}), "do not match"),
         (lambda parts: parts.update(env={}), "env is an invalid|cannot be used"),
         (lambda parts: first_moment(parts).update(exp_avg=torch.ones(2)), "moments of shapes"),
         (lambda parts: first_moment(parts).update(exp_avg=torch.ones(2).double()), "moments of shapes"),
         (lambda parts: parts["learner.actor_optimizer"]["state"].update({999: {}}), "other networks"),
-        (lambda parts: parts["learner.actor_optimizer"]["param_groups"][0].update(betas=(2.0, 0.9)), "betas"),
-        (lambda parts: parts["learner.actor_optimizer"]["param_groups"][0].update(lr=-1.0), "rates"),
+        (lambda parts: actor_rates(parts).update(betas=(2.0, 0.9)), "betas"),
+        (lambda parts: actor_rates(parts).update(betas=(0.9, 1.0)), "betas"),
+        (lambda parts: actor_rates(parts).update(betas=(-0.1, 0.9)), "betas"),
+        (lambda parts: actor_rates(parts).update(betas=(0.9,)), "betas"),
+        (lambda parts: actor_rates(parts).update(betas=0.9), "is damaged: TypeError"),
+        (lambda parts: actor_rates(parts).update(lr=-1.0), "rates"),
+        (lambda parts: actor_rates(parts).update(eps=float("inf")), "rates"),
+        (lambda parts: actor_rates(parts).pop("eps"), "is damaged: KeyError"),
+        (lambda parts: parts["learner.actor_optimizer"].update(state=[]), "is damaged: AttributeError"),
+        (lambda parts: parts["learner.actor_optimizer"]["param_groups"].append({}), "other networks"),
+        (lambda parts: first_moment(parts).update(more=torch.ones(2).double()), "moments of shapes"),
         (lambda parts: parts["running"].update(_last_obs=torch.ones(1, 7)), "shape"),
         (lambda parts: parts["running"].update(latent=[torch.ones(1, 2)] * 3), "needs? "),
     ],
@@ -101,6 +139,14 @@ def first_moment(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_tensors_that_do_not_fit_are_refused(raw: bytes, change: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(ArchiveError, match=message):
         HarmonyDreamAgent.load(changed(raw, change), device="cpu")
+
+
+def test_rates_of_the_optimizers_come_back(raw: bytes) -> None:
+    rates = {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1, "lr": 2e-3}
+    file = changed(raw, lambda parts: actor_rates(parts).update(rates, maximize=True))
+    (group,) = HarmonyDreamAgent.load(file, device="cpu").learner.optimizers["actor"].param_groups
+    assert group.items() >= rates.items()
+    assert not group["maximize"]  # which is no rate: that of a file could turn learning round
 
 
 def test_tensors_cannot_share_their_way_to_more_than_the_file() -> None:
@@ -171,3 +217,11 @@ def test_running_out_of_memory_is_not_blamed_on_the_file() -> None:
         raise MemoryError
     with pytest.raises(ArchiveError, match="It cannot be used: KeyError: 'a'"), blamed_on("It"):
         raise KeyError("a")
+    with pytest.raises(torch.OutOfMemoryError), blamed_on("It"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_an_endless_value_is_told_in_short(raw: bytes) -> None:
+    with pytest.raises(ArchiveError, match=r"expected a count") as caught:
+        HarmonyDreamAgent.load(with_data(raw, lambda data: data.update(num_timesteps="9" * 10**6)), device="cpu")
+    assert len(str(caught.value)) < 500
