@@ -3,12 +3,14 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hd_agents.cli import benchmark, main
 from hd_agents.cli.running import locked
+from hd_agents.scores import expected_range
 from hd_agents.zoo.results import read_rows
 from tests.test_cli import TINY
 
@@ -35,6 +37,7 @@ else:
     played = {"returns": returns, "episodes": 2, "mean_return": mean, "std_return": 5.0, "rule": "paper"}
     played |= {"acting": "sampled", "env_steps": 60, "gradient_steps": 7}
     pathlib.Path(value["--output"]).write_text(json.dumps(played))
+    (folder / "evaluated.txt").write_text(" ".join(flags))
 """
 
 
@@ -44,6 +47,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "stand_in.py"
     path.write_text(STAND_IN)
     monkeypatch.setattr(benchmark, "PROGRAM", (sys.executable, str(path)))
+    monkeypatch.setattr("hd_agents.cli.running.POLL_SECONDS", 0.01)
     return tmp_path / "runs"
 
 
@@ -67,8 +71,11 @@ def test_every_task_and_seed_leaves_a_row_once(stand_in: Path, capsys: pytest.Ca
     expected |= {"env_steps": 60, "gradient_steps": 7, "rule": "paper", "std_return": 5.0, "model": None}
     expected |= {"backbone": "dreamerv3", "harmony": True, "size": "nano", "preset": "paper", "success_rate": None}
     assert row.items() >= expected.items()
-    assert row["interval"][0] <= 15.5 <= row["interval"][1]
+    assert row["interval"] == list(expected_range([11.0, 20.0], 2))
     printed = capsys.readouterr().out
+    assert printed.count("begun  classic/CartPole seed 0, see ") == 1
+    assert printed.partition("done   ")[0].count("begun  ") == 2, "two at a time"
+    assert "done   classic/Catch seed 1: return 15.50 ± 5.00, 1.5 min of training; " in printed
     assert "6 runs, 0 of them done" in printed and "classic/Catch     15.25 ± 0.25 (seeds: 2)" in printed
     assert run(stand_in) == 0
     assert "6 runs, 6 of them done" in capsys.readouterr().out
@@ -85,7 +92,7 @@ def test_a_failing_run_is_reported_and_tried_again(stand_in: Path, capsys: pytes
     assert printed.endswith("1 of 4 runs FAILED: classic/CartPole seed 1\n")
     assert len(read_rows(stand_in / "results.csv")) == 3
     (stand_in / "fail-CartPole_1").unlink()
-    assert run(stand_in, "--tasks", "CartPole-v1", "classic/catch") == 0
+    assert run(stand_in, "--tasks", "CartPole-v1", "classic/catch", "CartPole") == 0
     assert sittings(stand_in) == {"CartPole_0": 1, "CartPole_1": 2, "Catch_0": 1, "Catch_1": 1}
     assert len(read_rows(stand_in / "results.csv")) == 4
 
@@ -101,13 +108,17 @@ def test_a_finished_run_without_a_row_gets_one(stand_in: Path, tmp_path: Path) -
 
 def test_flags_reach_the_runs(stand_in: Path) -> None:
     flags = ["--steps", "6e1", "--size", "xsmall", "--set=gamma=0.9", "--device", "cpu", "--checkpoint-every", "20"]
-    assert run(stand_in, "--tasks", "CartPole", *flags, "--track") == 0
+    flags += ["--preset", "nano", "--track", "--episodes", "3"]
+    assert run(stand_in, "--tasks", "CartPole", *flags) == 0
     given = (stand_in / "CartPole_1" / "sittings.txt").read_text().split()
     assert given[:3] == ["--folder", str(stand_in / "CartPole_1"), "--resume"]
-    rest = "--track --seed 1 --steps 60 --size xsmall --device cpu --checkpoint-every 20 --set=gamma=0.9"
+    rest = "--track --seed 1 --preset nano --steps 60 --size xsmall --device cpu --checkpoint-every 20 --set=gamma=0.9"
     assert " ".join(given[3:]) == rest
+    own = stand_in / "CartPole_1"
+    rest = f"--model {own / 'agent.zip'} --seed 10000 --n-envs 5 --device cpu --output {own / 'evaluation.json'}"
+    assert (own / "evaluated.txt").read_text() == f"{rest} --episodes 3"
     row = read_rows(stand_in / "results.csv")[0]
-    assert row["size"] == "xsmall"
+    assert (row["size"], row["preset"]) == ("xsmall", "nano")
     assert row["command"].endswith("--steps 60 --size xsmall --set=gamma=0.9")
 
 
@@ -143,6 +154,15 @@ def test_other_settings_and_other_benchmarks_are_refused(stand_in: Path, capsys:
     assert not sittings(stand_in)
 
 
+def test_a_suite_that_is_not_installed_is_told_at_once(
+    stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    assert main(["benchmark", "atari100k", "--tasks", "pong", "--folder", str(stand_in)]) == 2
+    assert "hd_agents[atari]" in capsys.readouterr().err
+    assert not stand_in.exists()
+
+
 def test_with_the_real_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--tasks", "CartPole", "--seeds", "1", "--steps", "60", "--episodes", "2", "--device", "cpu", *TINY]
     assert main(["benchmark", "classic", "--folder", str(tmp_path), *flags]) == 0, capsys.readouterr().out
@@ -171,3 +191,36 @@ def test_seeds_are_shared_out_and_checkpoints_deleted(stand_in: Path) -> None:
         assert run(stand_in, "--tasks", "Catch", "--first-seed", first, "--delete-checkpoints") == 0
     assert [row["seed"] for row in read_rows(stand_in / "results.csv")] == [0, 1, 2, 3]
     assert not kept.exists()
+
+
+def test_runs_that_have_no_row_keep_their_checkpoints(stand_in: Path) -> None:
+    """Those that have one lose them, also where it was made before the flag was given."""
+    kept = [stand_in / f"CartPole_{seed}" / "checkpoints" for seed in (0, 1)]
+    for folder in kept:
+        folder.mkdir(parents=True)
+    (stand_in / "fail-CartPole_1").touch()
+    assert run(stand_in, "--tasks", "CartPole") == 1
+    assert [folder.exists() for folder in kept] == [True, True]
+    assert run(stand_in, "--tasks", "CartPole", "--delete-checkpoints") == 1
+    assert [folder.exists() for folder in kept] == [False, True]
+
+
+@pytest.mark.parametrize(("before", "left"), [(20, ", about 03:20 left"), (100, "")])
+def test_the_time_left_is_that_at_the_speed_of_this_sitting(
+    before: int, left: str, stand_in: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of three runs had been stopped: 80 steps in 80 seconds are left of it, or its evaluation alone."""
+    times = iter([0.0])
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(monotonic=lambda: next(times, 80.0)))
+    (stand_in / "CartPole_0").mkdir(parents=True)
+    (stand_in / "CartPole_0" / "0.monitor.csv").write_text(f"#{{}}\nr,l,t\n1.0,{before},1.0\n")
+    assert run(stand_in, "--tasks", "CartPole", "--seeds", "3", "--jobs", "1", "--steps", "100") == 0
+    printed = capsys.readouterr().out
+    assert f"; 1 of 3 ended{left}\n" in printed
+    assert "; 3 of 3 ended\n" in printed
+
+
+def test_runs_are_put_where_the_help_says(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(stand_in.parent)
+    assert main(["benchmark", "classic", "--tasks", "CartPole", "--seeds", "1"]) == 0
+    assert len(read_rows(Path("runs/benchmark_classic/results.csv"))) == 1
