@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from hd_agents import HarmonyDreamAgent, filming
 from hd_agents.cli import compare, main, pictures, train
@@ -81,17 +82,27 @@ def test_a_comparison_goes_on(
         ("on", 0, 2),
         ("off", 0, 2),
     ]
+    for row in rows:
+        row["evaluation"]["episodes"] = 20  # which are meant where no number is given
+    (folder / "compare.json").write_text(json.dumps(rows))
+    capsys.readouterr()
+    assert main([*words, "--seeds", "1"]) == 0
+    assert capsys.readouterr().out.count("done already") == 2
+    assert main([*words, "--seeds", "1", "--harmony", "off"]) == 0
+    assert "minus" not in capsys.readouterr().out  # only what is asked for
     drawn: list[Path] = []
     monkeypatch.setattr(compare, "curves_of", lambda folders: drawn.extend(folders) or ([([], [])] * 2, ""))
     words[words.index(str(folder))] = str(tmp_path / "moved")
     folder = folder.rename(tmp_path / "moved")
-    assert main([*words, "--seeds", "1", "--episodes", "2"]) == 0
+    assert main([*words, "--seeds", "1"]) == 0
     assert drawn == [folder / "on_0", folder / "off_0"]
     capsys.readouterr()
     assert main([*words, "--seeds", "1", "--set=gamma=0.9"]) == 2
     assert "was begun with other settings (gamma" in capsys.readouterr().err
     assert main([*words[:4], "--folder", str(tmp_path), "--resume"]) == 2
     assert f"Did you mean {folder}?" in capsys.readouterr().err
+    assert main([*words[:4], "--folder", str(folder / "compare.json"), "--resume"]) == 2
+    assert "is a file: give the comparison's folder" in capsys.readouterr().err
 
 
 def test_a_stopped_comparison_goes_on_in_the_run_that_was_stopped(
@@ -137,24 +148,61 @@ def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in (tmp_path / "CartPole-v1_compare_1").iterdir()] == ["on_0"]
 
 
+def test_what_was_evaluated_is_kept_when_a_later_run_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = HarmonyDreamAgent.learn
+
+    def interrupted(agent: HarmonyDreamAgent, *arguments: Any, **options: Any) -> HarmonyDreamAgent:
+        if agent.harmony is False:
+            raise KeyboardInterrupt
+        return learn(agent, *arguments, **options)
+
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
+    words = ["compare", "CartPole-v1", "--steps", "30", "--episodes", "1", "--folder", str(tmp_path), *TINY]
+    assert main(words) == 130
+    rows = json.loads((tmp_path / "CartPole-v1_compare_1" / "compare.json").read_text())
+    assert [(row["variant"], row["seed"]) for row in rows] == [("on", 0)]
+
+
+def test_the_figure_has_a_line_per_seed_and_the_curves_of_each_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **options: figures.append(figure))
+    rows = [{**row, "folder": str(tmp_path / f"{row['variant']}_{row['seed']}")} for row in ROWS]
+    for row in rows:
+        Path(row["folder"]).mkdir()
+        score = row["evaluation"]["mean_return"]
+        (Path(row["folder"]) / "0.monitor.csv").write_text(f"#{{}}\nr,l,t\n{score},10,1\n{score},10,2\n")
+    compare.draw(tmp_path / "compare.png", "t", rows)
+    curves, pairs = figures[0].axes
+    assert sorted(list(line.get_ydata()) for line in pairs.lines) == [[3.0, 1.0], [13.0, 11.0]]
+    means = {line.get_label(): line.get_ydata().mean() for line in curves.lines if line.get_linewidth() > 2}
+    assert means == {"with harmony": pytest.approx(8.0), "without harmony": pytest.approx(6.0)}
+
+
 def test_any_settings_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained(monkeypatch)
     words = ["compare", "classic/CartPole", "--steps", "50", "--seeds", "1", "--first-seed", "3", "--episodes", "1"]
     words += ["--folder", str(tmp_path / "mine"), "--resume", *TINY, "--variant", "base", "--variant", "plain"]
-    words += ["harmony=False", "--variant", "heavy-reward", "harmony.reward=10", "gamma=0.9"]
+    words += ["harmony=False", "--variant", "heavy-reward", "harmony.reward=10", "gamma=0.9", "--set=gamma=0.8"]
     assert main(words) == 0
     folder = tmp_path / "mine"
     rows = json.loads((folder / "compare.json").read_text())
     assert [(row["variant"], row["seed"]) for row in rows] == [("base", 3), ("plain", 3), ("heavy-reward", 3)]
     made = [HarmonyDreamAgent.load(folder / f"{row['variant']}_3" / "agent.zip", device="cpu") for row in rows]
     assert [agent.harmony for agent in made] == [True, False, {"reward": 10}]
-    assert made[2].gamma == 0.9
+    assert [agent.gamma for agent in made] == [0.8, 0.8, 0.9]  # a variant's own counts
     out = capsys.readouterr().out
     assert "base minus plain" in out
     assert "base minus heavy-reward" in out
     assert (folder / "compare.png").stat().st_size > 10_000
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("done already") == 3
 
 
 @pytest.mark.parametrize(
@@ -163,6 +211,7 @@ def test_any_settings_are_compared(
         (["--variant", "harmony=False"], "begin with a name"),
         (["--variant", "a", "--variant", "a", "gamma=0.9"], "a name of its own"),
         (["--variant", "a", "--harmony", "on"], "give one of them"),
+        (["--variant", "on", "nothing=1"], "other than on and off"),
         (["--variant", "a", "nothing=1"], "no such setting"),
     ],
 )
