@@ -156,12 +156,22 @@ def test_comparison_sets_harmony_itself(tmp_path: Path, capsys: pytest.CaptureFi
     assert "harmony is what is compared" in capsys.readouterr().err
 
 
+def test_comparison_plays_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hd_agents.cli.pictures.leave", lambda *arguments: None)
+    typed = ["--steps", "20", "--episodes", "2", "--seeds", "1", "--harmony", "on", "--env-kwargs=length=5"]
+    typed += [f"--set={setting}" for setting in TINY]
+    assert main(["compare", ID, *typed, "--folder", str(tmp_path), "--resume"]) == 0
+    (row,) = json.loads((tmp_path / "compare.json").read_text())
+    assert row["evaluation"]["lengths"] == [5, 5]
+
+
 def test_package_is_evaluated_and_verified_with_them(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = zoo.pack(trained / "agent.zip", ID, episodes=3, target=tmp_path / "corridor")
     card = zoo.card(target)
     assert (card["env_kwargs"], card["evaluation"]["lengths"]) == (TRAINED, [5, 5, 5])
+    assert card["dream"]["context"] + card["dream"]["horizon"] <= 6  # observations of an episode
     assert f"zoo.make_env(\"{ID}\", length=5, colour='red')" in (target / "README.md").read_text()
     assert main(["zoo", "verify", str(target)]) == 0
     assert "made with {'length': 5, 'colour': 'red'}, as the card says" in capsys.readouterr().out
@@ -169,7 +179,17 @@ def test_package_is_evaluated_and_verified_with_them(
 
 @pytest.mark.parametrize(
     "env_kwargs",
-    [{"videos": "/etc"}, {"videos": "..\\share"}, {"a": "../b"}, {"a": [1]}, {"a": "b" * 2000}, [1], "abc", 3],
+    [
+        {"videos": "/etc"},
+        {"videos": "..\\share"},
+        {"a": "../b"},
+        {"a": "b/../../c"},
+        {"a": [1]},
+        {"a": "b" * 2000},
+        [1],
+        "abc",
+        3,
+    ],
 )
 @pytest.mark.parametrize("where", ["card", "evaluation"])
 def test_cards_of_strangers_name_no_places(trained: Path, tmp_path: Path, env_kwargs: Any, where: str) -> None:
@@ -187,7 +207,9 @@ def test_places_are_not_packed(trained: Path, tmp_path: Path) -> None:
     facts = json.loads((trained / "run.json").read_text())
     with pytest.raises(ArchiveError, match="no places of files"):
         zoo.pack(trained / "agent.zip", ID, {**facts, "env_kwargs": {"colour": "/home"}}, 1, target=tmp_path / "a")
-    target = zoo.pack(trained / "agent.zip", ID, {**facts, "task": "Other-v0"}, 1, target=tmp_path / "b")
+    other = {**facts, "task": "Other-v0"}
+    target = zoo.pack(trained / "agent.zip", ID, other, 1, target=tmp_path / "b")
+    assert other["env_kwargs"] == TRAINED  # what is passed stays as it was
     assert "env_kwargs" not in zoo.card(target)
     assert zoo.card(target)["evaluation"]["lengths"] == [9]
 

@@ -177,10 +177,10 @@ def test_a_package_that_was_changed_on_the_way_is_refused(fake: FakeHub) -> None
     with pytest.raises(ValueError, match="checksum"):
         zoo.pull(NAME, "here")
     card = json.loads((folder / "card.json").read_text())
-    del card["evaluation"]
-    (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="does not state evaluation"):
-        zoo.load(NAME)
+    for part in ("interval", "evaluation"):
+        (folder / "card.json").write_text(json.dumps({key: value for key, value in card.items() if key != part}))
+        with pytest.raises(ValueError, match=f"does not state {part}"):
+            zoo.load(NAME)
     assert not Path("here").exists()
 
 

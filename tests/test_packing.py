@@ -48,11 +48,13 @@ def eight(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_video_and_strip_are_what_the_card_says(eight: Path) -> None:
     card = zoo.card(eight)
     assert set(card["sha256"]) == set(packages.FILES)
+    assert card["confidence"] == 0.99
     video = card["video"]
     assert (video["seed"], video["whole"]) == (10_000, True)
     assert video["return"] == video["steps"] > 5  # CartPole pays 1 a step
     film = cv2.VideoCapture(str(eight / "video.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == video["steps"] + 1
+    assert film.get(cv2.CAP_PROP_FPS) == pytest.approx(50)  # CartPole's own
     assert card["dream"]["seed"] == 10_000
     assert cv2.imread(str(eight / "dream.png")).shape[1] > 500
 
@@ -78,10 +80,13 @@ def test_the_readme_states_the_card_in_words(eight: Path) -> None:
         f"{card['half_precision']['mean_return']:.2f}, interval",
         "](video.mp4)",
         "](dream.png)",
-        f"a whole episode of {card['video']['steps']} steps, seed 10000",
+        f"playing with sampled actions, a whole episode of {card['video']['steps']} steps, seed 10000",
     ):
         assert part in text, part
     assert "\n\n\n" not in text
+    assert "before packing" not in text
+    first_format = cards.readme({key: value for key, value in card.items() if key not in ("dream", "video")})
+    assert "Pictures" not in first_format and "| seed | 3 |" in first_format
 
 
 def test_the_readme_tells_how_this_model_learns_on(eight: Path) -> None:
@@ -110,9 +115,12 @@ def test_the_readme_of_a_task_that_draws_nothing_and_of_a_suite() -> None:
     card = json.loads((SHIPPED / "classic" / "CartPole" / packages.CARD).read_text())
     found = {**card["evaluation"], "success_rate": 0.5, "human_normalized_score": 1.25}
     changes = {"video": None, "dream": {"seed": 1, "context": 10, "horizon": 14}, "evaluation": found, "commit": None}
-    text = cards.readme({**card, **changes, "command": "a | b", "wall_seconds": 7325})
-    for part in ("no video: `CartPole-v1` draws no pictures", "| 50% |", "1.250", r"`a \| b`", "2 h 2 min 5 s"):
+    text = cards.readme({**card, **changes, "command": "a | b", "wall_seconds": 7205, "holds": "a part"})
+    for part in ("no video: `CartPole-v1` draws no pictures", "| 50% |", "1.250", r"`a \| b`", "2 h 0 min 5 s"):
         assert part in text
+    assert f"| date | {card['trained']} |" in text
+    assert "Drawn with all networks of the trained agent, before packing." in text
+    assert "imagine" not in text  # it is packed for acting only
     assert "video.mp4" not in text and "half" not in text
     assert "| commit | unknown |" in text
 
@@ -151,20 +159,21 @@ def test_what_is_packed_is_what_is_judged(
     bits: int, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not what was saved, whose weights have more digits; and by the papers' rule."""
-    judged: list[tuple[Any, str, int]] = []
+    judged: list[tuple[Any, str, int, int, int]] = []
 
-    def played(agent: Any, task: str, episodes: int, rule: str, seed: int, *_: Any) -> Evaluation:
-        judged.append((agent, rule, seed))
+    def played(agent: Any, task: str, episodes: int, rule: str, seed: int, n_envs: int, *_: Any) -> Evaluation:
+        judged.append((agent, rule, seed, episodes, n_envs))
         return Evaluation(task, rule, "sampled", 1, [0, 1, 2], [1.0, 2.0, 3.0], [1, 1, 1], None, {})
 
     players: list[Any] = []
     play = packing.play
-    monkeypatch.setattr(packing, "play", lambda *rest: players.append(rest[4:]) or play(*rest))
+    monkeypatch.setattr(packing, "play", lambda *rest: players.append(rest[3:]) or play(*rest))
     monkeypatch.setattr(packing, "acting", lambda task, rule: {"paper": "mode"}[rule])
     monkeypatch.setattr(packing, "evaluate", played)
-    target = zoo.pack(saved, "CartPole-v1", target=tmp_path / "a", device="cpu", bits=bits)
-    assert [type(player) for (player,) in players[:1]] == [ActorsMode]  # in the video
-    assert [tuple(rest) for _, *rest in judged] == [("paper", 10_000)] * (2 if bits == 8 else 1)
+    target = zoo.pack(saved, "CartPole-v1", target=tmp_path / "a", device="cpu", bits=bits, n_envs=3)
+    steps, player = players[0]  # of the video
+    assert steps == 500 and type(player) is ActorsMode
+    assert [tuple(rest) for _, *rest in judged] == [("paper", 10_000, 100, 3)] * (2 if bits == 8 else 1)
     weights = judged[-1][0].policy.parameters_to_vector()
     assert np.array_equal(weights, zoo.load(target, device="cpu").policy.parameters_to_vector())
     before = HarmonyDreamAgent.load(saved, device="cpu").policy.parameters_to_vector()
@@ -218,8 +227,12 @@ def test_long_videos_are_cut_to_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6)]
     episode = Episode(5, [], [], [2.0] * 5, [], noise, True)
+    told: list[list[str]] = []
+    write = packing.write_video
+    monkeypatch.setattr(packing, "write_video", lambda *rest: told.append(rest[3]) or write(*rest))
     whole = packing._write_video(tmp_path / "a.mp4", episode, "t", 30)
     assert whole == {"seed": 5, "steps": 5, "return": 10.0, "whole": True}
+    assert told == [[f"t\nseed 5, step {step}, return {2 * step:.2f}" for step in range(6)]]
     monkeypatch.setattr(packing, "VIDEO_BYTES", (tmp_path / "a.mp4").stat().st_size * 3 // 4)
     card = packing._write_video(tmp_path / "a.mp4", episode, "t", 30)
     assert (tmp_path / "a.mp4").stat().st_size <= packing.VIDEO_BYTES
@@ -292,5 +305,6 @@ def test_the_card_states_the_task_that_was_packed(saved: Path, tmp_path: Path, m
     run = {"command": "c", "commit": "d", "machine": "m", "seed": 1, "wall_seconds": 2.0, "task": "Another-v0"}
     target = zoo.pack(saved, "Pole-v0", run, episodes=1, target=tmp_path / "a", device="cpu")
     assert zoo.card(target)["task"] == zoo.card(target)["evaluation"]["task"] == "Pole-v0"
+    assert zoo.card(target)["command"] == "c"  # and not that of the run.json beside the agent
     with pytest.raises(ValueError, match=r"'Pole-v0' is no task of the zoo.* pass target \(--folder\)"):
         zoo.pack(saved, "Pole-v0", run, episodes=1, device="cpu")

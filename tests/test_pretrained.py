@@ -60,12 +60,14 @@ def test_a_package_holds_what_acting_needs(shipped: Path, saved: Path) -> None:
     state = agent.policy.state_dict()
     assert all(torch.equal(tensor, state[key].half()) for key, tensor in weights.items())
     text = (shipped / "agent.json").read_text()
-    assert "secret" not in text and "ep_info_buffer" not in text and '"seed"' not in text
+    for private in ("secret", "ep_info_buffer", '"seed"', "system_info"):
+        assert private not in text
 
 
 def test_the_card_says_where_it_comes_from_and_what_it_scores(shipped: Path) -> None:
     card = zoo.card("classic/cartpole")
     assert card.items() >= {**RUN, "task": "CartPole-v1", "name": "classic/CartPole", "env_steps": 40}.items()
+    assert card["gradient_steps"] == zoo.load("CartPole-v1")._n_updates == 1
     assert (
         card["evaluation"]["returns"]
         == evaluate(zoo.load("CartPole-v1"), "CartPole-v1", 20, seed=10_000, n_envs=10).returns
@@ -100,6 +102,9 @@ def test_what_the_package_lacks_is_refused_not_made_up(shipped: Path) -> None:
     packed = zoo.load(shipped)
     with pytest.raises(ValueError, match="full=True"):
         packed.learn(1)
+    for taught in (lambda: packed.train(1), lambda: packed.add_episode([])):
+        with pytest.raises(ValueError, match="cannot learn on"):
+            taught()
     with pytest.raises(ValueError, match="full=True"):
         packed.imagine(np.zeros(4, np.float32))
     networks = packed.policy.networks
@@ -186,17 +191,31 @@ def test_weights_of_another_agent_are_refused(shipped: Path, tmp_path: Path) -> 
         rewrite_card(broken)
         with pytest.raises(ArchiveError, match=message):
             zoo.load(broken)
+    (broken / "weights.safetensors").write_bytes((shipped / "weights.safetensors").read_bytes())
+    data = json.loads((broken / "agent.json").read_text())
+    for document, message in (
+        ({**data, "num_timesteps": "many"}, "num_timesteps is 'many'"),
+        ({**data, "policy_kwargs": {"units": "many"}}, rf"The package {broken} cannot be used"),
+        ({"__type__": "tuple", "items": []}, "holds a tuple where an object is expected"),
+    ):
+        (broken / "agent.json").write_text(json.dumps(document))
+        rewrite_card(broken)
+        with pytest.raises(ArchiveError, match=message):
+            zoo.load(broken)
     (broken / "weights.safetensors").write_bytes(b"nothing")
     rewrite_card(broken)
     with pytest.raises(ArchiveError, match="damaged"):
         zoo.load(broken)
-    for text in ("[]", "{", '{"format": "hd_agents package", "format_version": 1}'):
+    for text in ("[]", "{", "[" * 100_000, '{"format": "hd_agents package", "format_version": 1}'):
         (broken / "card.json").write_text(text)
         with pytest.raises(ArchiveError, match=r"JSON|checksum"):
             zoo.load(broken)
     (broken / "card.json").write_bytes((shipped / "card.json").read_bytes())
     rewrite_card(broken, format_version=3)
     with pytest.raises(ArchiveError, match="reads 'hd_agents package' 1 and 2 only"):
+        zoo.load(broken)
+    rewrite_card(broken, format_version=2, format="another package")
+    with pytest.raises(ArchiveError, match="has the format 'another package'"):
         zoo.load(broken)
 
 
@@ -209,6 +228,8 @@ def test_packing_needs_the_facts_and_an_empty_place(shipped: Path, saved: Path, 
         zoo.pack(saved / "agent.zip", "classic/CartPole", episodes=1)
     with pytest.raises(ValueError, match="spaces do not match"):
         zoo.pack(lonely, "Acrobot-v1", RUN, episodes=1, target=tmp_path / "a")
+    with pytest.raises(FileExistsError, match="remove it"):
+        zoo.pack(lonely, "classic/CartPole", RUN, episodes=1, target=lonely)
     assert {path.name for path in tmp_path.iterdir()} == {"agent.zip"}
 
 
