@@ -184,6 +184,27 @@ def test_runs_that_differ_in_what_was_set_do_not_share_a_row() -> None:
     assert [[row["seed"] for row in group] for group in groups] == [[0, 4], [1, 2], [3]]
     assert ", gamma 0.5, horizon 3" in report._cells(groups[1])[2]
     assert "gamma" not in report._cells(groups[0])[2]
+    assert len(report._groups([ROW, {**ROW, "machine": "a laptop"}, {**ROW, "harmony": True}, {**ROW, "seed": 4}])) == 3
+
+
+def test_what_is_said_of_a_tasks_runs() -> None:
+    first = {**ROW, "success_rate": 0.5}
+    score, seeds, settings, *_, date = report._cells([first, {**first, "success_rate": 1.0, "date": "2026-11-25"}])
+    assert (score, seeds, date) == ("7.5 ± 0.0, success 75%", "3, 3", "2026-11-23 to 2026-11-25")
+    assert settings == "dreamerv3, small, harmony {'reward': True}"
+    assert report._cells([first])[5] == "2026-11-23"
+
+
+def test_the_tables_have_their_rows_in_order(own_zoo: Path) -> None:
+    for name, seed in (("pong", 4), ("pong", 3), ("alien", 3)):
+        append_row(own_zoo / "results" / "atari100k.csv", {**ROW, "name": f"atari100k/{name}", "seed": seed})
+    assert report.tables().keys() == {"atari100k"}
+    lines = [line.split(",") for line in report.tables()["atari100k"].splitlines()[1:]]
+    assert [(line[0], line[2]) for line in lines] == [
+        ("atari100k/alien", "3"),
+        ("atari100k/pong", "3"),
+        ("atari100k/pong", "4"),
+    ]
 
 
 FLAGS = (

@@ -15,6 +15,7 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
 from hd_agents.presets import DEFAULTS, SIZES
 from hd_agents.scores import ATARI_GAMES
+from hd_agents.zoo.catalogue import name_of, preset_of
 from hd_agents.zoo.training import plan
 from tests.agents import TINY, Scripted
 
@@ -71,6 +72,12 @@ def test_names_and_ids(name: str, expected: str) -> None:
     assert zoo.env_id(name) == expected
 
 
+def test_ids_of_others_stand_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym.registry, "mine/Unversioned", gym.spec("CartPole-v1"))
+    assert zoo.env_id("mine/Unversioned") == name_of("mine/Unversioned") == "mine/Unversioned"
+    assert name_of("CartPole-v1") == "classic/CartPole"
+
+
 def test_ids_that_are_registered_are_known_to_gymnasium() -> None:
     """Where the package registers a suite it registers all of its tasks."""
     for suite in COUNTS:
@@ -92,8 +99,17 @@ def test_hyperparameters_are_copies_by_name_or_id() -> None:
     assert zoo.hyperparameters("Acrobot-v1") == {}
     assert zoo.hyperparameters("metaworld/lever-pull", "nano")["size"] == "nano"
     assert zoo.hyperparameters("classic/CartPole", "nano") == zoo.hyperparameters("CartPole-v1")
+    zoo.hyperparameters("classic/default").clear()
+    assert zoo.hyperparameters("classic/default")["n_timesteps"]
     with pytest.raises(ValueError, match="preset='huge'"):
         zoo.hyperparameters("CartPole-v1", "huge")
+    with pytest.raises(ValueError, match="is no task of the zoo"):
+        zoo.hyperparameters("nothing/default")
+
+
+@pytest.mark.parametrize(("flags", "preset"), [("", "paper"), (" --preset nano", "nano"), (" --preset=nano", "nano")])
+def test_the_preset_of_a_command(flags: str, preset: str) -> None:
+    assert preset_of(f"hd-agents train atari100k/pong{flags} --seed 1") == preset
 
 
 def test_a_plan_has_the_presets_values_and_a_replay_that_the_run_can_fill() -> None:
@@ -193,6 +209,8 @@ def test_make_env_by_name() -> None:
     with zoo.make_env("classic/catch", balls=2, render_mode="rgb_array") as env:
         assert env.spec.id == "hd_agents/Catch-v0"
         assert env.render_mode == "rgb_array"
+    with zoo.make_env("classic/catch", drawn=True, balls=2) as env:
+        assert (env.render_mode, env.unwrapped.balls) == ("rgb_array", 2)
     with zoo.make_env("CartPole-v1") as env:
         assert env.spec.id == "CartPole-v1"
 
