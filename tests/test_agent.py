@@ -169,12 +169,15 @@ def test_setup_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "cpu device" in out
     assert "'eye' -> image network 33x16x3, resized to 32x16" in out
-    assert "'arm' -> vector network 5" in out
+    assert "'arm' -> vector network 5\n" in out
     assert "choices of 2 x 3" in out
     assert "Gradient steps per env step: 0.0625" in out
     assert "memory when full" in out
     agent.predict({key: part.sample() for key, part in space.items()})
     assert "network" not in capsys.readouterr().out
+    tiny(env=Scripted(spaces.MultiDiscrete([2, 3]), spaces.Box(-1, 1, (5,))), verbose=1)
+    out = capsys.readouterr().out
+    assert "vector network 5 (one-hot)" in out and "Actions: 5 continuous dimensions" in out
 
 
 def test_silent_by_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,10 +177,21 @@ def test_a_first_episode_that_is_long_is_reported_once(
     space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     agent = tiny(env=Scripted(space, spaces.Discrete(2), length=43), learning_starts=10_000)
     agent.num_timesteps = before
-    facts: Any = SimpleNamespace(write=lambda: None)
+    written: list[int] = []
+    facts: Any = SimpleNamespace(write=lambda: written.append(agent.num_timesteps))
     agent.learn(80, callback=Report(10, facts), reset_num_timesteps=False)
     lines = re.findall(r"(\d+) env steps: return +43.00 \(mean of last 1\)", capsys.readouterr().out)
     assert [int(line) for line in lines] == expected
+    assert written == expected  # lest a run that is killed has no facts
+
+
+def test_reports_are_of_the_latest_episodes(capsys: pytest.CaptureFixture[str]) -> None:
+    space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    facts: Any = SimpleNamespace(write=lambda: None)
+    tiny(env=Scripted(space, spaces.Discrete(2), length=3), learning_starts=10_000).learn(
+        60, callback=Report(60, facts)
+    )
+    assert "60 env steps: return     3.00 (mean of last 10)\n" in capsys.readouterr().out
 
 
 def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
@@ -65,14 +66,17 @@ def test_resume_begins_goes_on_and_has_an_end(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:
-    assert learn(tmp_path, "--resume", "--steps", "30") == 0
+    assert learn(tmp_path, "--resume", "--steps", "30", "--seed", "3") == 0
     path = tmp_path / "run.json"
     facts = json.loads(path.read_text())
     assert 0 < facts["wall_seconds"] < 100
-    repeated = ["hd-agents", "train", "CartPole-v1", "--seed", "0", "--steps", "30", *TINY]
+    assert facts["seed"] == 3
+    config = (tmp_path / "config.yml").read_text()
+    assert config.startswith("# hd-agents ") and yaml.safe_load(config)["CartPole-v1"]["seed"] == 3
+    repeated = ["hd-agents", "train", "CartPole-v1", "--seed", "3", "--steps", "30", *TINY]
     assert facts["command"] == shlex.join(repeated), "neither the folder nor that it may go on"
     path.write_text(json.dumps({**facts, "wall_seconds": 1000.0}))
-    assert learn(tmp_path, "--resume", "--steps", "40") == 0
+    assert learn(tmp_path, "--resume", "--steps", "40", "--seed", "3") == 0
     assert 1000 < json.loads(path.read_text())["wall_seconds"] < 1100
 
 

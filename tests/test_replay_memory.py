@@ -71,7 +71,9 @@ def test_an_agent_learns_from_a_folder_and_its_archive_names_none(tmp_path: Path
     assert HarmonyDreamAgent.load(tmp_path / "agent", replay_folder="rows").replay_folder == "rows"
 
 
-def test_sizes_are_printed_before_training(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_printed_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     space = spaces.Dict({"eye": spaces.Box(0, 255, (16, 17, 3), np.uint8), "arm": spaces.Box(-1, 1, (5,))})
     agent = tiny("MultiInputPolicy", Scripted(space, spaces.Discrete(3)), verbose=1, buffer_size=3_000)
     out = capsys.readouterr().out
@@ -81,9 +83,12 @@ def test_sizes_are_printed_before_training(capsys: pytest.CaptureFixture[str], m
     assert f"Batch: 16 rows of {row} B, {16 * row / 1000:.1f} kB" in out
     assert f"{3 * row / 1000:.1f} MB of memory when full, {3 * 16 * 17 * 3 / 1000:.1f} MB of them frames" in out
     assert "WARNING" not in out
-    monkeypatch.setattr("hd_agents.footprint.free_bytes", lambda folder: 1_000_000)
+    folders: list[Any] = []
+    monkeypatch.setattr("hd_agents.footprint.free_bytes", lambda folder: folders.append(folder) or 1_000_000)
     tiny("MultiInputPolicy", Scripted(space, spaces.Discrete(3)), verbose=1, buffer_size=3_000)
     assert "WARNING: only 1.0 MB are free for the replay" in capsys.readouterr().out
+    tiny(verbose=1, replay_folder=tmp_path)
+    assert folders == [None, tmp_path]  # the disk where the replay goes is what counts
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="has no private mappings")

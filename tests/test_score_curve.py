@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,24 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert len(re.findall(r" env steps: evaluation [\d.]+ ± [\d.]+ \(2 episodes\)", out)) == 2
     assert "eval" not in json.loads((folder / "run.json").read_text())["command"]  # the agent is the same without
     assert main(["plot", str(tmp_path), "--output", str(tmp_path / "plots")]) == 0
+
+
+def test_evaluations_are_no_time_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, hours = time.monotonic, iter(range(3600, 10**6, 3600))
+    spent = [0]
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        spent[0] = next(hours)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr("hd_agents.cli.pictures.leave", lambda *arguments: None)
+    monkeypatch.setattr("hd_agents.score_curve.evaluate", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + spent[0])
+    flags = ["--folder", str(tmp_path), "--steps", "60", "--eval-every", "20", "--eval-episodes", "1"]
+    assert main(["train", "CartPole-v1", *flags, *TINY]) == 0
+    facts = json.loads((tmp_path / "CartPole-v1_1" / "run.json").read_text())
+    assert spent[0] == 3 * 3600
+    assert 0 < facts["wall_seconds"] < 600
 
 
 def test_a_short_run_has_a_log(tmp_path: Path) -> None:

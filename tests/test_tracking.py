@@ -98,6 +98,7 @@ def test_a_failing_run_is_marked_as_such(tmp_path: Path, wandb: FakeWandb, monke
     with pytest.raises(RuntimeError, match="broken"):
         main([*FLAGS, "--folder", str(tmp_path), "--steps", "30"])
     assert wandb.exits == [RuntimeError]
+    assert wandb.runs[0]["project"] == "hd_agents"  # where none is named
 
 
 def test_without_wandb_the_extra_is_named(
