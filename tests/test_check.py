@@ -18,7 +18,7 @@ from hd_agents.cli import check, main
 from hd_agents.cli.tasks import make_plan
 from hd_agents.graphs import WARMUP
 
-FAULTS = ("", "leaves", "wanders", "fails", "refuses", "breaks")
+FAULTS = ("", "leaves", "wanders", "fails", "refuses", "breaks", "tires")
 STARTS = itertools.cycle(range(50))
 TINY = ["--set=batch_size=2", "--set=sequence_length=8", "--set=train_ratio=4", "--set=learning_starts=40"]
 
@@ -30,6 +30,7 @@ class Drift(gym.Env[np.ndarray, int]):
         self.observation_space = spaces.Box(0.0, 100.0, (1,), np.float32)
         self.action_space = spaces.Discrete(2)
         self.fault = fault
+        self.steps = 0
         if fault == "breaks":
             raise KeyError("whatever")
 
@@ -48,15 +49,20 @@ class Drift(gym.Env[np.ndarray, int]):
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.count += 1
+        self.steps += 1
+        if self.fault == "tires" and self.steps > 40:
+            raise RuntimeError("the battery is empty")
         return self._seen(), float(self.count), False, self.count == 7, {}
 
 
 class Plus(gym.ObservationWrapper[np.ndarray, int, np.ndarray]):
     """Adds a number to what is observed."""
 
-    def __init__(self, env: gym.Env[np.ndarray, int], number: float) -> None:
+    def __init__(self, env: gym.Env[np.ndarray, int], number: float, space: spaces.Box | None = None) -> None:
         super().__init__(env)
         self.number = number
+        if space is not None:
+            self.observation_space = space
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         return observation + np.float32(self.number)
@@ -108,6 +114,25 @@ def test_environment_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert "NOT SOUND: it cannot be played: RuntimeError: no robot on the line" in said
 
 
+def test_environment_that_fails_later(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "DriftTires-v0", *TINY]) == check.FAILED
+    said = capsys.readouterr().out
+    assert "DriftTires-v0: passed the checks of Gymnasium" in said
+    assert "NOT SOUND: it cannot be played: RuntimeError: the battery is empty" in said
+
+
+def test_remarks_and_other_work_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (5.0, 0.0, 0.0))
+    gym.register("Open-v0", lambda: Plus(Drift(), 0.0, spaces.Box(-np.inf, np.inf, (1,), np.float32)))
+    try:
+        assert main(["check", "Open-v0", *TINY]) == 0
+    finally:
+        del gym.registry["Open-v0"]
+    said = capsys.readouterr().out
+    assert said.count("\n  remark: A Box observation space minimum value is -infinity.") == 1
+    assert "The machine had other work to do (a load of 5.0)" in said
+
+
 @pytest.mark.parametrize("fault", ["refuses", "breaks"])
 def test_any_failure_is_the_environments(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", f"Drift{fault.title()}-v0", *TINY]) == check.FAILED
@@ -139,8 +164,9 @@ def test_agent_and_environments_are_measured() -> None:
     plan = make_plan("Drift-v0", settings=[text.removeprefix("--set=") for text in (*TINY, *more)])
     agent = HarmonyDreamAgent(env=make_vec_env("Drift-v0", plan.n_envs), seed=0, **plan.arguments)
     times = check.measure(agent)
-    assert times.random > 0
-    assert times.acting > 0
+    assert 0 < times.random < 60
+    assert 0 < times.acting < 60
+    assert agent.num_timesteps == 3 + 60 + 3 + 15  # a step of each environment begins the time
     assert 0 < times.update < 60
     assert agent._n_updates == 3  # the first, and two that are timed
     assert (agent.learning_starts, agent.train_ratio) == (40, 4)
@@ -171,7 +197,10 @@ def test_updates_before_a_graph_do_not_count() -> None:
 def test_time_of_a_run(steps: int, expected: tuple[int, float, float]) -> None:
     plan = make_plan("Drift-v0", steps, settings=[text.removeprefix("--set=") for text in TINY])
     agent = HarmonyDreamAgent(env="Drift-v0", **plan.arguments)
-    assert check.Times(random=0.5, acting=1.0, update=2.0, first_update=9.0).of(plan, agent) == expected
+    times = check.Times(random=0.5, acting=1.0, update=2.0, first_update=9.0)
+    assert times.of(plan, agent) == expected
+    _, learning, others = expected
+    assert f", {learning / (learning + others):.0%} of it gradient steps" in check._tell(plan, agent, times)
 
 
 @pytest.mark.parametrize(
