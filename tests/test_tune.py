@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, tune
+from hd_agents.evaluation import evaluate
 from hd_agents.recorder import NonFiniteError
 from hd_agents.zoo import search_space
 
@@ -170,6 +172,12 @@ def test_another_search_needs_another_folder(run: Run, scores: list[float], caps
     assert run("--trials", "2", "--seed", "1", "--set", "gamma=0.9") == 2
     assert "a study with other values of seed, gamma: repeat its command" in capsys.readouterr().err
     assert len(run.trials()) == 1
+    for flag in ("--evaluations", "--episodes"):
+        assert run("--trials", "2", flag, "7") == 2
+        assert f"other values of {flag[2:]}: repeat" in capsys.readouterr().err
+    (run.folder.parent / "space.yml").write_text(SPACE.replace("0.003", "0.004"))
+    assert run("--trials", "2") == 2
+    assert "other values of space: repeat" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -183,6 +191,7 @@ def test_another_search_needs_another_folder(run: Run, scores: list[float], caps
         ("horizon: {low: 5, high: 9, step: 2}", "a list of choices"),
         ("horizn: [5, 9]", "horizn: no argument"),
         ("n_envs: [1, 2]", "n_envs: no argument"),
+        ("env_kwargs: [1, 2]", "env_kwargs: no argument"),
         ("1: [1, 2]", "1: no argument"),
         ("gamma: {low: 0.9, high: .inf}", "inf is no number"),
         ("horizon: [1]", "horizon=1"),
@@ -250,6 +259,31 @@ def test_what_is_set_is_not_searched(run: Run, scores: list[float], capsys: pyte
     assert (row["horizon"], row["harmony"]) == (9, {"reward": False})
     assert run("--set=horizon=9", "--set=harmony=true", "--set=learning_rate=0.001") == 2
     assert "--set fixes all that is searched" in capsys.readouterr().err
+
+
+def test_a_size_that_is_told_is_not_searched(run: Run, scores: list[float]) -> None:
+    scores += [1.0, 2.0]
+    (run.folder.parent / "space.yml").write_text("size: [nano, xsmall]\nhorizon: {low: 3, high: 6}\n")
+    assert run("--trials", "1", "--size", "nano") == 0
+    assert list(run.trials()[0].params) == ["horizon"]
+
+
+def test_trials_are_judged_in_the_environments_they_learn_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    played: list[Any] = []
+
+    def judged(*arguments: Any, **named: Any) -> Any:
+        played.append(evaluate(*arguments, **named))
+        return played[-1]
+
+    monkeypatch.setattr(tune, "evaluate", judged)
+    words = ["tune", "classic/Catch", "--trials", "1", "--steps", "20", "--evaluations", "1", "--episodes", "2", *TINY]
+    assert main([*words, "--env-kwargs=balls=2"]) == 0
+    best = Path("runs/hd_agents-Catch-v0_tune/best.yml").read_text()
+    assert yaml.safe_load(best)["hd_agents/Catch-v0"]["env_kwargs"] == {"balls": 2}
+    (found,) = played
+    assert (found.seeds, found.lengths) == ([20_000, 20_001], [17, 17])
+    assert f"mean return {np.mean(found.returns):.2f} over 2 episodes" in best
 
 
 def test_a_folder_holds_one_task(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
