@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from hd_agents import zoo
-from hd_agents.cli import main, plot
+from hd_agents.cli import figures, main, plot
 from hd_agents.cli.plot import OURS, Run
 from hd_agents.scores import expected_range
 from hd_agents.zoo.results import append_row
@@ -61,6 +62,9 @@ def test_scores_are_of_the_tasks_that_all_have() -> None:
     assert plot.scores("metaworld", runs, plot.label(runs)) == {}
     control = [scored("dmc_vision/walker-walk", 0, 0.0)]
     assert plot.scores("dmc_vision", control, [OURS])[OURS].tolist() == [[0.5]]
+    half = [scored(name, 0, 0.5) for name in zoo.list("atari100k")[:13]]
+    assert plot.scores("atari100k", half, [OURS] * 13, whole=True)[OURS].shape == (1, 13)
+    assert OURS not in plot.scores("atari100k", half[1:], [OURS] * 12, whole=True)
 
 
 def test_the_official_scores_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +115,39 @@ def test_tables_and_suites_without_normalised_scores(tmp_path: Path, capsys: pyt
     assert "scores.png" in capsys.readouterr().out
     runs = [*plot._read(str(tmp_path / "rows.csv")), *plot._read("classic")]
     assert [one.name for one in runs] == ["classic/Catch", *zoo.pretrained("classic")]
+
+
+def test_rows_are_told_apart_by_what_was_set(tmp_path: Path) -> None:
+    for seed, flags in enumerate(("", " --set gamma=0.5")):
+        append_row(tmp_path / "rows.csv", {**ROW, "seed": seed, "command": f"hd-agents train atari100k/pong{flags}"})
+    assert plot.label(list(plot._read(str(tmp_path / "rows.csv")))) == [OURS, "gamma 0.5"]
+
+
+def test_runs_are_found_in_folders_of_folders(tmp_path: Path) -> None:
+    make_run(tmp_path / "pong_compare_1" / "on_0" / "Pong-v0_1", 0)
+    make_run(tmp_path / "b", 1)
+    (tmp_path / "b" / "0.monitor.csv").write_text("#{}\nr,l,t\n")  # of which no episode has ended
+    make_run(tmp_path / "c", 2)
+    (tmp_path / "c" / "config.yml").unlink()  # logs of something else
+    runs = list(plot._read(str(tmp_path)))
+    assert sorted(one.seed for one in runs) == [0, 1]
+    curves, _ = plot._curves(runs, [OURS, OURS], [])
+    assert len(curves["atari100k/pong"][OURS]) == 1
+
+
+def test_published_curves_are_grey_and_dashed_and_ours_have_colours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **options: drawn.append(figure))
+    curve = (np.array([10, 20]), np.array([1.0, 2.0]))
+    ours = [f"gamma 0.{number}" for number in range(9)]  # more than there are colours
+    figures.curves(tmp_path / "a.png", {"atari100k/pong": {name: [curve] for name in (*ours, *OFFICIAL)}}, "return")
+    lines = {line.get_label(): line for line in drawn[0].axes[0].lines}
+    assert {name for name in (*ours, *OFFICIAL) if lines[name].get_linestyle() == "--"} == set(OFFICIAL)
+    assert [lines[name].get_color() for name in OFFICIAL] == list(figures.GREYS)
+    assert [lines[name].get_color() for name in ours[:8]] == list(figures.COLOURS)
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [*ours, *OFFICIAL]
 
 
 def test_games_without_published_scores_stand_alone() -> None:
