@@ -61,7 +61,7 @@ class Graphed:
 
     A graph is bound to the tensors it was recorded with. Arguments are copied to where it expects them; for other
     shapes, or where something else that it is bound to has changed, a new one is recorded, after ``WARMUP`` calls
-    without. Where that fails, one warning is given and the function is called as it is.
+    without. Where that fails, for want of memory twice, one warning is given and the function is called as it is.
 
     :param function: takes and returns tensors, or tuples and dictionaries of them; what it returns is good until the
         next call. :param bound_to: the rest that a graph of it depends on: tensors, which must stay the same ones, and
@@ -79,6 +79,7 @@ class Graphed:
         self._function, self._bound_to, self._name, self._capture = function, bound_to, name, capture
         self._settled = 0  # calls since the key was another
         self._failed = False
+        self._was_short = False  # of memory, once
         self._key: Any = None
         self._held: list[Any] = []  # what the key has the addresses of: nothing else can come to lie there
         self._stream: torch.cuda.Stream | None = None  # for all calls but replays
@@ -137,9 +138,14 @@ class Graphed:
             self._replay, self._results = self._capture(lambda: self._function(*self._inputs), self._stream)
         except RuntimeError as error:
             # The end of a capture complains as well, and later; what went wrong in it came before.
-            cause = str(error.__context__ or error)
+            first = error.__context__ or error
+            cause, short = str(first), isinstance(first, torch.OutOfMemoryError)
+            del first  # with its traceback, which holds what the attempt has made
         else:
             return True
+        if short and not self._was_short:
+            self._was_short, self._settled, self._inputs = True, 0, None  # once more, when others may have made room
+            return False
         self._give_up("made", cause, 5)
         return False
 

@@ -154,6 +154,29 @@ def test_a_failed_capture_leaves_nothing_behind() -> None:
     assert len(seen) == WARMUP + 3
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_graph_that_lacked_memory_is_tried_once_more(times: int) -> None:
+    short = [True] * times
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def capture(function: Any, stream: Any) -> Any:
+        assert all(one() is None for one in seen)
+        if not short:
+            return Repeater()(function, stream)
+        short.pop()
+        work = function()[0]
+        seen.append(weakref.ref(work))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    step = Graphed(lambda x: (x + 1,), list, "it", capture)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = [float(step(torch.full((1,), float(n)))[0]) for n in range(3 * WARMUP + 3)]
+    assert found == [n + 1.0 for n in range(3 * WARMUP + 3)]
+    assert (step._replay is not None) == (times == 1)
+    assert len(caught) == times - 1
+
+
 class FakeCuda:
     """What a capture asks of ``torch.cuda``, in order."""
 
