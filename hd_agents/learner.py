@@ -66,7 +66,7 @@ class Learner:
         self.harmony_learning_rate = harmony_learning_rate
         self.updates = 0
         self.device = next(networks.parameters()).device
-        self._autocast_dtype = torch.bfloat16 if bfloat16 else None
+        self.bfloat16 = bfloat16  # may be set at any time
         losses = networks.world_model.losses
         self._losses = compiled_or_plain(losses) if compiled else losses
         weight_decay = defaults.weight_decay
@@ -88,15 +88,6 @@ class Learner:
     def optimizers(self) -> dict[str, torch.optim.Adam]:
         """By what they train: "model" (the harmoniser with it), "actor", "critic"."""
         return {"model": self.model_optimizer, "actor": self.actor_optimizer, "critic": self.critic_optimizer}
-
-    @property
-    def bfloat16(self) -> bool:
-        """Whether the networks run in bfloat16."""
-        return self._autocast_dtype is not None
-
-    def use_float32(self) -> None:
-        """Run the networks in float32 from the next step on."""
-        self._autocast_dtype = None
 
     def _adam(self, module: nn.Module, eps: float, weight_decay: float) -> torch.optim.Adam:
         cuda = self.device.type == "cuda"
@@ -238,8 +229,7 @@ class Learner:
         return norm
 
     def _autocast(self) -> torch.autocast:
-        enabled = self._autocast_dtype is not None
-        return torch.autocast(self.device.type, dtype=self._autocast_dtype or torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
 
 def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

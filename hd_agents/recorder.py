@@ -37,7 +37,7 @@ def check(agent: Any) -> None:
     culprits = ", ".join(f"{name} ({count})" for name, count in tally.names.items())
     what = f"The last {tally.in_a_row} gradient steps were not finite and have been skipped. So far: {culprits}."
     if agent.learner.bfloat16:
-        agent.learner.use_float32()
+        agent.learner.bfloat16 = False
         agent.learner.guard.restart()
         agent.precision = "float32"
         warnings.warn(f"{what} Going on in float32 instead of bfloat16.", RuntimeWarning, stacklevel=3)

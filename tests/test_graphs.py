@@ -95,7 +95,7 @@ def test_what_a_graph_is_bound_to_makes_a_new_one() -> None:
         assert recorder.recorded == 1
     update(longer)
     assert recorder.recorded == 2
-    student.use_float32()
+    student.bfloat16 = False
     update(longer)
     assert recorder.recorded == 2  # it was float32 already
     student.actor_optimizer.load_state_dict(copy.deepcopy(student.actor_optimizer.state_dict()))

@@ -25,7 +25,7 @@ RANKS = (
     },
     {"harmony", "replay_memory", "replay_batches"},
     {"world_model"},
-    {"behavior"},
+    {"behavior", "styles"},
     {
         "acting",
         "arrivals",

@@ -7,12 +7,12 @@ import pytest
 import torch
 from golden_units import golden, leaf, near, near_gradient
 
-from hd_agents.backbones import STYLES
 from hd_agents.behavior.actor_critic import ReturnScale, update_slow
 from hd_agents.behavior.returns import NextStateCredit, SameStateCredit, lambda_return
 from hd_agents.nn.convolution import Conv
 from hd_agents.nn.layers import GRUCell
 from hd_agents.presets import BEHAVIOR_CLIP
+from hd_agents.styles import STYLES
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import KLBalance
 

@@ -244,3 +244,21 @@ def test_a_head_that_knows_its_targets_goes_on_learning_in_bfloat16():
     off = {name: (learn(predict, True) - right).norm() / right.norm() for name, predict in calls.items()}
     assert off["exactly"] < 0.1
     assert off["forward"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"unimix": 1.0}, "unimix.*1.0.*at most 0.99"),  # whose samples would not depend on the networks
+        ({"free_nats": -1.0}, "free_nats.*-1.0.*at least 0"),
+        ({"units": 0}, "units.*0"),
+        ({"bins": 1}, "bins.*1"),
+        ({"vector_layers": 0}, "vector_layers.*0"),
+        ({"predict_continue": 2}, "predict_continue.*2.*True"),
+        ({"harmony_kind": "harmony"}, "harmony_kind.*'harmony'.*rectified"),
+        ({"unitz": 8}, "unitz.*units"),
+    ],
+)
+def test_overrides_are_checked(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        networks(overrides=TINY | wrong)
