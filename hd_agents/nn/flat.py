@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, activate_
+from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, activate_, norm_weight
 from hd_agents.nn.products import Linear, product
 
 OURS: Set[type[nn.Module]] = {MLP, Dense, GRUCell, Linear, nn.LayerNorm, nn.Sequential, nn.ModuleList}
@@ -38,8 +38,9 @@ class FlatLayer:
         self.weight, self.bias = weight.detach().to(dtype).t(), None if bias is None else bias.detach().to(dtype)
         self.norm = None
         if norm is not None:
-            kept = dtype if act is not None and weight.is_cuda else torch.float32
-            self.norm = [len(weight)], norm.weight.detach().to(kept), norm.bias.detach().to(kept), NORM_EPS
+            of = torch.float32 if act is None else dtype  # what :meth:`finish` gives the norm
+            scale, shift = norm_weight(norm.weight.detach(), of), norm_weight(norm.bias.detach(), of)
+            self.norm = [len(weight)], scale, shift, NORM_EPS
         self.act = act
 
     @classmethod

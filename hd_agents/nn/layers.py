@@ -69,14 +69,14 @@ def norm_activate(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tens
         return x if act is None else activate(x, act)
     if torch.is_grad_enabled():
         return _NormActivate.apply(x, norm.weight, norm.bias, act)
-    weight, bias = (norm_weight(part, x) for part in (norm.weight, norm.bias))
+    weight, bias = (norm_weight(part, x.dtype) for part in (norm.weight, norm.bias))
     with torch.autocast(x.device.type, enabled=False):  # it would go through float32 on CUDA
         return activate_(torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)[0], act)
 
 
-def norm_weight(part: Tensor, x: Tensor) -> Tensor:
-    """A norm's weight or bias as the norm of ``x`` takes it: on CUDA in the same dtype, on a CPU as it is."""
-    return part.to(x.dtype) if x.is_cuda else part
+def norm_weight(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """A norm's weight or bias for inputs of ``dtype``: on CUDA of the same dtype, on a CPU as it is."""
+    return part.to(dtype) if part.is_cuda else part
 
 
 class _NormActivate(torch.autograd.Function):
@@ -87,7 +87,7 @@ class _NormActivate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, act: Activation) -> Tensor:  # type: ignore[no-untyped-def]
-        weight, bias = norm_weight(weight, x), norm_weight(bias, x)
+        weight, bias = norm_weight(weight, x.dtype), norm_weight(bias, x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)
         ctx.act = act
