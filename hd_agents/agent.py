@@ -27,6 +27,7 @@ from hd_agents.nn.products import bfloat16_pays
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
 from hd_agents.presets import DEFAULTS, SIZES
+from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import (
     NONFINITE,
     RUNNING,
@@ -202,18 +203,40 @@ class HarmonyDreamAgent(LearningLoop):
         return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
-        """Go on in another environment with the same spaces, and as many of it.
+        """Go on in another environment with the same spaces, and as many of it; any number if there was none before.
 
         :param env: as for the constructor.
         :param force_reset: reset it before learning goes on; False takes it to be where the last one was.
-        :raises ValueError: for other spaces. :raises AssertionError: for another number of environments: ``load`` one.
+        :raises ValueError: for other spaces, and for another number where the replay holds rows of the old one.
+        :raises AssertionError: for another number than that of the present environments: ``load`` with ``env``.
         """
         if isinstance(env, str):
             register_suite(env)
         wrapped = self._wrap_env(maybe_make_env(env, self.verbose))
         checks.spaces(wrapped, self.observation_space, self.action_space)
+        if self.env is None and wrapped.num_envs != self.n_envs:
+            if self.replay_buffer is not None and len(self.replay_buffer):
+                raise ValueError(
+                    f"The replay holds rows of {self.n_envs} environments, and env has {wrapped.num_envs}: call "
+                    "set_env(env) before load_replay_buffer or add_episode."
+                )
+            self._set_up_collecting(wrapped.num_envs)
+            self._last_obs = None
         super().set_env(wrapped, force_reset)
         self._note_moves()
+
+    def _set_up_collecting(self, n_envs: int) -> SequenceReplay:
+        """Replay (still unallocated, and given), acting and counts for so many environments."""
+        replay = self.replay_buffer = self._make_replay(n_envs)  # first, as it may find buffer_size too small
+        self.n_envs = n_envs
+        self._collector = Collector(self.policy, n_envs, GraphedActing(self.policy) if self._graphs else None)
+        self._ended = np.zeros(n_envs, np.int64)
+        return replay
+
+    @property
+    def _graphs(self) -> bool:
+        """Whether updates and acting are CUDA graphs."""
+        return self.device.type == "cuda" and self.compile is not False
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
@@ -230,7 +253,6 @@ class HarmonyDreamAgent(LearningLoop):
         pays = bfloat16_pays(self.device, sum(weight.numel() for weight in self.policy.networks.parameters()))
         if self.precision == "bfloat16" and self.device.type == "cuda" and not pays:
             warnings.warn("precision='bfloat16': this GPU is very slow in it. Use 'auto' or 'float32'.", stacklevel=3)
-        graphs = self.device.type == "cuda" and self.compile is not False
         self.learner = Learner(
             self.policy.networks,
             objectives(
@@ -246,18 +268,16 @@ class HarmonyDreamAgent(LearningLoop):
             harmony_learning_rate=self.harmony_learning_rate,
             bfloat16=pays if self.precision == "auto" else self.precision == "bfloat16",
             compiled=self.compile is True,
-            capture=capture_on_cuda if graphs else None,
+            capture=capture_on_cuda if self._graphs else None,
             **self._rates(),
         )
         self.learner.updates = self._n_updates
         self._metrics = Metrics()
-        self._ended = np.zeros(self.n_envs, np.int64)
-        self._collector = Collector(self.policy, self.n_envs, GraphedActing(self.policy) if graphs else None)
-        self.replay_buffer = self._make_replay()
+        replay = self._set_up_collecting(self.n_envs)
         self._note_moves()
         if self.verbose >= 1:
             batch = self.batch_size * self.sequence_length
-            print(footprint.describe(self.policy, self.replay_buffer, batch, self.train_ratio))
+            print(footprint.describe(self.policy, replay, batch, self.train_ratio))
 
     def _make_policy(self) -> DreamPolicy:
         return self.policy_class(

@@ -61,9 +61,9 @@ class LearningLoop(BaseAlgorithm):
         self._frozen_schedules: dict[str, str] = {}
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
 
-    def _make_replay(self) -> SequenceReplay:
-        """An empty replay for the environments at hand."""
-        return make_replay(self.policy, self.buffer_size, self.n_envs, self.sequence_length, self.replay_folder)
+    def _make_replay(self, n_envs: int) -> SequenceReplay:
+        """An empty replay for so many environments."""
+        return make_replay(self.policy, self.buffer_size, n_envs, self.sequence_length, self.replay_folder)
 
     def learn(
         self: Self,
@@ -91,7 +91,7 @@ class LearningLoop(BaseAlgorithm):
         if self.env is None:
             raise ValueError("This agent has no environment to learn in: call set_env(env), or load(path, env=env).")
         if self.replay_buffer is None:
-            self.replay_buffer = self._make_replay()
+            self.replay_buffer = self._make_replay(self.n_envs)
         warn_of_frozen_schedules(self._frozen_schedules)
         watch(self.env, lambda: self.num_timesteps)
         if self._moved_elsewhere():
@@ -291,7 +291,7 @@ class LearningLoop(BaseAlgorithm):
         if self._learning:
             raise ValueError("add_episode() within learn(): call it before or after, when no episode is going on.")
         if self.replay_buffer is None:
-            self.replay_buffer = self._make_replay()
+            self.replay_buffer = self._make_replay(self.n_envs)
         add_episode(self.policy, self.replay_buffer, observations, actions, rewards, terminated)
         self._last_obs = None
         if self.device.type == "cpu":
@@ -313,6 +313,6 @@ class LearningLoop(BaseAlgorithm):
         if self._learning:
             raise ValueError("load_replay_buffer() within learn(): call it before or after.")
         if self.replay_buffer is None:
-            self.replay_buffer = self._make_replay()
+            self.replay_buffer = self._make_replay(self.n_envs)
         self.replay_buffer.load(as_file(path, ".replay"))
         self._last_obs = None

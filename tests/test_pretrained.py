@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stable_baselines3.common.env_util import make_vec_env
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
@@ -126,6 +127,16 @@ def test_a_full_package_learns_on(bits: int, saved: Path, tmp_path: Path) -> Non
     packed.learn(60)
     assert packed._n_updates > before
     assert packed.imagine(np.zeros(4, np.float32), horizon=2).rewards.shape == (2,)
+
+
+def test_a_package_learns_on_in_another_number_of_environments(tmp_path: Path) -> None:
+    agent = tiny(env=make_vec_env("CartPole-v1", n_envs=3)).learn(60)
+    target = tmp_path / "a"
+    packages.seal(target, packages.write(agent, target))
+    for count in (1, 2, 3):
+        packed = packages.read(target, "cpu")
+        packed.set_env(make_vec_env("CartPole-v1", n_envs=count))
+        assert packed.learn(60)._n_updates > agent._n_updates
 
 
 def test_verification_repeats_the_evaluation(shipped: Path) -> None:

@@ -173,6 +173,41 @@ def test_environments_are_checked_and_may_be_more(tmp_path: Path) -> None:
     assert bare.learn(20, reset_num_timesteps=False).num_timesteps == 40
 
 
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3), (2, 5)])
+def test_an_agent_without_environments_takes_any_number_of_them(before: int, after: int, tmp_path: Path) -> None:
+    def envs(count: int) -> DummyVecEnv:
+        return DummyVecEnv([lambda: gym.make("CartPole-v1")] * count)
+
+    tiny(env=envs(before)).learn(40).save(tmp_path / "agent")
+    for force_reset in (True, False):
+        bare = HarmonyDreamAgent.load(tmp_path / "agent")
+        bare.set_env(envs(after), force_reset)
+        assert bare.n_envs == bare.replay_buffer.n_envs == len(bare._ended) == after
+        updates = bare._n_updates
+        bare.learn(60, reset_num_timesteps=False)
+        assert bare._n_updates > updates
+        assert len(bare.replay_buffer) >= 60
+        with pytest.raises(AssertionError, match="number of environments"):
+            bare.set_env(envs(after + 1))
+
+
+def test_what_a_replay_holds_is_not_lost_to_another_number_of_environments(tmp_path: Path) -> None:
+    agent = tiny().learn(20)
+    agent.save(tmp_path / "agent")
+    agent.save_replay_buffer(tmp_path / "rows")
+    bare = HarmonyDreamAgent.load(tmp_path / "agent", buffer_size=20)
+    three = DummyVecEnv([lambda: gym.make("CartPole-v1")] * 3)
+    with pytest.raises(ValueError, match="buffer_size=20 holds no sequence"):
+        bare.set_env(three)
+    assert bare.n_envs == bare.replay_buffer.n_envs == 1
+    bare = HarmonyDreamAgent.load(tmp_path / "agent")
+    bare.load_replay_buffer(tmp_path / "rows")
+    with pytest.raises(ValueError, match=r"rows of 1 environments, and env has 3: call set_env\(env\) before"):
+        bare.set_env(three)
+    bare.set_env("CartPole-v1")
+    assert len(bare.learn(10, reset_num_timesteps=False).replay_buffer) > 30
+
+
 @pytest.mark.parametrize("force_reset", [True, False])
 def test_a_new_environment_is_reset_unless_asked_not_to(force_reset: bool) -> None:
     agent = tiny(env=Clock(9)).learn(3)
