@@ -99,7 +99,7 @@ def test_a_loaded_model_acts_like_the_agent(shipped: Path, saved: Path) -> None:
         ours = theirs  # a latent that tips over to another class is no error
 
 
-def test_what_the_package_lacks_is_refused_not_made_up(shipped: Path) -> None:
+def test_what_the_package_lacks_is_refused_not_made_up(shipped: Path, tmp_path: Path) -> None:
     packed = zoo.load(shipped)
     with pytest.raises(ValueError, match="full=True"):
         packed.learn(1)
@@ -108,6 +108,9 @@ def test_what_the_package_lacks_is_refused_not_made_up(shipped: Path) -> None:
             taught()
     with pytest.raises(ValueError, match="full=True"):
         packed.imagine(np.zeros(4, np.float32))
+    with pytest.raises(ValueError, match=r"copy the folder of the package.*full=True"):
+        packed.save(tmp_path / "agent")
+    assert not list(tmp_path.iterdir())
     networks = packed.policy.networks
     assert all(weight.isnan().all() for weight in networks.critic.parameters())
     assert all(weight.isfinite().all() for weight in networks.actor.parameters())

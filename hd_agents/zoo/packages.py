@@ -63,6 +63,13 @@ class ActingAgent(HarmonyDreamAgent):
         """Refused: decoder, reward head and critic are not in the package."""
         raise ValueError(f"This model was packed for acting only, and cannot dream. {FULL}")
 
+    def save(self, *arguments: Any, **named: Any) -> NoReturn:
+        """Refused: an archive holds all networks, and would be read as an agent that is NaN."""
+        raise ValueError(
+            "This model was packed for acting only, and an agent's file needs all networks. To keep it, copy "
+            f"the folder of the package, which is all there is of it. {FULL}"
+        )
+
 
 def write(agent: HarmonyDreamAgent, target: Path, full: bool = True, bits: int = 16) -> dict[str, Any]:
     """Write ``agent.json`` and ``weights.safetensors`` into the folder ``target`` and give what the card says of them.
