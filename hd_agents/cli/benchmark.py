@@ -15,7 +15,7 @@ import numpy as np
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import tasks, tracking, train
 from hd_agents.cli.curves import EVALUATION_SEED, read_episodes
-from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
 from hd_agents.cli.tasks import make_env, plan_of, task_id
@@ -77,6 +77,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Run what has no row yet and return the exit status: 0, or FAILED where a run failed."""
+    require("train", *train.NEEDED)
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
     runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in tasks.seeds(options)]

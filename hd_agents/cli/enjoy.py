@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hd_agents import filming, zoo
 from hd_agents.cli import tasks
-from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.zoo.packages import ActingAgent
@@ -34,6 +34,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Play as asked and return the exit status, 0."""
+    drawn = {"cv2": options.video, "matplotlib": options.dream}
+    require("train", *(library for library, path in drawn.items() if path is not None))
     if options.video is not None:
         checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
     if options.dream is not None and options.dream.suffix.lower() not in filming.DRAWINGS:

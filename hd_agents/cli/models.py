@@ -59,8 +59,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_list(options: argparse.Namespace) -> int:
     """Print one task per line: its name, its Gymnasium id, and the score of the model that ships for it."""
-    scores = {row["name"]: f"model: {row['mean_return']:.1f}" for row in zoo.results() if row["model"]}
-    names = [name for name in zoo.list() if all(word.lower() in name.lower() for word in options.words)]
+    scores = {row["name"]: f"model: {row['mean_return']:.1f}" for row in checked(zoo.results) if row["model"]}
+    names = [name for name in checked(zoo.list) if all(word.lower() in name.lower() for word in options.words)]
     if options.pretrained:
         names = [name for name in names if name in scores]
     if not names:

@@ -13,7 +13,7 @@ from hd_agents import HarmonyDreamAgent, aggregates, zoo
 from hd_agents.cli import figures
 from hd_agents.cli.benchmark import EVALUATION
 from hd_agents.cli.curves import Curve, curves_of
-from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.scores import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
 from hd_agents.zoo.results import normalized, read_rows, settings_of
@@ -54,6 +54,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Draw what there is, print the aggregates and name the files; the exit status is 0."""
+    require("plot", "matplotlib", "yaml")
     known = checked(suites)
     asked = [what for what in options.what if what in known]
     runs = [one for what in options.what for one in _read(what)]
