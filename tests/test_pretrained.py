@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from stable_baselines3.common.env_util import make_vec_env
 
-from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.cli import main
-from hd_agents.evaluation import Evaluation, evaluate
+from hd_agents import HarmonyDreamAgent, filming, zoo
+from hd_agents.cli import main, pictures
+from hd_agents.envs import namespace
+from hd_agents.evaluation import PROTOCOLS, ActorsMode, Evaluation, evaluate
 from hd_agents.jsonable import ArchiveError
 from hd_agents.scores import expected_range
 from hd_agents.zoo import packages
@@ -296,6 +297,25 @@ def test_enjoy_films_a_model(shipped: Path, saved: Path, tmp_path: Path, capsys:
         assert len(re.findall(r"seed \d: return \d+ in \d+ steps", printed)) == 2
         assert (tmp_path / "new" / "a.mp4").stat().st_size > 1_000
         (tmp_path / "new" / "a.mp4").unlink()
+
+
+def test_films_are_played_by_the_rule_of_the_scores(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PROTOCOLS, namespace("CartPole-v1"), ("mode", 10))
+    players: list[Any] = []
+    play = filming.play
+    monkeypatch.setattr(filming, "play", lambda *rest, player: players.append(player) or play(*rest, player=player))
+    assert main(["enjoy", str(saved), "--episodes", "2", "--dream", str(tmp_path / "dream.png")]) == 0
+    assert [type(player) for player in players] == [ActorsMode] * 2
+    assert (tmp_path / "dream.png").is_file()
+    agent = HarmonyDreamAgent.load(saved / "agent.zip", device="cpu")
+    pictures.leave(agent, zoo.training.plan("CartPole-v1"), 0, tmp_path)
+    assert [type(player) for player in players] == [ActorsMode] * 5
+    capsys.readouterr()
+    evaluated = evaluate(agent, "CartPole-v1", 1, seed=0)
+    assert evaluated.acting == "mode"
+    assert sum(play(agent, zoo.make_env("CartPole-v1"), 0, player=players[0]).rewards) == evaluated.returns[0]
 
 
 def test_enjoy_draws_a_dream(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from hd_agents.cli import tasks
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
 from hd_agents.cli.tasks import make_env, task_id
+from hd_agents.evaluation import acting, player_for
 from hd_agents.zoo.packages import ActingAgent
 
 
@@ -17,7 +18,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "enjoy",
         help="play episodes with a trained agent; --video films them, --dream draws what it dreams (no window opens)",
         description="Play episodes with a trained agent and print their returns. --video films them; --dream "
-        "draws what it dreams for a piece of the first one, below what happened.",
+        "draws what it dreams for a piece of the first one, below what happened. It acts by the papers' rule for "
+        "the task, as in `evaluate`.",
     )
     parser.add_argument("agent", metavar="MODEL", help=MODEL)
     parser.add_argument("--task", help="what to play (default: what the model was trained on)")
@@ -48,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     env = make_env(task, render=options.video is not None, env_kwargs=env_kwargs)
     try:
         check_spaces(agent, options.agent, task, env)
-        played = [filming.play(agent, env, options.seed + number) for number in range(options.episodes)]
+        player = player_for(agent, acting(task_id(task), "paper"))  # as in the scores of the cards
+        played = [filming.play(agent, env, options.seed + number, player=player) for number in range(options.episodes)]
         fps = float(env.metadata.get("render_fps") or 30)
     finally:
         env.close()
