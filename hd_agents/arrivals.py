@@ -14,9 +14,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
+from hd_agents.checks import FLOAT32_MAX
 from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 EXECUTED = "executed_action"  # key of an info, where the environment did something else than it was told
 MOVES = "_hd_agents_moves"  # attribute of a vector environment that counts
 

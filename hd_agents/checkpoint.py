@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hd_agents.host import atomic_write
+from hd_agents.host import atomic_write, sha256_of
 from hd_agents.jsonable import DAMAGE, ArchiveError
 
 try:
@@ -216,12 +216,7 @@ def _verify(path: Path, size: int, checksum: str) -> None:
 
 
 def _sums(path: Path) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
+    return path.stat().st_size, sha256_of(path)
 
 
 def _sum_of(document: Mapping[str, Any]) -> str:

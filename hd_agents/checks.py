@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 FLOAT_MAX = float(np.finfo(np.float64).max)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)

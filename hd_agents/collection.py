@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from hd_agents.arrivals import EXECUTED, FLOAT32_MAX, check_rewards, encode, encode_actions, encode_executed
+from hd_agents.arrivals import EXECUTED, check_rewards, encode, encode_actions, encode_executed
+from hd_agents.checks import FLOAT32_MAX
 from hd_agents.graphs import Capture, Graphed, capture_on_cuda
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.replay import SequenceReplay

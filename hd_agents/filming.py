@@ -97,6 +97,11 @@ def _frame(env: gym.Env[Any, Any], codec: ObservationCodec, observation: Any) ->
     return to_rgb(codec.encode(observation)[next(iter(codec.images))][0])
 
 
+def frames_per_second(env: gym.Env[Any, Any]) -> float:
+    """How fast the env's drawings are meant to be shown; 30 where it does not tell."""
+    return float(env.metadata.get("render_fps") or 30)
+
+
 def write_video(path: Path, frames: Sequence[Image], fps: float, captions: Sequence[str] | None = None) -> None:
     """Write RGB frames of one size as a video that browsers play (VP9), enlarged to at least MIN_SIDE pixels.
 

@@ -1,6 +1,7 @@
 """The machine: its processor and cores, how busy they are, its memory; and files that are whole or absent."""
 
 import ctypes
+import hashlib
 import os
 import platform
 import secrets
@@ -125,6 +126,15 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits; read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

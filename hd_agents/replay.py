@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hd_agents.checks import FLOAT32_MAX
 from hd_agents.host import atomic_write, format_bytes
 from hd_agents.replay_batches import KeptRows, gather_on_host
 from hd_agents.replay_file import read_header, read_rows, write_header, write_rows
 from hd_agents.replay_memory import allocate, fitting_rows
 from hd_agents.world_model.batch import Batch
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 OBSERVATION = "observation."  # prefix of the columns that hold observation keys
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 RESAMPLES = 10_000
+CONFIDENCE = 0.99
 _scores: dict[str, dict[str, float]] = json.loads(
     Path(__file__).with_name("atari_scores.json").read_text(encoding="utf-8")
 )["scores"]
@@ -25,7 +26,7 @@ def human_normalized(task: str, score: float) -> float | None:
     return (score - random) / (human - random)
 
 
-def expected_range(returns: Sequence[float], episodes: int, confidence: float = 0.99) -> tuple[float, float]:
+def expected_range(returns: Sequence[float], episodes: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Where the mean of ``episodes`` further episodes lies with ``confidence``, given these returns (bootstrap).
 
     Both means are uncertain, the one here and the one to come, and the range allows for both.

@@ -15,6 +15,7 @@ from hd_agents import HarmonyDreamAgent, filming, zoo
 from hd_agents.cli import main, pictures
 from hd_agents.envs import namespace
 from hd_agents.evaluation import PROTOCOLS, ActorsMode, Evaluation, evaluate
+from hd_agents.host import sha256_of
 from hd_agents.jsonable import ArchiveError
 from hd_agents.scores import expected_range
 from hd_agents.zoo import packages
@@ -192,7 +193,7 @@ def test_a_changed_or_lost_file_is_found_out(name: str, shipped: Path, tmp_path:
 
 def rewrite_card(folder: Path, **changes: Any) -> None:
     """With checksums that fit, as someone does who edits a package on purpose."""
-    sums = {name: packages._checksum(folder / name) for name in ("agent.json", "weights.safetensors")}
+    sums = {name: sha256_of(folder / name) for name in ("agent.json", "weights.safetensors")}
     card = {**json.loads((folder / "card.json").read_text()), "sha256": sums, **changes}
     (folder / "card.json").write_text(json.dumps(card))
 

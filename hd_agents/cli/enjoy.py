@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         check_spaces(agent, options.agent, task, env)
         player = player_for(agent, acting(task_id(task), "paper"))  # as in the scores of the cards
         played = [filming.play(agent, env, options.seed + number, player=player) for number in range(options.episodes)]
-        fps = float(env.metadata.get("render_fps") or 30)
+        fps = filming.frames_per_second(env)
     finally:
         env.close()
     for number, episode in enumerate(played):

@@ -18,7 +18,7 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None
     try:
         player = player_for(agent, acting(task, "paper"))
         episodes = [filming.play(agent, env, seed + number, player=player) for number in range(EPISODES)]
-        fps = float(env.metadata.get("render_fps") or 30)
+        fps = filming.frames_per_second(env)
     finally:
         env.close()
     returns = ", ".join(f"{sum(episode.rewards):g}" for episode in episodes)

@@ -190,8 +190,7 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
 
     found = search_space.suggest(trial, space)
     arguments = search_space.applied(plan.arguments, found)
-    of_env = {"env_kwargs": plan.env_kwargs} if plan.env_kwargs else {}
-    trial.set_user_attr("row", {"n_timesteps": plan.steps, "n_envs": plan.n_envs, **of_env, **arguments})
+    trial.set_user_attr("row", plan._replace(arguments=arguments).row())
     print(f"trial {trial.number}: " + ", ".join(f"{key}={arguments[key]}" for key in found), flush=True)
     seed = options.seed + trial.number
     env = plan.make_envs(seed)

@@ -9,13 +9,12 @@ import torch
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import Evaluation, evaluate
-from hd_agents.scores import expected_range
+from hd_agents.scores import CONFIDENCE, expected_range
 from hd_agents.zoo import hub, packages
 from hd_agents.zoo.catalogue import env_id, folder
 
 RUN = "run.json"  # what `hd-agents train` leaves beside its agent.zip
 FACTS = ("command", "commit", "machine", "seed", "wall_seconds")  # of the run, which a card has to state
-CONFIDENCE = 0.99
 
 
 class Verification(NamedTuple):

@@ -12,7 +12,6 @@ A package is a folder ``<suite>/<task>``:
 Reading one runs nothing that is in it.
 """
 
-import hashlib
 import json
 import re
 import tempfile
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.host import sha256_of
 from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.restoring import archive_data, restore, stored_arguments
 from hd_agents.vetting import blamed_on, check_values, check_weights
@@ -99,7 +99,7 @@ def write(agent: HarmonyDreamAgent, target: Path, full: bool = True, bits: int =
 
 def seal(target: Path, card: Mapping[str, Any]) -> None:
     """Write the card of the files in the folder ``target``, with their checksums."""
-    sums = {name: _checksum(target / name) for name in FILES if (target / name).is_file()}
+    sums = {name: sha256_of(target / name) for name in FILES if (target / name).is_file()}
     text = json.dumps({**card, "sha256": sums}, indent=1, allow_nan=False)
     (target / CARD).write_text(text + "\n", encoding="utf-8")
 
@@ -205,7 +205,7 @@ def making(target: Path) -> Iterator[Path]:
 
 
 def _check_file(source: Path, card: Mapping[str, Any], name: str) -> None:
-    if not (source / name).is_file() or _checksum(source / name) != card["sha256"].get(name):
+    if not (source / name).is_file() or sha256_of(source / name) != card["sha256"].get(name):
         raise ArchiveError(f"{source / name} is not the file that the card describes: its checksum differs.")
 
 
@@ -225,7 +225,3 @@ def _complete(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dic
         key: stored[key].to(tensor.dtype) if key in stored else torch.full_like(tensor, torch.nan)
         for key, tensor in wanted.items()
     }
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

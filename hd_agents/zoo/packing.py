@@ -12,12 +12,21 @@ import torch
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import acting, evaluate, player_for
-from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, Episode, draw_dream, play, write_video
-from hd_agents.scores import expected_range
+from hd_agents.filming import (
+    CONTEXT,
+    CURVE_HORIZON,
+    HORIZON,
+    Episode,
+    draw_dream,
+    frames_per_second,
+    play,
+    write_video,
+)
+from hd_agents.scores import CONFIDENCE, expected_range
 from hd_agents.zoo import packages
 from hd_agents.zoo.cards import HERE, readme
-from hd_agents.zoo.catalogue import env_id, folder, make_with, names
-from hd_agents.zoo.models import CONFIDENCE, FACTS, RUN, within
+from hd_agents.zoo.catalogue import env_id, folder, make_with, name_of
+from hd_agents.zoo.models import FACTS, RUN, within
 from hd_agents.zoo.precision import BITS
 
 EPISODES = 100
@@ -60,7 +69,7 @@ def pack(
     checks.choice("bits", bits, BITS)
     _check_installed()
     task = env_id(name)
-    name = next((known for known in names() if env_id(known) == task), name)
+    name = name_of(task)
     agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     facts = _facts(Path(file), run)
     env_kwargs = facts.pop("env_kwargs", {})
@@ -138,7 +147,7 @@ def _film(
     try:
         episode = play(packed, env, seed, VIDEO_STEPS, player_for(packed, acting(task, "paper")))
         dreamer = play(dreaming, env, seed, CONTEXT + max(HORIZON, CURVE_HORIZON))
-        fps = float(env.metadata.get("render_fps") or 30)
+        fps = frames_per_second(env)
     finally:
         env.close()
     video = _write_video(made / packages.VIDEO, episode, task, fps) if episode.frames else None

@@ -65,13 +65,9 @@ def pull(repository: str, folder: str | Path | None = None, version: str | None 
     packages.read(source, "cpu")
     if folder is None:
         return source
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as made:
-        (Path(made) / "package").mkdir()
-        _copy(source, Path(made) / "package")
-        (Path(made) / "package").rename(folder)
-    return folder
+    with packages.making(Path(folder)) as made:
+        _copy(source, made)
+    return Path(folder)
 
 
 def page(card: Mapping[str, Any], repository: str) -> str:

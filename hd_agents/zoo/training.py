@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.replay_memory import MOST_ROWS
 from hd_agents.spaces import ObservationCodec
 from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
 from hd_agents.zoo.transfer import find_agent, network_settings, take_over
@@ -27,8 +28,7 @@ ARGUMENTS = {"steps": "steps", "n_timesteps": "steps", "total_timesteps": "steps
 ARGUMENTS |= {name: name for name in ("seed", "device", "preset", "trained_agent")}
 # Settings that are mappings: of `--set policy_kwargs.units=64` only the entry changes.
 MAPPINGS = ("env_kwargs", "policy_kwargs", "harmony")
-MAX_BUFFER = 1_000_000  # rows of replay
-MIN_BUFFER, MIN_BUFFER_PER_ENV = 10_000, 128  # a sequence has 64 steps by default
+MIN_BUFFER, MIN_BUFFER_PER_ENV = 10_000, 128  # rows of replay; a sequence has 64 steps by default
 
 
 class Plan(NamedTuple):
@@ -69,8 +69,12 @@ class Plan(NamedTuple):
 
     def settings(self, seed: int) -> dict[str, Any]:
         """All of it in one dict, under the zoo's names."""
+        return {"seed": seed, **self.row()}
+
+    def row(self) -> dict[str, Any]:
+        """All but the seed, as the zoo's files have it."""
         of_env = {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
-        return {"seed": seed, "n_timesteps": self.steps, "n_envs": self.n_envs, **of_env, **self.arguments}
+        return {"n_timesteps": self.steps, "n_envs": self.n_envs, **of_env, **self.arguments}
 
 
 def train(
@@ -152,7 +156,7 @@ def plan(
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
     total, n_envs = checks.whole("steps", total, 1), checks.whole("n_envs", n_envs, 1)
     rows = max(2 * total, MIN_BUFFER, MIN_BUFFER_PER_ENV * n_envs)  # one per step and one more per episode
-    values.setdefault("buffer_size", min(MAX_BUFFER, rows))
+    values.setdefault("buffer_size", min(MOST_ROWS, rows))
     return Plan(task, total, n_envs, values, env_kwargs, trained)
 
 
