@@ -275,3 +275,11 @@ def test_our_own_environments_say_what_they_need_in_a_line(
     assert main(["train", "dmc_natural/cheetah-run", "--folder", str(tmp_path / "runs")]) == 2
     assert "pass videos=<folder>" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_damaged_facts_of_a_run_are_a_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    for damage in ("{", "3"):
+        (tmp_path / "run" / "run.json").write_text(damage)
+        assert main(["train", "classic/Catch", "--folder", str(tmp_path / "run"), "--resume"]) == 2
+        assert "run.json is damaged" in capsys.readouterr().err

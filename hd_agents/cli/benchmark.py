@@ -22,6 +22,7 @@ from hd_agents.cli.tasks import make_env, plan_of, task_id
 from hd_agents.progress import bar_is_seen
 from hd_agents.scores import expected_range
 from hd_agents.zoo.catalogue import preset_of
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 from hd_agents.zoo.training import Plan
 
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in tasks.seeds(options)]
     make_env(runs[0].plan.task, env_kwargs=runs[0].plan.env_kwargs).close()  # says which extra is missing
     for one in runs:
-        if changed := changed_settings(one.folder / "config.yml", one.plan, one.seed):
+        if changed := changed_settings(one.folder / CONFIG, one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
     with locked(folder):
         rows = checked(lambda: read_rows(results))
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
 def row(one: Run) -> dict[str, Any]:
     """The row of a run that is done, from the files in its folder."""
     played = json.loads((one.folder / EVALUATION).read_text(encoding="utf-8"))
-    facts = json.loads((one.folder / zoo.RUN).read_text(encoding="utf-8"))
+    facts = training_facts(one.folder) or {}
     usual = {key: value.default for key, value in inspect.signature(HarmonyDreamAgent).parameters.items()}
     arguments = {**usual, **one.plan.arguments}
     return {
@@ -173,7 +174,7 @@ def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run
     own = folder / f"{name.partition('/')[2]}_{seed}"
     chosen = argparse.Namespace(**{**vars(options), "task": name, "seed": seed})
     training = [*PROGRAM, "train", name, "--folder", str(own), "--resume", *typed(chosen)]
-    evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / "agent.zip"), "--seed", str(EVALUATION_SEED)]
+    evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / AGENT_FILE), "--seed", str(EVALUATION_SEED)]
     evaluation += ["--n-envs", "5", "--device", options.device, "--output", str(own / EVALUATION)]
     evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
     job = Job(f"{name} seed {seed}", (tuple(training), tuple(evaluation)), own.with_name(f"{own.name}.log"))
@@ -182,7 +183,7 @@ def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run
 
 def _delete_checkpoints(one: Run) -> None:
     """Of a run that has its row."""
-    shutil.rmtree(one.folder / train.CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(one.folder / CHECKPOINTS, ignore_errors=True)
 
 
 class _Board:

@@ -16,11 +16,12 @@ from hd_agents.cli import tasks, train
 from hd_agents.cli.curves import EVALUATION_SEED, curves_of, draw_mean
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.figures import COLOURS
-from hd_agents.cli.resuming import CHECKPOINTS, changed_settings, told_folder
+from hd_agents.cli.resuming import changed_settings, told_folder
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.evaluation import evaluate, protocol
 from hd_agents.host import atomic_write
 from hd_agents.progress import bar_is_seen
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
 from hd_agents.zoo.training import Plan
 
 TABLE = "compare.json"
@@ -125,7 +126,7 @@ def _own_folder(folder: Path, runs: Mapping[tuple[str, int], Plan]) -> Path:
             f"{folder} holds files, but no comparison: with --resume, --folder is the folder of one comparison.{hint}"
         )
     for (name, seed), plan in runs.items():
-        if changed := changed_settings(_run_folder(folder, name, seed) / "config.yml", plan, seed):
+        if changed := changed_settings(_run_folder(folder, name, seed) / CONFIG, plan, seed):
             raise UsageError(f"{folder} was begun with other settings ({changed}): give another --folder.")
     return folder
 
@@ -149,7 +150,7 @@ def _is_judged(row: dict[str, Any] | None, task: str, episodes: int | None) -> b
 
 def _is_trained(folder: Path, plan: Plan) -> bool:
     """Whether a run has come to its end; one that was stopped made a step more than it stored and learned from."""
-    path, stored = folder / "agent.zip", steps_in(folder / CHECKPOINTS)
+    path, stored = folder / AGENT_FILE, steps_in(folder / CHECKPOINTS)
     if not path.exists() or (stored and stored[0] < plan.steps):
         return False
     return HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= plan.steps
@@ -157,7 +158,7 @@ def _is_trained(folder: Path, plan: Plan) -> bool:
 
 def _judge(folder: Path, plan: Plan, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One run's row: its folder and its evaluation."""
-    agent = HarmonyDreamAgent.load(folder / "agent.zip", device=options.device, verbose=0)
+    agent = HarmonyDreamAgent.load(folder / AGENT_FILE, device=options.device, verbose=0)
     found = evaluate(
         agent,
         plan.task,

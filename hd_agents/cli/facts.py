@@ -18,6 +18,7 @@ from hd_agents.host import atomic_write
 from hd_agents.provenance import commit, machine
 from hd_agents.restoring import system_info
 from hd_agents.score_curve import ScoreCurve
+from hd_agents.zoo.models import CONFIG, training_facts
 from hd_agents.zoo.training import Plan
 
 
@@ -28,9 +29,9 @@ class Facts:
         self, path: Path, plan: Plan, agent: HarmonyDreamAgent, options: argparse.Namespace, resuming: bool
     ) -> None:
         self.scores: ScoreCurve | None = None  # whose evaluations are no part of the training
-        before = json.loads(path.read_text(encoding="utf-8")) if resuming and path.exists() else {}
+        before = (training_facts(path.parent) or {}) if resuming else {}
         changes = list(before.get("changes", []))
-        if resuming and (changed := changed_settings(path.with_name("config.yml"), plan, options.seed)):
+        if resuming and (changed := changed_settings(path.with_name(CONFIG), plan, options.seed)):
             changes.append({"env_steps": agent.num_timesteps, "changed": changed})
         began = {"trained_agent": before["trained_agent"]} if "trained_agent" in before else {}
         self._path, self._started = path, time.monotonic() - before.get("wall_seconds", 0.0)

@@ -1,7 +1,6 @@
 """What stands for a trained model on the command line: its agent, how it was trained, and what it can play."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import gymnasium as gym
 from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.tasks import as_json, parse_setting
-from hd_agents.zoo.models import agent_file, is_package
+from hd_agents.zoo.models import CHECKPOINTS, agent_file, is_package, training_facts
 
 # What a model may be given as.
 MODEL = "a name of `hd-agents list --pretrained`, agent.zip, a run's or a package's folder, or org/repo of the Hub"
@@ -50,9 +49,8 @@ def training_of(model: str) -> dict[str, Any]:
     file = model_file(model)
     if file is None:
         return dict(checked(lambda: zoo.card(model)))
-    folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    facts = folder / zoo.RUN
-    return dict(checked(lambda: json.loads(facts.read_text(encoding="utf-8")))) if facts.is_file() else {}
+    folder = file.parent.parent if file.parent.name == CHECKPOINTS else file.parent
+    return checked(lambda: training_facts(folder)) or {}
 
 
 def env_kwargs_for(model: str, task: str, told: Sequence[str]) -> dict[str, Any]:

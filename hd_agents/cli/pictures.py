@@ -5,6 +5,7 @@ from pathlib import Path
 from hd_agents import HarmonyDreamAgent, filming
 from hd_agents.cli.curves import SCORES, draw_curve, evaluations, read_episodes
 from hd_agents.evaluation import acting, player_for
+from hd_agents.zoo.models import AGENT_FILE
 from hd_agents.zoo.training import Plan
 
 EPISODES = 3  # played for the video
@@ -13,7 +14,7 @@ EPISODES = 3  # played for the video
 def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:
     """Play by the papers' rule, and write the video, the curve and the dream; name each file with what it shows."""
     print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
-    left = {"agent.zip": "the trained agent, for HarmonyDreamAgent.load"}
+    left = {AGENT_FILE: "the trained agent, for HarmonyDreamAgent.load"}
     task, env = plan.task, plan.make_env(drawn=True)
     try:
         player = player_for(agent, acting(task, "paper"))

@@ -16,6 +16,7 @@ from hd_agents.cli.curves import Curve, curves_of
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.scores import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
+from hd_agents.zoo.models import CONFIG
 from hd_agents.zoo.results import normalized, read_rows, settings_of
 
 OURS = "hd_agents"
@@ -210,7 +211,7 @@ def _read(what: str) -> Iterable[Run]:
     if not path.is_dir():
         raise UsageError(f"{what} is no folder, no table of results (.csv) and no suite ({', '.join(suites())}).")
     logs = sorted(path.rglob("0.monitor.csv"))
-    runs = [_of_folder(log.parent) for log in logs if (log.parent / "config.yml").is_file()]
+    runs = [_of_folder(log.parent) for log in logs if (log.parent / CONFIG).is_file()]
     if not runs:
         raise UsageError(f"{what} holds no run of `hd-agents train`, `compare` or `benchmark`.")
     return runs
@@ -224,7 +225,7 @@ def _of_row(row: Mapping[str, Any]) -> Run:
 def _of_folder(folder: Path) -> Run:
     import yaml
 
-    ((task, settings),) = yaml.safe_load((folder / "config.yml").read_text(encoding="utf-8")).items()
+    ((task, settings),) = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")).items()
     name, row = name_of(task), None
     if (folder / EVALUATION).is_file():
         played = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))

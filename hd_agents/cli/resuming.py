@@ -1,7 +1,6 @@
 """`hd-agents train --resume`: going on with a run that was stored, in its own folder."""
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -17,15 +16,14 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli.curves import SCORES
-from hd_agents.cli.errors import UsageError
+from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.tasks import parse_setting
 from hd_agents.cli.tracking import PROJECT
 from hd_agents.score_curve import forget_scores
-from hd_agents.zoo.models import RUN
+from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.training import Plan
 from hd_agents.zoo.transfer import NETWORKS
 
-CHECKPOINTS = "checkpoints"  # their folder within the run's
 # Of the flags of `train`; a run's seed is always told.
 DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "device": "auto", "checkpoint_every": None}
 DEFAULTS |= {"track_project": PROJECT, "trained_agent": None, "eval_every": None, "eval_episodes": None}
@@ -56,17 +54,16 @@ def with_own_seed(options: argparse.Namespace, folder: Path | None) -> argparse.
     """The options, with the seed of the run in ``folder`` where none was typed; 0 for a new run."""
     if options.seed is not None:
         return options
-    facts = None if folder is None else folder / RUN
-    began = json.loads(facts.read_text(encoding="utf-8")) if facts is not None and facts.exists() else {}
-    return argparse.Namespace(**{**vars(options), "seed": began.get("seed", 0)})
+    facts = None if folder is None else checked(lambda: training_facts(folder))
+    return argparse.Namespace(**{**vars(options), "seed": (facts or {}).get("seed", 0)})
 
 
 def with_begun_env_kwargs(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """The options, with the arguments that the run's environments were made with where none were typed."""
-    facts = folder / RUN
-    if not facts.exists() or any(setting.strip().startswith("env_kwargs") for setting in options.settings):
+    facts = checked(lambda: training_facts(folder))
+    if facts is None or any(setting.strip().startswith("env_kwargs") for setting in options.settings):
         return options
-    began = json.loads(facts.read_text(encoding="utf-8")).get("env_kwargs", {})
+    began = facts.get("env_kwargs", {})
     settings = [*options.settings, *(f"env_kwargs.{key}={value!r}" for key, value in began.items())]
     return argparse.Namespace(**{**vars(options), "settings": settings})
 
@@ -76,8 +73,8 @@ def with_own_env_kwargs(plan: Plan, settings: Sequence[str], folder: Path) -> tu
 
     Raises UsageError where others were typed.
     """
-    facts = folder / RUN
-    began = json.loads(facts.read_text(encoding="utf-8")).get("env_kwargs", {}) if facts.exists() else plan.env_kwargs
+    facts = checked(lambda: training_facts(folder))
+    began = plan.env_kwargs if facts is None else facts.get("env_kwargs", {})
     others = [setting for setting in settings if not setting.strip().startswith("env_kwargs")]
     if len(others) < len(settings) and plan.env_kwargs != began:
         raise UsageError(
@@ -94,8 +91,8 @@ def with_own_beginning(plan: Plan, options: argparse.Namespace, folder: Path) ->
     """
     import yaml
 
-    facts, config = folder / RUN, folder / "config.yml"
-    began = json.loads(facts.read_text(encoding="utf-8")).get("trained_agent") if facts.exists() else None
+    config = folder / CONFIG
+    began = (checked(lambda: training_facts(folder)) or {}).get("trained_agent")
     model = None if began is None else began["model"]
     if options.trained_agent not in (None, model):
         raise UsageError(
@@ -136,7 +133,7 @@ def resume(
     if agent is not None:
         _forget_episodes(folder, agent._ended.tolist())
         forget_scores(folder / SCORES, agent.num_timesteps)
-        changed = changed_settings(folder / "config.yml", plan, options.seed)
+        changed = changed_settings(folder / CONFIG, plan, options.seed)
         print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {changed}" if changed else ""), flush=True)
     return agent
 
@@ -177,7 +174,7 @@ def _task_of(folder: Path) -> str:
     """The task of the run in a folder, as far as its files tell."""
     import yaml
 
-    config = folder / "config.yml"
+    config = folder / CONFIG
     return ", ".join(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.exists() else "another task"
 
 

@@ -22,7 +22,6 @@ from hd_agents.cli.errors import UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_model
 from hd_agents.cli.resuming import (
-    CHECKPOINTS,
     forget_logs,
     own_run_folder,
     resume,
@@ -37,6 +36,7 @@ from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.host import crowding
 from hd_agents.presets import SIZES
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
 from hd_agents.zoo.training import Plan
 
 FAILED = 1  # exit status where a training ended with an error
@@ -148,12 +148,12 @@ def run(options: argparse.Namespace) -> int:
             if resuming:
                 forget_logs(agent.logger, agent.num_timesteps)
             facts = Facts(folder / zoo.RUN, plan, agent, options, resuming)
-            write_config(folder / "config.yml", plan, options)
+            write_config(folder / CONFIG, plan, options)
             facts.write()  # better now than after hours
             callbacks = _callbacks(plan, facts, checkpoint, options, folder)
             status = _learn(agent, plan.steps, checkpoint, callbacks)
         facts.write()
-        agent.save(folder / "agent.zip")
+        agent.save(folder / AGENT_FILE)
     except TrainingFailed as failure:
         assert agent is not None
         return _after(failure, folder, agent, resume_command(options, folder) if checkpoint else None)
@@ -164,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"To go on: {resume_command(options, folder)}", flush=True)
     elif status:
         print(
-            f"The agent of {agent.num_timesteps} env steps is in {folder / 'agent.zip'}. Without checkpoints this run "
+            f"The agent of {agent.num_timesteps} env steps is in {folder / AGENT_FILE}. Without checkpoints this run "
             f"cannot be gone on with; for one that can, add --checkpoint-every {max(1, plan.steps // REPORTS)}. A new "
             f"run can begin with its weights: --trained-agent {folder}.",
             flush=True,
@@ -200,7 +200,7 @@ def _choose_folder(options: argparse.Namespace, task: str) -> Path:
     if not options.resume:
         return new_run_folder(options.folder or RUNS, task)
     folder = own_run_folder(options.folder)
-    if (folder / "agent.zip").exists() and not steps_in(folder / CHECKPOINTS):
+    if (folder / AGENT_FILE).exists() and not steps_in(folder / CHECKPOINTS):
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
     return folder
 

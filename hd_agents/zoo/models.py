@@ -1,6 +1,7 @@
 """The models that ship with the zoo: load one by name, and check that it still scores what its card says."""
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ from hd_agents.scores import CONFIDENCE, expected_range
 from hd_agents.zoo import hub, packages
 from hd_agents.zoo.catalogue import env_id, folder
 
-RUN = "run.json"  # what `hd-agents train` leaves beside its agent.zip
+# What `hd-agents train` leaves in a run's folder, beside logs and pictures: the agent, how it was trained, its settings
+# and, where they were asked for, checkpoints to go on from.
+AGENT_FILE, RUN, CONFIG, CHECKPOINTS = "agent.zip", "run.json", "config.yml", "checkpoints"
 FACTS = ("command", "commit", "machine", "seed", "wall_seconds")  # of the run, which a card has to state
 
 
@@ -125,8 +128,22 @@ def is_package(name: str | Path) -> bool:
 
 def agent_file(name: str | Path) -> Path | None:
     """The file of ``save`` that is meant: by its path, with or without ``.zip``, or by its run's folder; else None."""
-    candidates = (Path(name), Path(f"{name}.zip"), Path(name) / "agent.zip")
+    candidates = (Path(name), Path(f"{name}.zip"), Path(name) / AGENT_FILE)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def training_facts(folder: Path) -> dict[str, Any] | None:
+    """What a run's folder says of how its agent was trained; None where it has no such file.
+
+    :raises ValueError: for a file that is damaged.
+    """
+    path = folder / RUN
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _shipped(name: str) -> Path:

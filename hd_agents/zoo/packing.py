@@ -1,7 +1,6 @@
 """Makes a package of a trained agent: its weights, what they score, pictures, and a card that says it all."""
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from hd_agents.scores import CONFIDENCE, expected_range
 from hd_agents.zoo import packages
 from hd_agents.zoo.cards import HERE, readme
 from hd_agents.zoo.catalogue import env_id, folder, make_with, name_of
-from hd_agents.zoo.models import FACTS, RUN, within
+from hd_agents.zoo.models import FACTS, RUN, training_facts, within
 from hd_agents.zoo.precision import BITS
 
 EPISODES = 100
@@ -110,9 +109,7 @@ def _check_installed() -> None:
 
 def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
     """How an agent was trained, as the card has to state it."""
-    beside = file.with_name(RUN)
-    if run is None and beside.is_file():
-        run = json.loads(beside.read_text(encoding="utf-8"))
+    run = training_facts(file.parent) if run is None else run
     missing = [key for key in FACTS if key not in (run or {})]
     if missing:
         raise ValueError(f"The card has to state {missing}: pass run={{...}}, or keep the {RUN} of the training run.")
