@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hd_agents.host import needing
+
 MEASURES = ("IQM", "median", "mean", "optimality gap")
 RESAMPLES = 2000
 Scores = NDArray[np.float64]
@@ -79,12 +81,8 @@ def _beats(first: Scores, second: Scores) -> Any:
 
 
 def _rliable() -> tuple[Any, Any]:
-    try:
+    with needing("rliable's aggregate of scores", "plot"):
         from rliable import library, metrics
-    except ImportError as error:
-        raise ImportError(
-            f"Aggregate scores need rliable ({error}): install it with `pip install 'hd_agents[plot]'`."
-        ) from error
     return library, metrics
 
 

@@ -1,6 +1,5 @@
 """The dream while it is being learned: a film strip in TensorBoard every so many steps."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.collection import normalize_batch
 from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON, Truth, draw
+from hd_agents.host import require
 from hd_agents.imagine import Imagined, first_of, imagine_from
 from hd_agents.world_model.rssm import State
 
@@ -56,8 +56,7 @@ class DreamFilm(BaseCallback):
 
     def _on_training_start(self) -> None:
         # Better now than after the first steps.
-        if find_spec("matplotlib") is None:
-            raise ImportError('DreamFilm needs matplotlib: install it with `pip install "hd_agents[train]"`.')
+        require("DreamFilm", "train", "matplotlib")
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
 

@@ -1,12 +1,13 @@
-"""The machine: its processor and cores, how busy they are, its memory; and files that are whole or absent."""
+"""The machine: processor and cores, how busy they are, memory, what is installed; files that are whole or absent."""
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ MEMINFO = Path("/proc/meminfo")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPUINFO = Path("/proc/cpuinfo")
 RUNNING = Path("/proc/loadavg")
+PROJECTS = {"cv2": "OpenCV", "yaml": "PyYAML"}  # where a module has not the name of what to install
 LOOKS, BETWEEN = 5, 0.01  # at what runs just now, and seconds from one to the next
 
 
@@ -126,6 +128,32 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def require(what: str, extra: str, *modules: str) -> None:
+    """See whether packages are installed that ``what`` needs and ``extra`` brings, without importing them.
+
+    :raises ImportError: naming those that are not, and the extra.
+    """
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise ImportError(wanting(what, extra, missing))
+
+
+@contextmanager
+def needing(what: str, extra: str) -> Iterator[None]:
+    """For imports of what ``extra`` brings: where one fails, the ImportError says that ``what`` needs it."""
+    try:
+        yield
+    except ImportError as error:
+        reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        raise ImportError(wanting(what, extra, [error.name or "more"], reason)) from error
+
+
+def wanting(what: str, extra: str, names: Iterable[str], reason: str = "") -> str:
+    """What to tell where ``what`` needs modules that ``extra`` brings and that are not there."""
+    names = [PROJECTS.get(name.partition(".")[0], name.partition(".")[0].replace("_", "-")) for name in names]
+    them = "them" if len(names) > 1 else "it"
+    return f'{what} needs {", ".join(names)}{reason}: install {them} with `pip install "hd_agents[{extra}]"`.'
 
 
 def sha256_of(path: Path) -> str:

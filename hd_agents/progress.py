@@ -13,6 +13,8 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
+from hd_agents.host import wanting
+
 try:
     from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
 except ImportError:  # an optional dependency; only using the bar needs it
@@ -37,8 +39,7 @@ class ProgressBar(BaseCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        if tqdm is None:
-            raise ImportError('progress_bar=True needs tqdm: install it with `pip install "hd_agents[logging]"`.')
+        _check_tqdm()
         self._bar: Any = None
         self._started = self._shown = 0.0
         self._updates_at_start = 0
@@ -152,9 +153,13 @@ def episode_bar(total: int) -> Any:
 
     :raises ImportError: where tqdm is not installed, naming what to install.
     """
-    if tqdm is None:
-        raise ImportError('progress_bar=True needs tqdm: install it with `pip install "hd_agents[logging]"`.')
+    _check_tqdm()
     return tqdm(total=total, unit=" episodes", dynamic_ncols=True, **_pace())
+
+
+def _check_tqdm() -> None:
+    if tqdm is None:
+        raise ImportError(wanting("progress_bar=True", "logging", ["tqdm"]))
 
 
 def tell_failure(callback: Any) -> None:

@@ -1,5 +1,6 @@
 """Film strips out of the replay: what they show, and that training does not notice them."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from hd_agents import dream_film
 from hd_agents.callbacks import DreamFilm
 from hd_agents.dream_film import KEY, dream_of_replay
 from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON, draw
@@ -134,7 +134,7 @@ def test_what_is_missing_is_told_before_the_first_step(tmp_path: Path, monkeypat
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         agent.learn(10, callback=DreamFilm(16, tmp_path / "file" / "films"))
-    monkeypatch.setattr(dream_film, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"hd_agents\[train\]"):
         agent.learn(10, callback=DreamFilm(16))
     assert agent.num_timesteps == 0

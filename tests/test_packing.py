@@ -1,5 +1,6 @@
 """What `zoo pack` adds to the weights: pictures, a card for people, 8 bits; and what verification says of it."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -202,8 +203,8 @@ def test_bits_that_cannot_be(saved: Path, tmp_path: Path) -> None:
 
 
 def test_missing_libraries_are_named(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing.importlib.util, "find_spec", lambda name: None if name == "cv2" else name)
-    with pytest.raises(ImportError, match=r'needs cv2: install it with `pip install "hd_agents\[train\]"`'):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cv2" else name)
+    with pytest.raises(ImportError, match=r'needs OpenCV: install it with `pip install "hd_agents\[train\]"`'):
         zoo.pack(saved, "CartPole-v1", target=tmp_path / "a")
 
 

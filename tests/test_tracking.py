@@ -104,7 +104,7 @@ def test_a_failing_run_is_marked_as_such(tmp_path: Path, wandb: FakeWandb, monke
 def test_without_wandb_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hd_agents.cli.tracking.importlib.util.find_spec", lambda name: None if name == "wandb" else 1)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else 1)
     assert main(["train", "CartPole-v1", "--track", "--folder", str(tmp_path / "runs")]) == 2
     assert "hd_agents[track]" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -1,8 +1,9 @@
 """Mistakes in what was typed, and what is not installed."""
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
+
+from hd_agents import host
 
 
 class UsageError(Exception):
@@ -19,6 +20,4 @@ def checked(action: Callable[[], Any]) -> Any:
 
 def require(extra: str, *names: str) -> None:
     """Raises UsageError where packages that ``extra`` brings are not installed, naming them and the extra."""
-    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
-        them = "them" if len(missing) > 1 else "it"
-        raise UsageError(f"not installed: {', '.join(missing)}. Install {them} with: pip install 'hd_agents[{extra}]'")
+    checked(lambda: host.require("this command", extra, *names))

@@ -1,13 +1,13 @@
 """`--track`: what a run writes for TensorBoard, sent to Weights & Biases as well."""
 
 import argparse
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hd_agents.cli.errors import UsageError
+from hd_agents.cli.errors import UsageError, checked
+from hd_agents.host import require
 
 PROJECT = "hd_agents"
 RUN_ID = "wandb-id.txt"  # in a run's folder: what to go on with when the run is resumed
@@ -21,10 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def check_installed() -> None:
     """Raises UsageError where wandb is not installed."""
-    if importlib.util.find_spec("wandb") is None:
-        raise UsageError(
-            "--track needs wandb: install it with `pip install 'hd_agents[track]'`, or `pip install wandb`."
-        )
+    checked(lambda: require("--track", "track", "wandb"))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 
 from hd_agents.envs.tasks import ATARI_100K, ATARI_OTHERS, CONTROL, META_WORLD, game_name
+from hd_agents.host import needing
 
 __all__ = ["make", "namespace", "register", "register_suite"]
 
@@ -71,12 +72,9 @@ def register_suite(env_id: str) -> None:
         from hd_agents.envs.rendering import choose_backend
 
         choose_backend()
-    try:
+    with needing(env_id, extra):
         for module in modules:
             gymnasium.register_envs(import_module(module))
-    except ImportError as error:
-        name = (error.name or modules[0]).replace("_", "-")
-        raise ImportError(f'{env_id} needs {name}: install it with `pip install "hd_agents[{extra}]"`.') from error
 
 
 def namespace(env_id: str) -> str:

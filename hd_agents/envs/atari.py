@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-try:
+from hd_agents.host import needing
+
+with needing("An Atari game", "atari"):
     import ale_py
     import cv2
     from ale_py import roms
-except ImportError as error:
-    raise ImportError(f'Atari games need {error.name}: install it with `pip install "hd_agents[atari]"`.') from error
 
 from hd_agents.jsonable import ArchiveError
 from hd_agents.randomness import new_generator

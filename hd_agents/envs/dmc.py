@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from hd_agents.envs.rendering import Renderer, choose_backend
 from hd_agents.envs.replayed import Replayed
+from hd_agents.host import needing
 from hd_agents.randomness import new_generator
 
 __all__ = ["Control"]
@@ -153,14 +154,10 @@ class Control(Replayed):
 def _load(domain: str, task: str, assets: dict[str, bytes]) -> Any:
     """dm_control's task in Shimmy's Gymnasium interface, which brings spaces, seeding and the kinds of episode ends."""
     choose_backend()
-    try:
+    with needing("DeepMind Control", "dmc"):
         from dm_control import suite
         from dm_control.suite.common import ASSETS
         from shimmy.dm_control_compatibility import DmControlCompatibilityV0
-    except ImportError as error:
-        raise ImportError(
-            f'DeepMind Control needs {error.name}: install it with `pip install "hd_agents[dmc]"`.'
-        ) from error
     if (domain, task) not in suite.ALL_TASKS:
         raise ValueError(f"{domain!r} {task!r} is none of DeepMind Control's tasks: {suite.ALL_TASKS}")
     usual = {name: ASSETS[name] for name in assets}

@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from hd_agents.envs.rendering import Renderer, choose_backend
 from hd_agents.envs.replayed import Replayed
+from hd_agents.host import needing
 from hd_agents.randomness import new_generator
 
 __all__ = ["MetaWorld"]
@@ -129,12 +130,8 @@ class MetaWorld(Replayed):
 def _load(task: str) -> Any:
     """Meta-World's environment of a task, with the goal to be seen in its state and redrawn at each reset."""
     choose_backend()
-    try:
+    with needing("Meta-World", "metaworld"):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-    except ImportError as error:
-        raise ImportError(
-            f'Meta-World needs {error.name}: install it with `pip install "hd_agents[metaworld]"`.'
-        ) from error
     if f"{task}-v3" not in ALL_V3_ENVIRONMENTS:
         names = ", ".join(sorted(name.removesuffix("-v3") for name in ALL_V3_ENVIRONMENTS))
         raise ValueError(f"task={task!r} is none of Meta-World's: {names}")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hd_agents.envs.dmc import Control, Image
 from hd_agents.envs.rendering import Renderer
+from hd_agents.host import needing
 from hd_agents.randomness import new_generator
 
 __all__ = ["NaturalControl", "generate_background", "read_background"]
@@ -154,10 +155,8 @@ def read_background(place: Path, size: int, frames: int, seed: int, grayscale: b
     :return: ``(n, size, size, 1)``, or ``(n, size, size, 3)`` in colour. :raises FileNotFoundError: if nothing can be
         read. :raises ImportError: without OpenCV.
     """
-    try:
+    with needing("A video", "dmc"):
         import cv2
-    except ImportError as error:
-        raise ImportError('Videos need OpenCV: install it with `pip install "hd_agents[dmc]"`.') from error
 
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     film: list[npt.NDArray[np.uint8]] = []

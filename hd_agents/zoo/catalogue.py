@@ -12,6 +12,7 @@ import gymnasium as gym
 
 from hd_agents import checks
 from hd_agents.envs import PACKAGES, make, namespace
+from hd_agents.host import needing
 
 PRESETS = ("paper", "nano")
 SHARED = ("default", "nano")  # rows of a suite that are no task's
@@ -121,10 +122,8 @@ def make_with(name: str, env_kwargs: Mapping[str, Any], drawn: bool = False) -> 
 @cache
 def _suites() -> Mapping[str, Mapping[str, dict[str, Any]]]:
     """Suite -> rows of its file, by Gymnasium id. Whoever hands a row out copies it."""
-    try:
+    with needing("The zoo", "train"):
         import yaml  # a plain install has no PyYAML
-    except ImportError as error:
-        raise ImportError('The zoo needs PyYAML: install it with `pip install "hd_agents[train]"`.') from error
     files = sorted((folder() / "hyperparams").glob("*.yml"))
     return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in files}
 

@@ -15,6 +15,7 @@ import gymnasium as gym
 
 import hd_agents
 from hd_agents.evaluation import PROTOCOLS
+from hd_agents.host import needing
 from hd_agents.zoo.catalogue import key_of, names
 from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card
 
@@ -88,11 +89,8 @@ def library() -> ModuleType:
 
     :raises ImportError: where it is not installed, naming the extra.
     """
-    try:
+    with needing("The Hugging Face Hub", "hub"):
         import huggingface_hub
-    except ImportError as error:
-        message = 'The Hugging Face Hub needs huggingface_hub: install it with `pip install "hd_agents[hub]"`.'
-        raise ImportError(message) from error
     return huggingface_hub
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.host import sha256_of
+from hd_agents.host import needing, sha256_of
 from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.restoring import archive_data, restore, stored_arguments
 from hd_agents.vetting import blamed_on, check_values, check_weights
@@ -110,11 +110,9 @@ def read(source: Path, device: torch.device | str = "auto") -> HarmonyDreamAgent
     :raises ArchiveError: for a folder that is no intact package, saying what is wrong.
     :raises ImportError: where safetensors is not installed, naming the extra.
     """
-    try:
+    with needing("A package", "train"):
         from safetensors import SafetensorError
         from safetensors.torch import load
-    except ImportError as error:
-        raise ImportError('Packages need safetensors: install it with `pip install "hd_agents[train]"`.') from error
     card = read_card(source)
     for name in (AGENT, WEIGHTS):
         _check_file(source, card, name)

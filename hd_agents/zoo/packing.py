@@ -1,6 +1,5 @@
 """Makes a package of a trained agent: its weights, what they score, pictures, and a card that says it all."""
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hd_agents.filming import (
     play,
     write_video,
 )
+from hd_agents.host import require
 from hd_agents.scores import CONFIDENCE, expected_range
 from hd_agents.zoo import packages
 from hd_agents.zoo.cards import HERE, readme
@@ -66,7 +66,7 @@ def pack(
     :raises ImportError: where the libraries that draw are missing, naming the extra.
     """
     checks.choice("bits", bits, BITS)
-    _check_installed()
+    require("Packing", "train", "cv2", "matplotlib", "safetensors")
     task = env_id(name)
     name = name_of(task)
     agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
@@ -99,12 +99,6 @@ def pack(
         (made / packages.README).write_text(readme(card, None if target == own else HERE), encoding="utf-8")
         packages.seal(made, card)
     return target
-
-
-def _check_installed() -> None:
-    missing = [library for library in ("cv2", "matplotlib", "safetensors") if importlib.util.find_spec(library) is None]
-    if missing:
-        raise ImportError(f'Packing needs {", ".join(missing)}: install it with `pip install "hd_agents[train]"`.')
 
 
 def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ our zoo in ``hyperparams``, by Gymnasium id.
 from typing import Any
 
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.host import needing
 from hd_agents.zoo import search_space
 from hd_agents.zoo.catalogue import env_id, names
 from hd_agents.zoo.catalogue import hyperparameters as row
@@ -24,12 +25,9 @@ def register_rl_zoo3() -> None:
 
     :raises ImportError: where it is not installed.
     """
-    try:
+    with needing("Registering", "rl_zoo3"):
         import rl_zoo3
         from rl_zoo3 import hyperparams_opt
-    except ImportError as error:
-        message = 'rl-zoo3 is not installed, or not all of it: install it with `pip install "hd_agents[rl_zoo3]"`.'
-        raise ImportError(message) from error
     rl_zoo3.ALGOS[ALGO] = HarmonyDreamAgent
     hyperparams_opt.HYPERPARAMS_SAMPLER[ALGO] = _sample
     hyperparams_opt.HYPERPARAMS_CONVERTER[ALGO] = _arguments
