@@ -16,7 +16,7 @@ import yaml
 from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
-from hd_agents.cli import main, pictures, tasks, train
+from hd_agents.cli import flags, main, pictures, tasks, train
 from hd_agents.cli.curves import read_episodes
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.facts import Report
@@ -251,6 +251,9 @@ def test_seeds_and_devices_that_do_not_exist(
         ("benchmark", ["--seeds", "--jobs", "--episodes"]),
         ("compare", ["--seeds", "--episodes"]),
         ("enjoy", ["--episodes"]),
+        ("evaluate", ["--episodes", "--n-envs"]),
+        ("zoo pack", ["--episodes"]),
+        ("zoo verify", ["--episodes"]),
         ("tune", ["--trials", "--evaluations", "--episodes"]),
     ],
 )
@@ -258,7 +261,7 @@ def test_there_is_no_less_than_one(command: str, flags: list[str], capsys: pytes
     for flag in flags:
         for number in ("0", "-1", "1.5"):
             with pytest.raises(SystemExit, match="2"):
-                main([command, "classic/CartPole", flag, number])
+                main([*command.split(), "classic/CartPole", flag, number])
             assert f"argument {flag}: '{number}' is no whole number of at least 1" in capsys.readouterr().err
 
 
@@ -275,9 +278,9 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert [tasks._device(text) for text in ("cuda", "cuda:0", "auto", "cpu")] == ["cuda", "cuda:0", "auto", "cpu"]
+    assert [flags._device(text) for text in ("cuda", "cuda:0", "auto", "cpu")] == ["cuda", "cuda:0", "auto", "cpu"]
     with pytest.raises(argparse.ArgumentTypeError, match="'cuda:1' is not there, PyTorch finds cuda:0: use auto"):
-        tasks._device("cuda:1")
+        flags._device("cuda:1")
 
 
 def test_tasks_of_modules_in_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -360,7 +360,6 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ("change", "message"),
     [
         (["--model", "nowhere.zip"], "no saved agent"),
-        (["--episodes", "0"], "episodes=0"),
     ],
 )
 def test_command_line_mistakes(

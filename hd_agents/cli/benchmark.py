@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.cli import tasks, tracking, train
+from hd_agents.cli import flags, tracking, train
 from hd_agents.cli.curves import EVALUATION_SEED, read_episodes
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
@@ -61,17 +61,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("suite", help="the first part of the names that `hd-agents list` shows, such as classic")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of its tasks (default: all)")
-    tasks.add_seeds_flags(parser, 5)
-    parser.add_argument("--jobs", type=tasks.count, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
+    flags.add_seeds_flags(parser, 5)
+    parser.add_argument("--jobs", type=flags.count, default=1, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--episodes", type=flags.count, help="of each evaluation (default: the papers' number)")
     folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument("--results", type=Path, metavar="CSV", help="the table (default: results.csv in the folder)")
-    parser.add_argument("--checkpoint-every", type=tasks.steps, metavar="STEPS", help="default: a twentieth of the run")
+    parser.add_argument("--checkpoint-every", type=flags.steps, metavar="STEPS", help="default: a twentieth of the run")
     tidy = "delete a run's checkpoints, which hold its replay, once it has its row"
     parser.add_argument("--delete-checkpoints", action="store_true", help=tidy)
-    train.add_setting_flags(parser)
-    train.add_eval_flags(parser)
+    flags.add_setting_flags(parser)
+    flags.add_eval_flags(parser)
     tracking.add_flags(parser)
     parser.set_defaults(run=run)
 
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     require("train", *train.NEEDED)
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
-    runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in tasks.seeds(options)]
+    runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
     make_env(runs[0].plan.task, env_kwargs=runs[0].plan.env_kwargs).close()  # says which extra is missing
     for one in runs:
         if changed := changed_settings(one.folder / CONFIG, one.plan, one.seed):

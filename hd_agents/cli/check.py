@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.cli import train
+from hd_agents.cli import flags
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
 from hd_agents.collection import make_replay
@@ -60,7 +60,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "Leaves nothing behind. Exit status 1 if the environment is not sound.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
-    train.add_setting_flags(parser)
+    flags.add_setting_flags(parser)
     parser.set_defaults(run=run)
 
 

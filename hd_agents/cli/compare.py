@@ -12,7 +12,7 @@ import numpy as np
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.checkpoint import steps_in
-from hd_agents.cli import tasks, train
+from hd_agents.cli import flags, train
 from hd_agents.cli.curves import EVALUATION_SEED, curves_of, draw_mean
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.figures import COLOURS
@@ -43,9 +43,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--harmony", nargs="+", choices=list(HARMONY), help="default: on off")
     variant = "after the task: compare these settings instead, a name and what is set for it; once for each variant"
     parser.add_argument("--variant", nargs="+", action="append", metavar=("NAME", "KEY=VALUE"), help=variant)
-    tasks.add_seeds_flags(parser, 3)
-    parser.add_argument("--episodes", type=tasks.count, help="of each evaluation (default: the papers' number)")
-    train.add_plan_flags(parser, "comparison")
+    flags.add_seeds_flags(parser, 3)
+    parser.add_argument("--episodes", type=flags.count, help="of each evaluation (default: the papers' number)")
+    flags.add_plan_flags(parser, "comparison")
     parser.set_defaults(run=run)
 
 
@@ -54,14 +54,14 @@ def run(options: argparse.Namespace) -> int:
     variants = _variants(options)
     runs = {
         (name, seed): plan_of(_with(settings, options))
-        for seed in tasks.seeds(options)
+        for seed in flags.seeds(options)
         for name, settings in variants.items()
     }
     plan = next(iter(runs.values()))
     task = plan.task
     resumed = told_folder(options, "comparison") if options.resume else None
     make_env(task, env_kwargs=plan.env_kwargs).close()
-    folder = _own_folder(resumed, runs) if resumed else new_run_folder(options.folder or train.RUNS, f"{task}_compare")
+    folder = _own_folder(resumed, runs) if resumed else new_run_folder(options.folder or flags.RUNS, f"{task}_compare")
     rows = _read_rows(folder / TABLE)
     for (name, seed), plan in runs.items():
         print(f"--- {task}, {MEANING.get(name, name)}, seed {seed}", flush=True)

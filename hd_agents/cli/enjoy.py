@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from hd_agents import filming, zoo
-from hd_agents.cli import tasks
+from hd_agents.cli import flags
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
 from hd_agents.cli.tasks import make_env, task_id
@@ -27,10 +27,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--dream", type=Path, metavar="PNG", help=f"draw truth, dream and error ({', '.join(filming.DRAWINGS)})"
     )
-    parser.add_argument("--episodes", type=tasks.count, default=3, help="default: %(default)s")
-    parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first episode (default: %(default)s)")
-    tasks.add_env_flag(parser, usual=MODELS_OWN)
-    tasks.add_device_flag(parser)
+    parser.add_argument("--episodes", type=flags.count, default=3, help="default: %(default)s")
+    parser.add_argument("--seed", type=flags.seed, default=0, help="of the first episode (default: %(default)s)")
+    flags.add_env_flag(parser, usual=MODELS_OWN)
+    flags.add_device_flag(parser)
     parser.set_defaults(run=run)
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from hd_agents.cli import tasks
+from hd_agents.cli import flags
 from hd_agents.cli.errors import checked
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
 from hd_agents.cli.tasks import make_env, task_id
@@ -24,7 +24,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--model", required=True, help=MODEL)
-    parser.add_argument("--episodes", type=int, help="default: 100 for Atari, 10 for the robotics suites, 20 elsewhere")
+    parser.add_argument(
+        "--episodes", type=flags.count, help="default: 100 for Atari, 10 for the robotics suites, 20 elsewhere"
+    )
     parser.add_argument(
         "--rule",
         choices=RULES,
@@ -33,11 +35,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "deterministic: the mode of everything (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=tasks.seed, default=0, help="of the first episode; the others follow (default: 0)"
+        "--seed", type=flags.seed, default=0, help="of the first episode; the others follow (default: 0)"
     )
-    parser.add_argument("--n-envs", type=int, default=1, help="environments side by side (default: %(default)s)")
-    tasks.add_env_flag(parser, usual=MODELS_OWN)
-    tasks.add_device_flag(parser)
+    parser.add_argument(
+        "--n-envs", type=flags.count, default=1, help="environments side by side (default: %(default)s)"
+    )
+    flags.add_env_flag(parser, usual=MODELS_OWN)
+    flags.add_device_flag(parser)
     parser.add_argument("--output", type=Path, metavar="JSON", help="file to write (default: standard output)")
     parser.set_defaults(run=run)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from hd_agents import zoo
 from hd_agents.cli import report
 from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.flags import count
 from hd_agents.jsonable import ArchiveError
 from hd_agents.progress import bar_is_seen
 from hd_agents.zoo.precision import BITS
@@ -15,13 +16,13 @@ FAILED = 1  # exit status of a verification that fails
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `list`, `zoo pack` and `zoo verify` and their flags to the command line."""
+    """Add `list`, `zoo pack`, `zoo verify` and `zoo report` and their flags to the command line."""
     parser = commands.add_parser("list", help="show the tasks of the zoo, and for which of them a trained model ships")
     parser.add_argument("words", nargs="*", metavar="WORD", help="show only names that hold all of these")
     parser.add_argument("--pretrained", action="store_true", help="only tasks that a trained model ships for")
     parser.set_defaults(run=run_list)
 
-    group = commands.add_parser("zoo", help="pack and verify trained models")
+    group = commands.add_parser("zoo", help="pack, verify and report trained models")
     actions = group.add_subparsers(required=True, metavar="ACTION")
     parser = actions.add_parser(
         "pack",
@@ -32,7 +33,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("file", help="agent.zip of a training run")
     parser.add_argument("name", help="a name of `hd-agents list`, or a Gymnasium id")
-    parser.add_argument("--episodes", type=int, default=100, help="of the evaluation (default: %(default)s)")
+    parser.add_argument("--episodes", type=count, default=100, help="of the evaluation (default: %(default)s)")
     less = "leave out what learning on and dreaming need, more than half of it"
     parser.add_argument("--acting-only", action="store_true", help=less)
     parser.add_argument(
@@ -52,7 +53,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "from the same seed. Exit status 1 if a file differs or the mean return has left the stated interval.",
     )
     parser.add_argument("name", help="a name of `hd-agents list --pretrained`, or a package's folder")
-    parser.add_argument("--episodes", type=int, help="fewer are faster, with a wider interval (default: the card's)")
+    parser.add_argument("--episodes", type=count, help="fewer are faster, with a wider interval (default: the card's)")
     parser.set_defaults(run=run_verify)
     report.add_parser(actions)
 

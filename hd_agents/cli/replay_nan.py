@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.cli.errors import UsageError
+from hd_agents.cli.flags import add_device_flag
 from hd_agents.recorder import explain, read_record
 from hd_agents.saving import read_archive
 
@@ -19,14 +20,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "the step fails again, 1 if it does not.",
     )
     parser.add_argument("file", type=Path, help="the file that the error named")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    add_device_flag(parser, "cpu")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the explanation; 0 if the recorded step fails again, else 1."""
     try:
-        agent = HarmonyDreamAgent.load(options.file, device=options.device)
+        agent = HarmonyDreamAgent.load(options.file, device=options.device, verbose=0)
         batch, draws = read_record(agent, read_archive(options.file)[1])
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error

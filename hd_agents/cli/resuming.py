@@ -17,16 +17,17 @@ from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli.curves import SCORES
 from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.flags import plan_defaults
 from hd_agents.cli.tasks import parse_setting
-from hd_agents.cli.tracking import PROJECT
 from hd_agents.score_curve import forget_scores
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.training import Plan
 from hd_agents.zoo.transfer import NETWORKS
 
-# Of the flags of `train`; a run's seed is always told.
-DEFAULTS = {"seed": None, "preset": "paper", "steps": None, "size": None, "device": "auto", "checkpoint_every": None}
-DEFAULTS |= {"track_project": PROJECT, "trained_agent": None, "eval_every": None, "eval_episodes": None}
+# The flags of `train` that a command repeats, in the order that those of earlier runs have.
+REPEATED = ["preset", "steps", "size", "device", "checkpoint_every", "track_project", "trained_agent", "eval_every"]
+REPEATED += ["eval_episodes"]
+DEFAULTS = {"seed": None, **{flag: plan_defaults()[flag] for flag in REPEATED}}  # a run's seed is always told
 WITHOUT_INFLUENCE = ("track_project", "checkpoint_every", "eval_every", "eval_episodes", "device")  # on the agent
 
 

@@ -13,7 +13,7 @@ import gymnasium as gym
 import torch
 from stable_baselines3.common.utils import get_device
 
-from hd_agents import HarmonyDreamAgent, checks, zoo
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli.errors import UsageError
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
@@ -85,71 +85,12 @@ def _has_text_keys(value: Any) -> bool:
     return all(map(_has_text_keys, value)) if isinstance(value, list | tuple) else True
 
 
-def seed(text: str) -> int:
-    """What ``--seed`` takes."""
-    return _whole(text, 0)
-
-
-def count(text: str) -> int:
-    """What a flag takes that says how many."""
-    return _whole(text, 1)
-
-
-def steps(text: str) -> int:
-    """What a flag takes that says after how many env steps, such as 1e4."""
-    try:
-        return checks.whole("steps", float(text), 1)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1") from error
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-    return int(text)
-
-
-def add_seeds_flags(parser: argparse.ArgumentParser, usual: int) -> None:
-    """Add ``--seeds`` and ``--first-seed``, which :func:`seeds` reads."""
-    parser.add_argument("--seeds", type=count, default=usual, metavar="N", help="how many seeds (default: %(default)s)")
-    parser.add_argument(
-        "--first-seed", type=seed, default=0, metavar="SEED", help="the first of them (default: %(default)s)"
-    )
-
-
-def seeds(options: argparse.Namespace) -> range:
-    """The seeds that are asked for."""
-    return range(options.first_seed, options.first_seed + options.seeds)
-
-
-def add_device_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--device``."""
-    help_text = "auto, cpu, cuda or cuda:N (default: %(default)s)"
-    parser.add_argument("--device", type=_device, default="auto", help=help_text)
-
-
 def allow_tensor_cores(device: str) -> bool:
     """Let a GPU's tensor cores make float32 products (TF32), as JAX does by default; whether there is a GPU."""
     if get_device(device).type != "cuda":
         return False
     torch.set_float32_matmul_precision("high")
     return True
-
-
-def _device(text: str) -> str:
-    if text == "auto":
-        return text
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device: use auto, cpu, cuda or cuda:N") from error
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= there:  # Stable-Baselines3 would quietly take the CPU
-        devices = ", ".join(f"cuda:{index}" for index in range(there)) or "no CUDA device"
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not there, PyTorch finds {devices}: use auto or cpu, or install driver and PyTorch for CUDA"
-        )
-    return str(device)
 
 
 def task_id(task: str) -> str:
@@ -178,25 +119,6 @@ def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | No
         raise UsageError(str(error)) from error
     except (gym.error.Error, ImportError) as error:
         raise _cannot_make(task, error) from error
-
-
-def add_env_flag(parser: argparse.ArgumentParser, dest: str = "env_kwargs", prefix: str = "", usual: str = "") -> None:
-    """Add ``--env-kwargs``: a list of ``KEY=VALUE``, each with ``prefix`` in front."""
-
-    def read(text: str) -> str:
-        if not text.partition("=")[1] or text.startswith("="):
-            raise argparse.ArgumentTypeError(f"{text!r}: write it as KEY=VALUE, for example --env-kwargs size=96")
-        return prefix + text
-
-    parser.add_argument(
-        "--env-kwargs",
-        dest=dest,
-        action="append",
-        default=[],
-        type=read,
-        metavar="KEY=VALUE",
-        help=f"an argument of the environment, as in gymnasium.make; may be repeated{usual}",
-    )
 
 
 def new_run_folder(parent: Path, task: str) -> Path:

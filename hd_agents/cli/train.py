@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
 from hd_agents.checkpoint import CheckpointError, claim, release, steps_in
-from hd_agents.cli import pictures, tasks, tracking
+from hd_agents.cli import flags, pictures, tasks, tracking
 from hd_agents.cli.curves import EVALUATION_SEED, SCORES
 from hd_agents.cli.errors import UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
@@ -42,7 +42,6 @@ from hd_agents.zoo.training import Plan
 FAILED = 1  # exit status where a training ended with an error
 UNTIL_FAILURE = "agent_until_failure.zip"
 DEFAULT_TASK = "hd_agents/Catch-v0"
-RUNS = Path("runs")  # where run folders go
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
 REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
 FILMS = 10  # of the dream, evenly spread over a run
@@ -68,47 +67,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=DEFAULT_TASK,
         help="a name of `hd-agents list`, or a Gymnasium id (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=tasks.seed, help="default: 0, with --resume that of the run")
-    add_plan_flags(parser)
+    parser.add_argument("--seed", type=flags.seed, help="default: 0, with --resume that of the run")
+    flags.add_plan_flags(parser)
     begin_help = f"begin with the weights of a trained agent, to learn on: {MODEL}"
     parser.add_argument("-i", "--trained-agent", metavar="MODEL", help=begin_help)
     parser.set_defaults(run=run)
-
-
-def add_plan_flags(parser: argparse.ArgumentParser, what: str = "run") -> None:
-    """Add the flags that say how a task is trained and where the run, or ``what`` consists of runs, goes."""
-    add_setting_flags(parser)
-    folder_help = f"where {what} folders go (default: {RUNS}); with --resume, the folder of the {what} itself"
-    parser.add_argument("--folder", type=Path, help=folder_help)
-    parser.add_argument(
-        "--checkpoint-every", type=tasks.steps, metavar="STEPS", help="store the whole run every so many env steps"
-    )
-    resume_help = f"go on with the {what} in --folder where it was stored last; begin it, if there is none yet"
-    parser.add_argument("--resume", action="store_true", help=resume_help)
-    add_eval_flags(parser)
-    tracking.add_flags(parser)
-
-
-def add_eval_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of evaluations while learning."""
-    every = f"evaluate by the papers' rule every so many env steps, into {SCORES}"
-    parser.add_argument("--eval-every", type=tasks.steps, metavar="STEPS", help=every)
-    episodes = "of each of these evaluations (default: the papers' number)"
-    parser.add_argument("--eval-episodes", type=tasks.count, metavar="N", help=episodes)
-
-
-def add_setting_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how a task is trained."""
-    presets = "paper: the paper's settings (of `classic` and your own tasks: ours); nano: what two CPU cores can run"
-    parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=f"{presets} (default: %(default)s)")
-    parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
-    tasks.add_device_flag(parser)
-    sizes = "nano, xsmall, small, medium, large or xlarge"
-    parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
-    set_help = "any argument of HarmonyDreamAgent, n_envs, or one entry such as policy_kwargs.units; may be repeated"
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
-    tasks.add_env_flag(parser, "settings", "env_kwargs.")
-    parser.set_defaults(trained_agent=None)  # a flag of `train` alone
 
 
 def run(options: argparse.Namespace) -> int:
@@ -198,7 +161,7 @@ def _hint_of_gpu(size: str) -> None:
 def _choose_folder(options: argparse.Namespace, task: str) -> Path:
     """The folder of the run, made here. Raises UsageError where the run in --folder cannot go on."""
     if not options.resume:
-        return new_run_folder(options.folder or RUNS, task)
+        return new_run_folder(options.folder or flags.RUNS, task)
     folder = own_run_folder(options.folder)
     if (folder / AGENT_FILE).exists() and not steps_in(folder / CHECKPOINTS):
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")

@@ -15,10 +15,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.cli import tasks
+from hd_agents.cli import flags
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
-from hd_agents.cli.train import add_setting_flags
 from hd_agents.evaluation import evaluate
 from hd_agents.host import atomic_write
 from hd_agents.progress import bar_is_seen
@@ -44,14 +43,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument(
-        "--trials", type=tasks.count, default=20, help="in all, earlier ones included (default: %(default)s)"
+        "--trials", type=flags.count, default=20, help="in all, earlier ones included (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=tasks.seed, default=0, help="of the first trial; the others follow (default: 0)")
+    parser.add_argument("--seed", type=flags.seed, default=0, help="of the first trial; the others follow (default: 0)")
     parser.add_argument("--space", type=Path, metavar="YML", help="what to search (default: the zoo's tuning.yml)")
-    parser.add_argument("--evaluations", type=tasks.count, default=5, help="of each trial, evenly spread (default: 5)")
-    parser.add_argument("--episodes", type=tasks.count, default=10, help="of each evaluation (default: %(default)s)")
+    parser.add_argument("--evaluations", type=flags.count, default=5, help="of each trial, evenly spread (default: 5)")
+    parser.add_argument("--episodes", type=flags.count, default=10, help="of each evaluation (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="of the study (default: runs/<task>_tune)")
-    add_setting_flags(parser)
+    flags.add_setting_flags(parser)
     parser.set_defaults(run=run)
 
 

@@ -1,0 +1,134 @@
+"""The flags that several commands have, and what they take."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hd_agents import checks, zoo
+from hd_agents.cli import tracking
+from hd_agents.cli.curves import SCORES
+
+RUNS = Path("runs")  # where run folders go
+
+
+def add_plan_flags(parser: argparse.ArgumentParser, what: str = "run") -> None:
+    """Add the flags that say how a task is trained and where the run, or ``what`` consists of runs, goes."""
+    add_setting_flags(parser)
+    folder_help = f"where {what} folders go (default: {RUNS}); with --resume, the folder of the {what} itself"
+    parser.add_argument("--folder", type=Path, help=folder_help)
+    parser.add_argument(
+        "--checkpoint-every", type=steps, metavar="STEPS", help="store the whole run every so many env steps"
+    )
+    resume_help = f"go on with the {what} in --folder where it was stored last; begin it, if there is none yet"
+    parser.add_argument("--resume", action="store_true", help=resume_help)
+    add_eval_flags(parser)
+    tracking.add_flags(parser)
+
+
+def plan_defaults() -> dict[str, Any]:
+    """What the flags of :func:`add_plan_flags` are where nothing is typed."""
+    parser = argparse.ArgumentParser()
+    add_plan_flags(parser)
+    return vars(parser.parse_args([]))
+
+
+def add_eval_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of evaluations while learning."""
+    every = f"evaluate by the papers' rule every so many env steps, into {SCORES}"
+    parser.add_argument("--eval-every", type=steps, metavar="STEPS", help=every)
+    episodes = "of each of these evaluations (default: the papers' number)"
+    parser.add_argument("--eval-episodes", type=count, metavar="N", help=episodes)
+
+
+def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a task is trained."""
+    presets = "paper: the paper's settings (of `classic` and your own tasks: ours); nano: what two CPU cores can run"
+    parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=f"{presets} (default: %(default)s)")
+    parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
+    add_device_flag(parser)
+    sizes = "nano, xsmall, small, medium, large or xlarge"
+    parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
+    set_help = "any argument of HarmonyDreamAgent, n_envs, or one entry such as policy_kwargs.units; may be repeated"
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
+    add_env_flag(parser, "settings", "env_kwargs.")
+    parser.set_defaults(trained_agent=None)  # a flag of `train` alone
+
+
+def add_seeds_flags(parser: argparse.ArgumentParser, usual: int) -> None:
+    """Add ``--seeds`` and ``--first-seed``, which :func:`seeds` reads."""
+    parser.add_argument("--seeds", type=count, default=usual, metavar="N", help="how many seeds (default: %(default)s)")
+    parser.add_argument(
+        "--first-seed", type=seed, default=0, metavar="SEED", help="the first of them (default: %(default)s)"
+    )
+
+
+def seeds(options: argparse.Namespace) -> range:
+    """The seeds that are asked for."""
+    return range(options.first_seed, options.first_seed + options.seeds)
+
+
+def add_device_flag(parser: argparse.ArgumentParser, usual: str = "auto") -> None:
+    """Add ``--device``."""
+    help_text = "auto, cpu, cuda or cuda:N (default: %(default)s)"
+    parser.add_argument("--device", type=_device, default=usual, help=help_text)
+
+
+def add_env_flag(parser: argparse.ArgumentParser, dest: str = "env_kwargs", prefix: str = "", usual: str = "") -> None:
+    """Add ``--env-kwargs``: a list of ``KEY=VALUE``, each with ``prefix`` in front."""
+
+    def read(text: str) -> str:
+        if not text.partition("=")[1] or text.startswith("="):
+            raise argparse.ArgumentTypeError(f"{text!r}: write it as KEY=VALUE, for example --env-kwargs size=96")
+        return prefix + text
+
+    parser.add_argument(
+        "--env-kwargs",
+        dest=dest,
+        action="append",
+        default=[],
+        type=read,
+        metavar="KEY=VALUE",
+        help=f"an argument of the environment, as in gymnasium.make; may be repeated{usual}",
+    )
+
+
+def seed(text: str) -> int:
+    """What ``--seed`` takes."""
+    return _whole(text, 0)
+
+
+def count(text: str) -> int:
+    """What a flag takes that says how many."""
+    return _whole(text, 1)
+
+
+def steps(text: str) -> int:
+    """What a flag takes that says after how many env steps, such as 1e4."""
+    try:
+        return checks.whole("steps", float(text), 1)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1") from error
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+    return int(text)
+
+
+def _device(text: str) -> str:
+    if text == "auto":
+        return text
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: use auto, cpu, cuda or cuda:N") from error
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:  # Stable-Baselines3 would quietly take the CPU
+        devices = ", ".join(f"cuda:{index}" for index in range(there)) or "no CUDA device"
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not there, PyTorch finds {devices}: use auto or cpu, or install driver and PyTorch for CUDA"
+        )
+    return str(device)
