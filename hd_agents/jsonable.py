@@ -5,7 +5,7 @@ and spaces. Reading builds these types and nothing else.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,12 @@ def from_json(document: Any) -> Any:
 
     :raises ArchiveError: if the document holds something that :func:`to_json` does not write, or declares huge arrays.
     """
-    return _guarded(_Reader().value, document)
+    try:
+        return _Reader().value(document)
+    except ArchiveError:
+        raise
+    except DAMAGE as error:
+        raise ArchiveError(f"The stored values are damaged: {type(error).__name__}: {error}") from error
 
 
 def space_to_json(space: spaces.Space, where: str = "space") -> dict[str, Any]:
@@ -88,23 +93,6 @@ def space_to_json(space: spaces.Space, where: str = "space") -> dict[str, Any]:
     raise ArchiveError(
         f"{where} is {space}: only Box, Discrete, MultiDiscrete, MultiBinary and Dict spaces can be stored."
     )
-
-
-def space_from_json(document: Any) -> spaces.Space:
-    """The space that :func:`space_to_json` described.
-
-    :raises ArchiveError: if the document describes no such space, or one with more than ``MAX_ELEMENTS`` bounds.
-    """
-    return _guarded(_Reader().space, document)
-
-
-def _guarded(read: Callable[[Any], Any], document: Any) -> Any:
-    try:
-        return read(document)
-    except ArchiveError:
-        raise
-    except DAMAGE as error:
-        raise ArchiveError(f"The stored values are damaged: {type(error).__name__}: {error}") from error
 
 
 class _Reader:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hd_agents.jsonable import ArchiveError, from_json, space_from_json, space_to_json, to_json
+from hd_agents.jsonable import TYPE, ArchiveError, from_json, space_to_json, to_json
 
 DTYPES = ["u1", "i1", "i4", "i8", "u8", "f2", "f4", "f8", "?"]
 
@@ -56,7 +56,7 @@ any_space = st.recursive(
 @settings(max_examples=100, deadline=None, database=None)
 @given(any_space)
 def test_any_space_comes_back(space: spaces.Space) -> None:
-    found = space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
+    found = from_json(json.loads(json.dumps(to_json(space), allow_nan=False)))
     assert found == space
     assert found.dtype == space.dtype
     assert type(found) is type(space)
@@ -75,7 +75,7 @@ def test_any_space_comes_back(space: spaces.Space) -> None:
     ids=str,
 )
 def test_rarer_spaces_come_back(space: spaces.Space) -> None:
-    found = space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
+    found = from_json(json.loads(json.dumps(to_json(space), allow_nan=False)))
     assert found == space
     assert found.dtype == space.dtype
 
@@ -85,9 +85,9 @@ def test_image_spaces_take_little_text_and_subclasses_become_their_base() -> Non
         pass
 
     space = Screen(0, 255, (210, 160, 3), np.uint8)
-    text = json.dumps(space_to_json(space))
+    text = json.dumps(to_json(space))
     assert len(text) < 200
-    found = space_from_json(json.loads(text))
+    found = from_json(json.loads(text))
     assert type(found) is spaces.Box
     assert found == spaces.Box(0, 255, (210, 160, 3), np.uint8)
 
@@ -191,4 +191,4 @@ def test_any_wrong_part_of_a_space_gives_our_error_or_a_space(data: st.DataObjec
             break
         part = part[key]
     with suppress(ArchiveError):
-        assert isinstance(space_from_json(document), spaces.Space)
+        assert isinstance(from_json({TYPE: "space", "space": document}), spaces.Space)
