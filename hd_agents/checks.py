@@ -91,6 +91,14 @@ def mapping(name: str, value: Any, example: str = "{'units': 128}") -> dict[str,
     return dict(value)
 
 
+def array(what: str, value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """ValueError unless ``value`` is a NumPy array of exactly this type and shape; ``what`` names it."""
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{what} is a {type(value).__name__}: expected a NumPy array, {dtype} of shape {shape}.")
+    if value.dtype != dtype or value.shape != shape:
+        raise ValueError(f"{what} is {value.dtype} of shape {value.shape}: expected {dtype} of shape {shape}.")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 

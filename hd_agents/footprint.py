@@ -25,7 +25,7 @@ def describe(policy: DreamPolicy, replay: SequenceReplay, batch_rows: int, train
         f"Gradient steps per env step: {train_ratio / batch_rows:.3g}, each on {batch_rows} replayed steps",
         f"Networks: {weights:,} weights, {format_bytes(size)}; {trained} with gradients and Adam's moments",
         f"Batch: {batch_rows:,} rows of {format_bytes(row)}, {format_bytes(batch_rows * row)}",
-        replay.describe(),
+        describe_replay(replay),
     ]
     if frames:
         lines[-1] += f", {format_bytes(replay.capacity * frames)} of them frames"
@@ -33,6 +33,15 @@ def describe(policy: DreamPolicy, replay: SequenceReplay, batch_rows: int, train
     if free is not None and replay.nbytes_estimate() > free:
         lines.append(f"WARNING: only {format_bytes(free)} are free for the replay: training will stop at once")
     return "\n".join(lines)
+
+
+def describe_replay(replay: SequenceReplay) -> str:
+    """One line: rows stored, rows that fit, memory or disk."""
+    place = "memory" if replay.folder is None else replay.folder
+    return (
+        f"Replay: {len(replay):,} of {replay.capacity:,} rows stored ({replay.n_envs} x {replay.rows_per_env:,}), "
+        f"{format_bytes(replay.nbytes_estimate())} of {place} when full"
+    )
 
 
 def _describe_networks(policy: DreamPolicy) -> list[str]:

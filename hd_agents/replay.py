@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hd_agents.checks import FLOAT32_MAX
-from hd_agents.host import atomic_write, format_bytes
+from hd_agents import checks
+from hd_agents.host import atomic_write
 from hd_agents.replay_batches import KeptRows, gather_on_host
 from hd_agents.replay_file import read_header, read_rows, write_header, write_rows
 from hd_agents.replay_memory import allocate, fitting_rows
@@ -101,13 +101,6 @@ class SequenceReplay:
         """Gather batches on the host from now on, where the device's memory is short; False if none lie there."""
         return self._kept.leave()
 
-    def describe(self) -> str:
-        """One line for people: rows stored, rows that fit, memory or disk."""
-        return (
-            f"Replay: {len(self):,} of {self.capacity:,} rows stored ({self.n_envs} x {self.rows_per_env:,}), "
-            f"{format_bytes(self.nbytes_estimate())} of {'memory' if self.folder is None else self.folder} when full"
-        )
-
     def add(
         self,
         env: int,
@@ -130,9 +123,9 @@ class SequenceReplay:
         if observation.keys() != self._observation.keys():
             raise ValueError(f"Observation keys {sorted(observation)}: expected {sorted(self._observation)}.")
         for key, spec in self._observation.items():
-            _check_array(f"Observation {key!r}", observation[key], *spec)
-        _check_array("The action", action, *self._layout["action"])
-        if not abs(reward) <= FLOAT32_MAX:
+            checks.array(f"Observation {key!r}", observation[key], *spec)
+        checks.array("The action", action, *self._layout["action"])
+        if not abs(reward) <= checks.FLOAT32_MAX:
             raise ValueError(f"The reward of env {env} is {reward}: expected a finite number that fits into float32.")
         if not self._columns:
             self._columns = allocate(self._layout, self.n_envs, self.rows_per_env, self.folder)
@@ -253,10 +246,3 @@ class SequenceReplay:
         self._heads = [(head + count) % self.rows_per_env for head, count in zip(heads, rows, strict=True)]
         self._counts = [min(old + count, self.rows_per_env) for old, count in zip(counts, rows, strict=True)]
         self.added = [old + count for old, count in zip(added, rows, strict=True)]
-
-
-def _check_array(what: str, array: NDArray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{what} is a {type(array).__name__}: expected a NumPy array, {dtype} of shape {shape}.")
-    if array.dtype != dtype or array.shape != shape:
-        raise ValueError(f"{what} is {array.dtype} of shape {array.shape}: expected {dtype} of shape {shape}.")

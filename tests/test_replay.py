@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from replay_rows import ACTIONS, IMAGE, VECTOR, assert_rows_agree, fill, make, row
 
 from hd_agents import replay_batches, replay_memory
+from hd_agents.footprint import describe_replay
 from hd_agents.replay import SequenceReplay
 from hd_agents.world_model.batch import Batch
 
@@ -162,7 +163,7 @@ def test_estimate_is_what_the_rings_take_and_nothing_is_taken_before_the_first_r
     fill(replay, 1)
     assert sum(column.nbytes for column in replay._columns.values()) == replay.nbytes_estimate()
     assert replay.nbytes_estimate() == 999 * (5 * 7 * 3 + 4 * 2 + 4 * 11 + 4 + 1 + 1)
-    assert replay.describe() == "Replay: 1 of 999 rows stored (3 x 333), 162.8 kB of memory when full"
+    assert describe_replay(replay) == "Replay: 1 of 999 rows stored (3 x 333), 162.8 kB of memory when full"
 
 
 def test_too_large_a_replay_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from hd_agents import replay_memory
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.footprint import describe_replay
 from tests.agents import Clock, Scripted, tiny
 from tests.replay_rows import assert_rows_agree, fill, make
 
@@ -29,7 +30,7 @@ def test_rows_in_a_folder_are_those_in_memory(tmp_path: Path) -> None:
     again = make(60, 2, folder=tmp_path)
     again.load(files[0])
     assert_rows_agree(again.sample(31, 11, np.random.default_rng(0)))
-    assert replays[1].describe().endswith(f"of {tmp_path} when full")
+    assert describe_replay(replays[1]).endswith(f"of {tmp_path} when full")
 
 
 def test_the_folder_is_made_and_left_empty(tmp_path: Path) -> None:
