@@ -39,16 +39,15 @@ class Atari(gymnasium.Env[Image, np.int64]):
 
     After ``reset(seed=...)`` everything follows from the seed, also in an environment that has been in use.
 
-    Args:
-        game: ALE's name of the ROM, such as ``"ms_pacman"``.
-        size: pixels of the observation's edge.
-        action_repeat: frames per step, 1 or more.
-        noop_max: most frames of doing nothing at the start.
-        max_frames: frames per episode; None for 108,000, and 5,400 in Chopper Command.
-        repeat_action_probability: of ALE repeating the last action instead ("sticky"); 0 by the protocol.
-        official_termination: report the cut at ``max_frames`` as ``terminated``, as the official code does; it then
-            counts as the end of all reward.
-        render_mode: None or "rgb_array" (the last frame in ALE's own resolution).
+    :param game: ALE's name of the ROM, such as ``"ms_pacman"``.
+    :param size: pixels of the observation's edge.
+    :param action_repeat: frames per step, 1 or more.
+    :param noop_max: most frames of doing nothing at the start.
+    :param max_frames: frames per episode; None for 108,000, and 5,400 in Chopper Command.
+    :param repeat_action_probability: of ALE repeating the last action instead ("sticky"); 0 by the protocol.
+    :param official_termination: report the cut at ``max_frames`` as ``terminated``, as the official code does; it then
+        counts as the end of all reward.
+    :param render_mode: None or "rgb_array" (the last frame in ALE's own resolution).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012  Gymnasium's own declaration

@@ -49,12 +49,11 @@ class Catch(gymnasium.Env[Image, np.int64]):
     average, and -8 is the worst possible. A policy that follows the ball's present column reaches the maximum too; with
     ``max_drift=6`` it scores 7.1 on average, because there the bounce has to be foreseen.
 
-    Args:
-        balls: balls per episode, 1 or more.
-        paddle_width: pixels, 4 to 32.
-        paddle_speed: pixels per step. Below 6 some balls can't be reached.
-        max_drift: fastest sideways motion of a ball, pixels per step, 0 to 8.
-        render_mode: None or "rgb_array" (``(256, 256, 3)`` uint8, the same scene drawn at four times the resolution).
+    :param balls: balls per episode, 1 or more.
+    :param paddle_width: pixels, 4 to 32.
+    :param paddle_speed: pixels per step. Below 6 some balls can't be reached.
+    :param max_drift: fastest sideways motion of a ball, pixels per step, 0 to 8.
+    :param render_mode: None or "rgb_array" (``(256, 256, 3)`` uint8, the same scene at four times the resolution).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}  # noqa: RUF012  Gymnasium's own declaration

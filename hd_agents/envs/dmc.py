@@ -33,16 +33,15 @@ class Control(Replayed):
 
     After ``reset(seed=...)`` everything follows from the seed, also in an environment that has been in use.
 
-    Args:
-        domain: dm_control's, such as ``"walker"``.
-        task: dm_control's, such as ``"walk"``.
-        observation: ``"pixels"`` or ``"state"``.
-        size: pixels of the observation's edge.
-        camera: name or number; None for 0, and 2 in the quadruped's tasks.
-        action_repeat: frames per step, 1 or more.
-        max_frames: frames per episode, 1 to 1,000 (which is dm_control's own limit).
-        shadows: False draws no shadows: other pixels than the papers', but several times faster without a GPU.
-        render_mode: None or "rgb_array" (``(256, 256, 3)`` uint8 from the same camera).
+    :param domain: dm_control's, such as ``"walker"``.
+    :param task: dm_control's, such as ``"walk"``.
+    :param observation: ``"pixels"`` or ``"state"``.
+    :param size: pixels of the observation's edge.
+    :param camera: name or number; None for 0, and 2 in the quadruped's tasks.
+    :param action_repeat: frames per step, 1 or more.
+    :param max_frames: frames per episode, 1 to 1,000 (which is dm_control's own limit).
+    :param shadows: False draws no shadows: other pixels than the papers', but several times faster without a GPU.
+    :param render_mode: None or "rgb_array" (``(256, 256, 3)`` uint8 from the same camera).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012  Gymnasium's own declaration

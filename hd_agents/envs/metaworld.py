@@ -35,14 +35,13 @@ class MetaWorld(Replayed):
 
     After ``reset(seed=...)`` everything follows from the seed, also in an environment that has been in use.
 
-    Args:
-        task: Meta-World's name without its version, such as ``"lever-pull"``.
-        observation: ``"pixels"`` or ``"state"``.
-        size: pixels of the observation's edge.
-        camera: ``"corner"`` as in the paper, ``"corner2"`` (moved nearer), ``"corner3"`` or ``"corner4"``.
-        action_repeat: simulator steps per step, 1 or more; rewards are added up.
-        shadows: False draws no shadows: other pixels than the papers', but several times faster without a GPU.
-        render_mode: None or "rgb_array" (``(256, 256, 3)`` uint8 from the same camera).
+    :param task: Meta-World's name without its version, such as ``"lever-pull"``.
+    :param observation: ``"pixels"`` or ``"state"``.
+    :param size: pixels of the observation's edge.
+    :param camera: ``"corner"`` as in the paper, ``"corner2"`` (moved nearer), ``"corner3"`` or ``"corner4"``.
+    :param action_repeat: simulator steps per step, 1 or more; rewards are added up.
+    :param shadows: False draws no shadows: other pixels than the papers', but several times faster without a GPU.
+    :param render_mode: None or "rgb_array" (``(256, 256, 3)`` uint8 from the same camera).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 40}  # noqa: RUF012  Gymnasium's own declaration

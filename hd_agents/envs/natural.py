@@ -19,7 +19,7 @@ __all__ = ["NaturalControl", "generate_background", "read_background"]
 GENERATED = "generated"
 GREY_GROUNDS = ("cheetah", "hopper", "stacker", "walker")
 MATERIALS, SKY = "./common/materials.xml", "./common/skybox.xml"  # of dm_control's suite
-FOLDER_VARIABLE = "HD_AGENTS_VIDEOS"  # for the command line, where an id is all that can be said
+FOLDER_VARIABLE = "HD_AGENTS_VIDEOS"  # instead of --env-kwargs videos=..., which the files of a run repeat
 
 
 class NaturalControl(Control):
@@ -31,16 +31,15 @@ class NaturalControl(Control):
     that of HarmonyDream's code (wmlib-torch/wmlib/envs/natural_bg_dmc.py and its copy of the suite), which showed
     Kinetics-400's videos of cars. Rewards are dm_control's; there hopper's have a wider margin.
 
-    Args:
-        domain: dm_control's.
-        task: dm_control's.
-        videos: folder of videos in any format that OpenCV reads, searched with its subfolders, or one such file;
-            ``"generated"`` for moving stripes; None for what the variable ``HD_AGENTS_VIDEOS`` says.
-        video_frames: how many frames to take, from videos in random order; they are shown over and over.
-        video_seed: of that order; None for the seed of the first ``reset``, so that every run and its evaluation have
-            films of their own, as there.
-        grayscale: False keeps the film's colours.
-        control_options: arguments of :class:`hd_agents.envs.dmc.Control`.
+    :param domain: dm_control's.
+    :param task: dm_control's.
+    :param videos: folder of videos in any format that OpenCV reads, searched with its subfolders, or one such file;
+        ``"generated"`` for moving stripes; None for what the variable ``HD_AGENTS_VIDEOS`` says.
+    :param video_frames: how many frames to take, from videos in random order; they are shown over and over.
+    :param video_seed: of that order; None for the seed of the first ``reset``, so that every run and its evaluation
+        have films of their own, as there.
+    :param grayscale: False keeps the film's colours.
+    :param control_options: arguments of :class:`hd_agents.envs.dmc.Control`.
     """
 
     def __init__(

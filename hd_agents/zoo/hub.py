@@ -14,7 +14,7 @@ from typing import NamedTuple
 import gymnasium as gym
 
 import hd_agents
-from hd_agents.evaluation import PROTOCOLS
+from hd_agents.envs import PACKAGES
 from hd_agents.host import needing
 from hd_agents.zoo.catalogue import key_of, names
 from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card
@@ -51,7 +51,7 @@ def repository(name: str) -> Repository | None:
         return None
     owner = name.partition("/")[0]
     known = (task.partition("/")[0] for task in (*names(), *gym.registry) if "/" in task)
-    taken = {key_of(space) for space in (*PROTOCOLS, "hd_agents", *known)}
+    taken = {key_of(space) for space in (*PACKAGES, "hd_agents", *known)}
     return None if key_of(owner) in taken or Path(owner).exists() else Repository(name)
 
 
