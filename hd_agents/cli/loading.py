@@ -10,7 +10,7 @@ import gymnasium as gym
 from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.tasks import as_json, parse_setting
-from hd_agents.zoo.models import CHECKPOINTS, agent_file, is_package, training_facts
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, agent_file, find_agent, is_package, model_file, training_facts
 
 # What a model may be given as.
 MODEL = "a name of `hd-agents list --pretrained`, agent.zip, a run's or a package's folder, or org/repo of the Hub"
@@ -19,20 +19,14 @@ MODELS_OWN = " (default: what the model was trained with, where it plays that ta
 
 def load_model(name: str, device: str) -> HarmonyDreamAgent:
     """The agent of MODEL."""
-    if (file := model_file(name)) is not None:
-        return checked(lambda: HarmonyDreamAgent.load(file, device=device, verbose=0))
-    return checked(lambda: zoo.load(name, device=device))
+    _check_near(name)
+    return checked(lambda: find_agent(name, device))
 
 
-def model_file(name: str) -> Path | None:
-    """The agent's file that is meant; None where it is a package, here or elsewhere.
-
-    Raises UsageError for a folder or path without one, naming what is near.
-    """
-    if is_package(name) or name in zoo.pretrained():
-        return None
-    if (file := agent_file(name)) is not None:
-        return file
+def _check_near(name: str) -> None:
+    """Raises UsageError for a folder or path without an agent's file or package, naming what is near."""
+    if is_package(name) or name in zoo.pretrained() or agent_file(name) is not None:
+        return
     path = Path(name)
     folder = path if path.is_dir() else path.parent
     if folder != Path():
@@ -40,12 +34,12 @@ def model_file(name: str) -> Path | None:
         if near := difflib.get_close_matches(name, there, n=1, cutoff=0.0):
             raise UsageError(f"{name} is no agent's file, no run with an agent.zip and no package: is it {near[0]}?")
     if path.is_dir():
-        raise UsageError(f"{name} holds no agent.zip, and is no package.")
-    return path if path.suffix == ".zip" else None
+        raise UsageError(f"{name} holds no {AGENT_FILE}, and is no package.")
 
 
 def training_of(model: str) -> dict[str, Any]:
     """How a model was trained: its card says it, or the file that its training left beside it; else nothing."""
+    _check_near(model)
     file = model_file(model)
     if file is None:
         return dict(checked(lambda: zoo.card(model)))

@@ -109,9 +109,8 @@ def locate(name: str | Path, version: str | None = None, media: bool = False) ->
     :param media: fetch also what is for people, such as the video.
     """
     local = is_package(name)
-    file = agent_file(name)
-    if not local and str(name) not in pretrained() and (file is not None or Path(name).suffix == ".zip"):
-        raise ValueError(f"{name} is no package but an agent's file: HarmonyDreamAgent.load({str(file or name)!r}).")
+    if (file := model_file(name)) is not None:
+        raise ValueError(f"{name} is no package but an agent's file: HarmonyDreamAgent.load({str(file)!r}).")
     if not local and (source := hub.repository(str(name))) is not None:
         return hub.download(source, version, media)
     found = Path(name) if local else _shipped(str(name))
@@ -124,6 +123,19 @@ def locate(name: str | Path, version: str | None = None, media: bool = False) ->
 def is_package(name: str | Path) -> bool:
     """Whether a package's folder is meant."""
     return (Path(name) / packages.CARD).is_file()
+
+
+def find_agent(name: str | Path, device: torch.device | str = "auto") -> HarmonyDreamAgent:
+    """The agent of a file of ``save``, of a run's folder, or of what :func:`load` takes; errors as for those."""
+    file = model_file(name)
+    return load(name, device=device) if file is None else HarmonyDreamAgent.load(file, device=device, verbose=0)
+
+
+def model_file(name: str | Path) -> Path | None:
+    """The agent's file that is meant, there or not; None where it is a package, here or on the Hub."""
+    if is_package(name) or str(name) in pretrained():
+        return None
+    return agent_file(name) or (Path(name) if Path(name).suffix == ".zip" else None)
 
 
 def agent_file(name: str | Path) -> Path | None:

@@ -19,7 +19,7 @@ from hd_agents.envs.restarting import RestartingEnv
 from hd_agents.replay_memory import MOST_ROWS
 from hd_agents.spaces import ObservationCodec
 from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
-from hd_agents.zoo.transfer import find_agent, network_settings, take_over
+from hd_agents.zoo.transfer import network_settings, take_over, whole_agent
 
 # Constructor arguments that a run fills in itself.
 RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
@@ -150,7 +150,7 @@ def plan(
     env_kwargs = {} if env_kwargs is None else checks.mapping("env_kwargs", env_kwargs, "{'size': 96}")
     if not known:
         values = {**_fitting(task, env_kwargs, device), **values}
-    trained = None if trained_agent is None else find_agent(trained_agent)
+    trained = None if trained_agent is None else whole_agent(trained_agent)
     if trained is not None:
         values |= network_settings(trained, settings or {})
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")

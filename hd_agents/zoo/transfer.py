@@ -8,25 +8,18 @@ from typing import Any
 import torch
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.zoo.models import agent_file, is_package, load, pretrained
+from hd_agents.zoo.models import find_agent
 from hd_agents.zoo.packages import FULL, ActingAgent
 
 NETWORKS = ("policy", "backbone", "size", "policy_kwargs")  # settings that say what the weights are of
 
 
-def find_agent(source: HarmonyDreamAgent | str | Path) -> HarmonyDreamAgent:
-    """The agent itself, of a file of ``save``, or of what :func:`hd_agents.zoo.load` takes.
+def whole_agent(source: HarmonyDreamAgent | str | Path) -> HarmonyDreamAgent:
+    """The agent itself, or that of a name or path, as :func:`hd_agents.zoo.models.find_agent` finds it, on the CPU.
 
     :raises ValueError: where there is none, and for one that was packed for acting only.
     """
-    if isinstance(source, HarmonyDreamAgent):
-        found = source
-    else:
-        packed = is_package(source) or str(source) in pretrained()
-        path = Path(source)
-        # A file that is missing is for the agent's own reader to say.
-        file = None if packed else agent_file(source) or (path if path.suffix == ".zip" else None)
-        found = load(source, device="cpu") if file is None else HarmonyDreamAgent.load(file, device="cpu", verbose=0)
+    found = source if isinstance(source, HarmonyDreamAgent) else find_agent(source, "cpu")
     if isinstance(found, ActingAgent):
         raise ValueError(f"The trained agent was packed for acting only, and cannot learn on. {FULL}")
     return found
