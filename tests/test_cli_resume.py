@@ -72,7 +72,7 @@ def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:
     assert 0 < facts["wall_seconds"] < 100
     assert facts["seed"] == 3
     config = (tmp_path / "config.yml").read_text()
-    assert config.startswith("# hd-agents ") and yaml.safe_load(config)["CartPole-v1"]["seed"] == 3
+    assert config.startswith("# hd-agents") and yaml.safe_load(config)["CartPole-v1"]["seed"] == 3
     repeated = ["hd-agents", "train", "CartPole-v1", "--seed", "3", "--steps", "30", *TINY]
     assert facts["command"] == shlex.join(repeated), "neither the folder nor that it may go on"
     path.write_text(json.dumps({**facts, "wall_seconds": 1000.0}))
