@@ -52,6 +52,10 @@ PROTOCOLS = {
 OTHER_PROTOCOL = ("sampled", 20)  # tasks that the papers do not have
 
 
+class EpisodeError(RuntimeError):
+    """An environment failed while it was evaluated; the cause is its own error."""
+
+
 class Evaluation(NamedTuple):
     """E episodes of a task.
 
@@ -113,6 +117,8 @@ def evaluate(
     :param env_kwargs: arguments of ``gymnasium.make``, where ``task`` is an id.
     :raises ValueError: for a number, rule or arguments that are not allowed, and for a task with other spaces than the
         agent's, or than those that its ``VecNormalize`` wraps.
+    :raises EpisodeError: where the environment raises an exception in an episode, naming it, the episode's seed, and
+        how many episodes were played.
     """
     if not isinstance(task, str) and not callable(task):
         raise ValueError(f"task={task!r}: pass a Gymnasium id, or a function that makes the environment, lambda: env.")
@@ -161,6 +167,9 @@ def _play(
         checks.spaces(env, agent.observation_space, agent.action_space)
         deterministic, episodes = how == "deterministic", sum(map(len, shares))
         evaluate_policy(player_for(agent, how), env, episodes, deterministic=deterministic, callback=keep)
+    except EpisodeError as error:
+        total = sum(map(len, shares))
+        raise EpisodeError(f"{error}; {len(played)} of {total} episodes were played to their end.") from error.__cause__
     finally:
         envs.close()
     return played
@@ -199,14 +208,32 @@ class ActorsMode:
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Begins its episodes with the given seeds, one after the other; those that follow are not seeded."""
+    """Begins its episodes with the given seeds, one after the other; those that follow are not seeded.
+
+    :raises EpisodeError: for whatever the environment raises.
+    """
 
     def __init__(self, env: gym.Env[Any, Any], seeds: Sequence[int]) -> None:
         super().__init__(env)
         self._seeds = iter(seeds)
+        self._seed: int | None = None  # of the episode that runs
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return self.env.reset(seed=next(self._seeds, seed), options=options)
+        self._seed = next(self._seeds, seed)
+        try:
+            return self.env.reset(seed=self._seed, options=options)
+        except Exception as error:  # whatever an environment of anybody's does
+            raise self._failed(error) from error
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            return self.env.step(action)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> EpisodeError:
+        which = "an episode that does not count" if self._seed is None else f"the episode of seed {self._seed}"
+        return EpisodeError(f"The environment failed in {which}: {error!r}")
 
 
 def share_seeds(seeds: Sequence[int], n_envs: int) -> list[Sequence[int]]:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -25,6 +26,7 @@ from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
 from hd_agents.zoo.training import Plan
 
 TABLE = "compare.json"
+FAILED = train.FAILED  # exit status where runs failed
 HARMONY = {"on": ["harmony=True"], "off": ["harmony=False"]}
 MEANING = {"on": "with harmony", "off": "without harmony"}  # other variants are called by their names
 
@@ -37,7 +39,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Train a task with each setting of harmony, or each --variant, on the same seeds, evaluate every "
         "agent on the same episodes by the papers' rule, and leave the runs, compare.json and compare.png in "
         "runs/<task>_compare_<n>/. The same command with --resume and --folder, that folder, goes on with what is not "
-        "done yet.",
+        "done yet. Exit status 1 if a run failed.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--harmony", nargs="+", choices=list(HARMONY), help="default: on off")
@@ -50,7 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare as asked and return the exit status: 0, or 130 when Ctrl-C ended a training early."""
+    """Compare as asked and return the exit status: 0, FAILED where runs failed, 130 when Ctrl-C ended one."""
     variants = _variants(options)
     runs = {
         (name, seed): plan_of(_with(settings, options))
@@ -62,27 +64,32 @@ def run(options: argparse.Namespace) -> int:
     resumed = told_folder(options, "comparison") if options.resume else None
     make_env(task, env_kwargs=plan.env_kwargs).close()
     folder = _own_folder(resumed, runs) if resumed else new_run_folder(options.folder or flags.RUNS, f"{task}_compare")
-    rows = _read_rows(folder / TABLE)
+    rows, failed = _read_rows(folder / TABLE), list[str]()
     for (name, seed), plan in runs.items():
         print(f"--- {task}, {MEANING.get(name, name)}, seed {seed}", flush=True)
         if _is_judged(rows.get((name, seed)), task, options.episodes):
             print("done already")
             rows[name, seed]["folder"] = str(_run_folder(folder, name, seed))  # the comparison may have been moved
             continue
-        own = _run_folder(folder, name, seed)
-        if not _is_trained(own, plan):
-            arguments = {**vars(_with(variants[name], options)), "seed": seed, "folder": own}
-            if status := train.run(argparse.Namespace(**arguments)):
-                print(f"To go on with the comparison: the same command, with --folder {folder} --resume", flush=True)
-                return status
-        rows[name, seed] = _judge(_run_folder(folder, name, seed), plan, name, seed, options)
+        rows.pop((name, seed), None)
+        status, row = _run(folder, plan, name, seed, _with(variants[name], options))
+        if status not in (0, FAILED):
+            print(f"To go on with the comparison: the same command, with --folder {folder} --resume", flush=True)
+            return status
+        if row is None:
+            failed.append(f"{MEANING.get(name, name)}, seed {seed}")
+            continue
+        rows[name, seed] = row
         with atomic_write(folder / TABLE) as file:
             file.write((json.dumps(list(rows.values()), indent=1, allow_nan=False) + "\n").encode())
-    found = [rows[run] for run in runs]
-    print(table(found))
-    draw(folder / "compare.png", task, found)
-    print(f"  {folder / TABLE}  every episode of every evaluation\n  {folder / 'compare.png'}")
-    return 0
+    if found := [rows[run] for run in runs if run in rows]:
+        print(table(found))
+        draw(folder / "compare.png", task, found)
+        print(f"  {folder / TABLE}  every episode of every evaluation\n  {folder / 'compare.png'}")
+    if failed:
+        print(f"{len(failed)} of {len(runs)} runs FAILED: {'; '.join(failed)}", flush=True)
+        print(f"To try them again: the same command, with --folder {folder} --resume", flush=True)
+    return FAILED if failed else 0
 
 
 def _variants(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -156,19 +163,24 @@ def _is_trained(folder: Path, plan: Plan) -> bool:
     return HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= plan.steps
 
 
-def _judge(folder: Path, plan: Plan, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One run's row: its folder and its evaluation."""
-    agent = HarmonyDreamAgent.load(folder / AGENT_FILE, device=options.device, verbose=0)
-    found = evaluate(
-        agent,
-        plan.task,
-        options.episodes,
-        seed=EVALUATION_SEED,
-        n_envs=5,
-        progress_bar=bar_is_seen(),
-        env_kwargs=plan.env_kwargs,
-    )
-    return {"variant": name, "seed": seed, "folder": str(folder), "evaluation": found.to_json()}
+def _run(
+    folder: Path, plan: Plan, name: str, seed: int, options: argparse.Namespace
+) -> tuple[int, dict[str, Any] | None]:
+    """Train and evaluate what is not yet; the exit status, and the run's row where that is 0."""
+    own, status = _run_folder(folder, name, seed), 0
+    if not _is_trained(own, plan):
+        status = train.run(argparse.Namespace(**{**vars(options), "seed": seed, "folder": own}))
+    if status:
+        return status, None
+    own = _run_folder(folder, name, seed)
+    agent = HarmonyDreamAgent.load(own / AGENT_FILE, device=options.device, verbose=0)
+    how: dict[str, Any] = {"seed": EVALUATION_SEED, "n_envs": 5, "env_kwargs": plan.env_kwargs}
+    try:
+        found = evaluate(agent, plan.task, options.episodes, **how, progress_bar=bar_is_seen())
+    except Exception as error:  # whatever an environment of anybody's does; the other runs are worth more
+        traceback.print_exception(error)
+        return FAILED, None
+    return 0, {"variant": name, "seed": seed, "folder": str(own), "evaluation": found.to_json()}
 
 
 def scores(rows: list[dict[str, Any]], name: str) -> dict[int, float]:
@@ -177,19 +189,23 @@ def scores(rows: list[dict[str, Any]], name: str) -> dict[int, float]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Per variant the score of every seed and their mean; then the first one's lead over each other, seed by seed."""
+    """Per variant the score of every seed and their mean; then the first one's lead over each other, seed by seed.
+
+    A dash stands where a run failed.
+    """
     names = list(dict.fromkeys(row["variant"] for row in rows))
-    lines = {MEANING.get(name, name): list(scores(rows, name).values()) for name in names}
-    first = scores(rows, names[0])
+    found = {name: scores(rows, name) for name in names}
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    lines = {MEANING.get(name, name): found[name] for name in names}
     for name in names[1:]:
-        lines[f"{names[0]} minus {name}"] = [first[seed] - score for seed, score in scores(rows, name).items()]
+        both = [seed for seed in seeds if seed in found[names[0]] and seed in found[name]]
+        lines[f"{names[0]} minus {name}"] = {seed: found[names[0]][seed] - found[name][seed] for seed in both}
     width = max(map(len, [*lines, "mean return"])) + 2
-    seeds = [f"seed {seed}" for seed in first]
-    head = f"{'mean return':<{width}}" + "".join(f"{name:>12}" for name in [*seeds, "mean"])
-    body = [
-        f"{name:<{width}}" + "".join(f"{x:>12.2f}" for x in [*values, np.mean(values)])
-        for name, values in lines.items()
-    ]
+    head = f"{'mean return':<{width}}" + "".join(f"{name:>12}" for name in [*(f"seed {x}" for x in seeds), "mean"])
+    body = []
+    for name, values in lines.items():
+        numbers = [*(values.get(seed) for seed in seeds), np.mean(list(values.values())) if values else None]
+        body.append(f"{name:<{width}}" + "".join(f"{'-' if x is None else f'{x:.2f}':>12}" for x in numbers))
     return "\n".join([head, *body])
 
 
@@ -205,7 +221,7 @@ def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
         runs = [curve for curve, row in zip(found, rows, strict=True) if row["variant"] == name]
         draw_mean(curves, runs, colour, MEANING.get(name, name))
     for seed in {row["seed"] for row in rows}:
-        pairs.plot(names, [scores(rows, name)[seed] for name in names], "o-", color="#777777")
+        pairs.plot(names, [scores(rows, name).get(seed, np.nan) for name in names], "o-", color="#777777")
     curves.set(title=task, xlabel="env steps", ylabel=returns)
     is_of_harmony = set(names) <= set(HARMONY)
     pairs.set(title="evaluation, a line per seed", xlabel="harmony" if is_of_harmony else "", ylabel="mean return")

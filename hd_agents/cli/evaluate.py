@@ -9,9 +9,11 @@ from hd_agents.cli import flags
 from hd_agents.cli.errors import checked
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
 from hd_agents.cli.tasks import make_env, task_id
-from hd_agents.evaluation import RULES, Evaluation, evaluate
+from hd_agents.evaluation import RULES, EpisodeError, Evaluation, evaluate
 from hd_agents.host import atomic_write
 from hd_agents.progress import bar_is_seen
+
+FAILED = 1  # exit status where the environment fails
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,7 +49,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate as asked and return the exit status, 0."""
+    """Evaluate as asked and return the exit status: 0, or FAILED where the environment raises an exception."""
     agent = load_model(options.model, options.device)
     task = task_id(options.task)
     env_kwargs = env_kwargs_for(options.model, task, options.env_kwargs)
@@ -57,7 +59,11 @@ def run(options: argparse.Namespace) -> int:
     finally:
         env.close()
     arguments = (options.episodes, options.rule, options.seed, options.n_envs, bar_is_seen(), env_kwargs)
-    found = checked(lambda: evaluate(agent, task, *arguments))
+    try:
+        found = checked(lambda: evaluate(agent, task, *arguments))
+    except EpisodeError as error:
+        print(f"hd-agents: {error}", file=sys.stderr)
+        return FAILED
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}
     text = json.dumps({**trained, **found.to_json()}, indent=1, allow_nan=False) + "\n"
     if options.output is None:

@@ -12,9 +12,33 @@ EPISODES = 3  # played for the video
 
 
 def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:
-    """Play by the papers' rule, and write the video, the curve and the dream; name each file with what it shows."""
-    print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
+    """Draw the curve, play by the papers' rule, and write the video and the dream; name each file with what it shows.
+
+    An environment that fails while it is played costs the pictures of it, and a line says so.
+    """
     left = {AGENT_FILE: "the trained agent, for HarmonyDreamAgent.load"}
+    trained, evaluated = read_episodes(folder), evaluations(folder)
+    if len(trained[0]) or len(evaluated[0]):
+        draw_curve(folder / "curve.png", trained, evaluated, plan.task)
+        scores = f" and {len(evaluated[0])} evaluations" if len(evaluated[0]) else ""
+        left["curve.png"] = f"returns of {len(trained[0])} training episodes{scores}"
+    else:
+        print("No learning curve: no training episode came to its end.")
+    print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
+    try:
+        left |= _film(agent, plan, seed, folder)
+    except Exception as error:  # whatever an environment of anybody's does; what was learnt is stored
+        print(f"Pictures left out: {error!r}")
+    if len(evaluated[0]):
+        left[SCORES] = f"the {len(evaluated[0])} evaluations while it learned; the last: {evaluated[1][-1]:g}"
+    left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
+    for name, meaning in left.items():
+        print(f"  {folder / name}  {meaning}")
+
+
+def _film(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> dict[str, str]:
+    """Video and dream of episodes played for them; the files, and what each shows."""
+    left: dict[str, str] = {}
     task, env = plan.task, plan.make_env(drawn=True)
     try:
         player = player_for(agent, acting(task, "paper"))
@@ -29,17 +53,6 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None
         left["play.mp4"] = f"the agent playing {EPISODES} episodes; returns {returns}"
     else:
         print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
-    trained, evaluated = read_episodes(folder), evaluations(folder)
-    if len(trained[0]) or len(evaluated[0]):
-        draw_curve(folder / "curve.png", trained, evaluated, task)
-        scores = f" and {len(evaluated[0])} evaluations" if len(evaluated[0]) else ""
-        left["curve.png"] = f"returns of {len(trained[0])} training episodes{scores}"
-    else:
-        print("No learning curve: no training episode came to its end.")
     filming.draw_dream(folder / "dream.png", agent, episodes[0], task)
     left["dream.png"] = "what happened, what the agent dreamt would happen, and the error"
-    if len(evaluated[0]):
-        left[SCORES] = f"the {len(evaluated[0])} evaluations while it learned; the last: {evaluated[1][-1]:g}"
-    left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
-    for name, meaning in left.items():
-        print(f"  {folder / name}  {meaning}")
+    return left

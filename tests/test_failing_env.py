@@ -1,0 +1,114 @@
+"""An environment that sometimes raises: what is played after a training, and what is left of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from hd_agents import HarmonyDreamAgent, filming
+from hd_agents.cli import compare, main, pictures
+from hd_agents.evaluation import EpisodeError, evaluate
+from tests.agents import tiny
+from tests.test_cli import TINY
+
+
+class Flaky(gym.Env[Any, Any]):
+    """Episodes of 7 steps; the third step of those with one of ``seeds`` fails."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, seeds: tuple[int, ...] = ()) -> None:
+        self.seeds = seeds
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.left, self.fails = 7, seed in self.seeds
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        if self.fails and self.left == 4:
+            raise RuntimeError("motor driver timeout")
+        return np.zeros(3, np.float32), 1.0, self.left == 0, False, {}
+
+
+@pytest.fixture(autouse=True)
+def flaky() -> Iterator[None]:
+    gym.register("Flaky-v0", Flaky)
+    yield
+    del gym.registry["Flaky-v0"]
+
+
+def test_a_training_leaves_its_curve_and_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "Flaky-v0", "--steps", "60", "--folder", str(tmp_path), "--env-kwargs", "seeds=[0]", *TINY]
+    assert main(words) == 0
+    told, folder = capsys.readouterr().out.splitlines(), tmp_path / "Flaky-v0_1"
+    assert "Pictures left out: RuntimeError('motor driver timeout')" in told
+    for name in ("agent.zip", "curve.png", "tensorboard"):
+        assert (folder / name).exists()
+        assert any(line.startswith(f"  {folder / name}  ") for line in told)
+    assert not (folder / "dream.png").exists()
+    assert not any("dream.png" in line for line in told)
+
+
+def test_an_evaluation_names_error_seed_and_what_was_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = tiny(env=Flaky())
+    said = (
+        r"The environment failed in the episode of seed 2: RuntimeError('motor driver timeout'); "
+        "2 of 4 episodes were played to their end."
+    )
+    with pytest.raises(EpisodeError) as caught:
+        evaluate(agent, lambda: Flaky((2,)), 4)
+    assert str(caught.value) == said
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    agent.save(tmp_path / "agent.zip")
+    words = ["evaluate", "Flaky-v0", "--model", str(tmp_path / "agent.zip"), "--episodes", "4"]
+    assert main([*words, "--env-kwargs", "seeds=[2]"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"hd-agents: {said}"
+    with pytest.raises(EpisodeError, match="an episode that does not count"):
+        evaluate(agent, lambda: Flaky((None,)), 3, n_envs=2)  # type: ignore[arg-type]
+
+
+def test_a_comparison_goes_on_after_a_run_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn, asked = HarmonyDreamAgent.learn, list[int]()
+
+    def fails_once(agent: HarmonyDreamAgent, steps: int, **options: Any) -> HarmonyDreamAgent:
+        asked.append(steps)
+        if len(asked) == 2:
+            raise RuntimeError("motor driver timeout")
+        return learn(agent, steps, **options)
+
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", fails_once)
+    monkeypatch.setattr(filming, "MAX_STEPS", 5)
+    words = ["compare", "Flaky-v0", "--seeds", "2", "--steps", "50", "--episodes", "1", *TINY]
+    assert main([*words, "--folder", str(tmp_path)]) == 1
+    folder, told = tmp_path / "Flaky-v0_compare_1", capsys.readouterr().out.splitlines()
+    rows = json.loads((folder / "compare.json").read_text())
+    assert [(row["variant"], row["seed"]) for row in rows] == [("on", 0), ("on", 1), ("off", 1)]
+    assert "1 of 4 runs FAILED: without harmony, seed 0" in told
+    cells = {line[:7]: line.split()[-3:] for line in told}
+    assert (cells["without"], cells["on minu"]) == (["-", "7.00", "7.00"], ["-", "0.00", "0.00"])
+    assert (folder / "compare.png").exists()
+    assert main([*words, "--folder", str(folder), "--resume"]) == 0
+    assert asked == [50] * 5
+    assert len(json.loads((folder / "compare.json").read_text())) == 4
+
+
+def test_a_comparison_whose_evaluations_all_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
+    words = ["compare", "Flaky-v0", "--seeds", "1", "--steps", "50", "--episodes", "1", *TINY]
+    assert main([*words, "--folder", str(tmp_path), "--env-kwargs", f"seeds=[{compare.EVALUATION_SEED}]"]) == 1
+    told = capsys.readouterr()
+    assert "2 of 2 runs FAILED: with harmony, seed 0; without harmony, seed 0" in told.out
+    assert "failed in the episode of seed 10000: RuntimeError('motor driver timeout'); 0 of 1 episodes" in told.err
