@@ -12,6 +12,7 @@ acting           latent              action             is
 ===============  ==================  =================  ========================================
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from copy import copy
@@ -49,6 +50,7 @@ PROTOCOLS = {
     "metaworld": ("mode", 10),
     "Meta-World": ("mode", 10),
 }
+LONG = 30_000  # env steps of an episode that may never end; those of the papers have 27,000 at most
 OTHER_PROTOCOL = ("sampled", 20)  # tasks that the papers do not have
 
 
@@ -210,6 +212,8 @@ class ActorsMode:
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """Begins its episodes with the given seeds, one after the other; those that follow are not seeded.
 
+    It warns of an episode that does not end.
+
     :raises EpisodeError: for whatever the environment raises.
     """
 
@@ -217,15 +221,25 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._seeds = iter(seeds)
         self._seed: int | None = None  # of the episode that runs
+        self._steps = 0  # of it
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._seed = next(self._seeds, seed)
+        self._seed, self._steps = next(self._seeds, seed), 0
         try:
             return self.env.reset(seed=self._seed, options=options)
         except Exception as error:  # whatever an environment of anybody's does
             raise self._failed(error) from error
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        if self._steps == LONG:
+            name = self.spec.id if self.spec else str(self.unwrapped)
+            warnings.warn(
+                f"An episode of {name} has not ended in {LONG:,} steps, and is waited for: register it with "
+                "max_episode_steps=..., or put TimeLimit around it.",
+                UserWarning,
+                stacklevel=2,
+            )
         try:
             return self.env.step(action)
         except Exception as error:

@@ -18,7 +18,7 @@ from hd_agents.cli import check, main
 from hd_agents.cli.tasks import make_plan
 from hd_agents.graphs import WARMUP
 
-FAULTS = ("", "leaves", "wanders", "fails", "refuses", "breaks", "tires")
+FAULTS = ("", "goes on", "leaves", "wanders", "fails", "refuses", "breaks", "tires")
 STARTS = itertools.cycle(range(50))
 TINY = ["--set=batch_size=2", "--set=sequence_length=8", "--set=train_ratio=4", "--set=learning_starts=40"]
 
@@ -52,7 +52,7 @@ class Drift(gym.Env[np.ndarray, int]):
         self.steps += 1
         if self.fault == "tires" and self.steps > 40:
             raise RuntimeError("the battery is empty")
-        return self._seen(), float(self.count), False, self.count == 7, {}
+        return self._seen(), float(self.count), False, self.count == 7 and self.fault != "goes on", {}
 
 
 class Plus(gym.ObservationWrapper[np.ndarray, int, np.ndarray]):
@@ -73,10 +73,11 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(check, "STEPS", 60)
     monkeypatch.setattr(check, "UPDATES", 2)
     for fault in FAULTS:
-        gym.register(f"Drift{fault.title()}-v0", lambda fault=fault: Drift(fault))
+        gym.register(f"Drift{fault.title().replace(' ', '')}-v0", lambda fault=fault: Drift(fault))
+    gym.register("DriftLimited-v0", lambda: Drift("goes on"), max_episode_steps=1000)
     yield
-    for fault in FAULTS:
-        del gym.registry[f"Drift{fault.title()}-v0"]
+    for task in [task for task in gym.registry if task.startswith("Drift")]:
+        del gym.registry[task]
 
 
 def test_sound_environment(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +132,14 @@ def test_remarks_and_other_work_are_told(capsys: pytest.CaptureFixture[str], mon
     said = capsys.readouterr().out
     assert said.count("\n  remark: A Box observation space minimum value is -infinity.") == 1
     assert "The machine had other work to do (a load of 5.0)" in said
+
+
+@pytest.mark.parametrize(("task", "expected"), [("DriftGoesOn-v0", 1), ("DriftLimited-v0", 0)])
+def test_episodes_that_never_end(task: str, expected: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", task, *TINY]) == 0
+    said = capsys.readouterr().out
+    assert "no episode ended within" in said
+    assert said.count("evaluations do not end. Register it with max_episode_steps=...") == expected
 
 
 @pytest.mark.parametrize("fault", ["refuses", "breaks"])

@@ -212,6 +212,16 @@ def test_the_record_is_json_and_says_what_was_done(suites: None, agent: Any) -> 
     assert (record["rule"], record["acting"], record["seeds"]) == ("paper", "sampled", [2, 3, 4, 5])
 
 
+def test_an_episode_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = Scripted(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2), length=8)
+    agent = tiny(env=env)
+    evaluate(agent, lambda: env, 2)
+    monkeypatch.setattr(evaluation, "LONG", 8)
+    with pytest.warns(UserWarning, match=r"has not ended in 8 steps.*: register it with max_episode_steps=") as caught:
+        assert evaluate(agent, lambda: env, 1).lengths == [8]
+    assert len(caught) == 1
+
+
 def test_a_task_without_success_has_none() -> None:
     found = evaluate(tiny(size="nano"), "CartPole-v1", 2)
     assert found.successes is None

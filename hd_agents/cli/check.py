@@ -174,7 +174,9 @@ def _played(agent: HarmonyDreamAgent, clock: _Clock) -> str:
     low, high = min(clock.rewards), max(clock.rewards)
     text = f"Random play: {1 / clock.per_step():,.0f} env steps/s; rewards from {low:g} to {high:g}"
     if not episodes:
-        return f"{text}; no episode ended within {clock.steps:,} steps"
+        limited = agent.env is not None and agent.env.env_is_wrapped(TimeLimit)[0]
+        advice = ": if none ever does, evaluations do not end. Register it with max_episode_steps=..."
+        return f"{text}; no episode ended within {clock.steps:,} steps{'' if limited else advice}"
     ends = ("steps", "l", ".0f"), ("returns", "r", ".4g")
     ranges = [
         f"{what} {min(one[key] for one in episodes):{form}} to {max(one[key] for one in episodes):{form}}"
