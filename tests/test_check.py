@@ -1,6 +1,7 @@
 """`hd-agents check`: what it says of sound and unsound environments, and how it comes to the time of a run."""
 
 import itertools
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -115,11 +116,15 @@ def test_environment_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert "NOT SOUND: it cannot be played: RuntimeError: no robot on the line" in said
 
 
-def test_environment_that_fails_later(capsys: pytest.CaptureFixture[str]) -> None:
+def test_environment_that_fails_later(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["check", "DriftTires-v0", *TINY]) == 0
+    assert "  warning: it failed once in " in capsys.readouterr().out
+    monkeypatch.setattr(check, "RESTARTS", 0)
     assert main(["check", "DriftTires-v0", *TINY]) == check.FAILED
     said = capsys.readouterr().out
     assert "DriftTires-v0: passed the checks of Gymnasium" in said
-    assert "NOT SOUND: it cannot be played: RuntimeError: the battery is empty" in said
+    assert "NOT SOUND: it cannot be played: RuntimeError: " in said
+    assert "failed again after 0 restarts: RuntimeError('the battery is empty')" in said
 
 
 def test_remarks_and_other_work_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +145,34 @@ def test_episodes_that_never_end(task: str, expected: int, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "no episode ended within" in said
     assert said.count("evaluations do not end. Register it with max_episode_steps=...") == expected
+
+
+@pytest.mark.parametrize(("first", "every"), [(2, 31), (40, 40), (40, 4)])
+def test_failures_of_an_environment_that_is_made_anew(
+    first: int, every: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second step is one of Gymnasium's checks."""
+    step, steps, failed = Drift.step, itertools.count(1), list[int]()
+
+    def fails(env: Drift, action: int) -> Any:
+        number = next(steps)
+        if number >= first and (number - first) % every == 0:
+            failed.append(number)
+            raise RuntimeError("no robot on the line")
+        return step(env, action)
+
+    monkeypatch.setattr(Drift, "step", fails)
+    assert main(["check", "Drift-v0", "--steps", "200", *TINY]) == 0
+    told = capsys.readouterr()
+    assert "passed the checks of Gymnasium" in told.out
+    in_checks = first == 2
+    assert ("checks, and passed them made anew (RuntimeError: no robot on the line)" in told.out) == in_checks
+    found = re.search(r"warning: it failed (once|\d+ times) in (\d+) steps", told.out)
+    assert found and int(found[1].replace("once", "1").split()[0]) == len(failed) - in_checks
+    assert int(found[2]) > 60
+    assert ("too few for 200 steps at this rate" in told.out) == (every == 4)
+    assert told.err.count("Traceback") <= 1
+    assert "The whole run" in told.out
 
 
 @pytest.mark.parametrize("fault", ["refuses", "breaks"])

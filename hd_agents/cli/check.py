@@ -1,10 +1,14 @@
 """`hd-agents check`: whether an environment is sound, what would learn on it, and how long that takes here."""
 
 import argparse
+import logging
 import os
 import statistics
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -19,6 +23,7 @@ from hd_agents.cli import flags
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
 from hd_agents.collection import make_replay
+from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
 from hd_agents.graphs import WARMUP
 from hd_agents.host import format_bytes
 from hd_agents.zoo.training import Plan
@@ -26,6 +31,8 @@ from hd_agents.zoo.training import Plan
 FAILED = 1  # exit status where the environment is not sound
 STEPS, SECONDS = 1_000, 10.0  # of random play at most, and of acting a quarter of each; but always a sequence
 UPDATES = 5  # at most, after the first, or after the capture of a graph
+RESTARTS = 1_000  # of an environment while it is measured
+TRIES = 3  # of Gymnasium's checks, where the environment itself raises something
 SEED = 0
 ADDED = (OrderEnforcing, PassiveEnvChecker, TimeLimit)  # around an environment by gymnasium.make
 
@@ -75,19 +82,29 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.task}: NOT SOUND, it cannot be made: {_told(error)}")
         return FAILED
     fault, remarks = faults(env)
+    for _ in range(TRIES - 1):
+        if _is_raised(fault):
+            failure, (fault, remarks) = fault, faults(plan.make_env())
+            remarks += [] if fault else [f"it failed in Gymnasium's checks, and passed them made anew ({failure})"]
     print(f"{plan.task}: {'NOT SOUND: ' + fault if fault else 'passed the checks of Gymnasium'}", flush=True)
     for remark in remarks:
         print(f"  remark: {remark}")
     allow_tensor_cores(options.device)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    envs = make_vec_env(plan.make_env, plan.n_envs, seed=SEED)
+    # As in `train` they are made anew where they fail, if that is not always: here as often as it takes.
+    make = plan.make_env if _is_raised(fault) else partial(RestartingEnv, plan.make_env, RESTARTS)
+    envs = make_vec_env(make, plan.n_envs, seed=SEED)
     try:
         agent = HarmonyDreamAgent(env=envs, seed=SEED, device=options.device, verbose=1, **plan.arguments)
     except (TypeError, ValueError) as error:
         envs.close()
         raise UsageError(str(error)) from error
     try:
-        print(_tell(plan, agent, measure(agent)))
+        with _failures() as failures:
+            times = measure(agent)
+        if failures.count:
+            print(_warning(failures.count, plan, agent))
+        print(_tell(plan, agent, times))
     except Exception as error:
         print(f"NOT SOUND: it cannot be played: {_told(error)}")
         fault = fault or _told(error)
@@ -114,6 +131,41 @@ def faults(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
             env.close()
     texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
     return fault, [text for text in dict.fromkeys(texts) if "different from the unwrapped version" not in text]
+
+
+def _is_raised(fault: str | None) -> bool:
+    """Whether a fault is an exception of the environment, and none of Gymnasium's checks of it."""
+    return fault is not None and not fault.startswith("AssertionError")
+
+
+def _warning(failures: int, plan: Plan, agent: HarmonyDreamAgent) -> str:
+    """What ``train`` would make of so many failures while the agent was measured."""
+    enough = failures * plan.steps <= MAX_RESTARTS * plan.n_envs * agent.num_timesteps
+    times = "once" if failures == 1 else f"{failures} times"
+    return (
+        f"  warning: it failed {times} in {agent.num_timesteps:,} steps; `train` makes it anew up to {MAX_RESTARTS} "
+        f"times{'' if enough else f', too few for {plan.steps:,} steps at this rate'}"
+    )
+
+
+class _Failures(logging.Filter):
+    """Counts the environments that are made anew, and lets the log tell the first failure alone."""
+
+    count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.count += 1
+        return self.count == 1
+
+
+@contextmanager
+def _failures() -> Iterator[_Failures]:
+    log, found = logging.getLogger(RestartingEnv.__module__), _Failures()
+    log.addFilter(found)
+    try:
+        yield found
+    finally:
+        log.removeFilter(found)
 
 
 def measure(agent: HarmonyDreamAgent) -> Times:
