@@ -106,6 +106,27 @@ def test_a_folder_of_runs_beside_the_official_ones(tmp_path: Path, capsys: pytes
     assert names == ["aggregates_atari100k.png", "curves.png", "scores.png"]
 
 
+@pytest.mark.parametrize("letters", [5, 30, 90])
+def test_long_legends_are_seen_whole(letters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn, save = list[Any](), Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *words, **how: drawn.append(self) or save(self, *words, **how))
+    curve = np.array([1, 2, 3]), np.array([1.0, 2.0, 3.0])
+    methods = {f"{name} {'harmony=False ' * letters}"[:letters]: [curve] for name in ("first", "second", "third")}
+    figures.curves(tmp_path / "a.png", {"classic/Catch": methods}, "training return")
+    figures.curves(tmp_path / "b.png", {"atari100k/pong": {"mine": [curve], OFFICIAL[0]: [curve]}}, "training return")
+    figure = drawn[0]
+    whole, legend = figure.bbox, figure.legends[0].get_window_extent()
+    assert whole.x0 <= legend.x0 < legend.x1 <= whole.x1
+    assert whole.y0 < figure.axes[0].get_window_extent().y1 < legend.y0 < legend.y1 <= whole.y1
+    assert figure.axes[0].get_window_extent().height > 150
+    assert [one.get_supylabel() for one in drawn] == [
+        "training return",
+        "training return\n(dashed: published evaluations)",
+    ]
+
+
 def test_tables_and_suites_without_normalised_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {**ROW, "name": "classic/Catch", "task": "hd_agents/Catch-v0"}
     append_row(tmp_path / "rows.csv", row)

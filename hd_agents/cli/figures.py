@@ -15,19 +15,22 @@ from hd_agents.zoo.catalogue import suites
 COLOURS = ("#08519c", "#d94801", "#238b45", "#88419d", "#b8860b", "#ae017e", "#41b6c4", "#7f2704")
 GREYS = ("#444444", "#999999")  # of what others published
 COLUMNS = 4  # panels side by side
+MARGIN, LEGEND = 0.2, 0.5  # inches: beside the legend, and of a figure's height that are meant for it
 
 
 def curves(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Curve]]], returns: str) -> Path:
     """A panel per task: the return over env steps, of all methods; ``returns`` says of which kind it is."""
     colours = _colours(method for methods in tasks.values() for method in methods)
     figure, panels = _panels(tasks)
+    published = False
     for axes, (name, methods) in zip(panels, tasks.items(), strict=True):
         for method, found in methods.items():
+            published |= colours[method] in GREYS and any(len(steps) for steps, _ in found)
             draw_mean(axes, found, colours[method], method, "--" if colours[method] in GREYS else "-")
         axes.set_title(name, fontsize=10)
         axes.grid(alpha=0.3)
     figure.supxlabel("env steps")
-    figure.supylabel(f"{returns}\n(dashed: published evaluations)", fontsize=9)
+    figure.supylabel(f"{returns}\n(dashed: published evaluations)" if published else returns, fontsize=9)
     return _save(figure, path)
 
 
@@ -123,8 +126,15 @@ def _panels(tasks: Mapping[str, Any]) -> tuple[Any, list[Any]]:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    """Give the figure one legend for all panels and write it."""
+    """Give the figure one legend for all panels, which it grows for, and write it."""
     handles = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=9)
+    width, height = figure.get_size_inches()
+    for columns in (2, 1):
+        legend = figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=9)
+        size = legend.get_window_extent().size / figure.dpi
+        if columns == 1 or size[0] + MARGIN <= width:
+            break
+        legend.remove()
+    figure.set_size_inches(max(width, size[0] + MARGIN), height + max(0.0, size[1] - LEGEND))
     figure.savefig(path, dpi=120)
     return path
