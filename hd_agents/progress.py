@@ -60,15 +60,15 @@ class ProgressBar(BaseCallback):
 
     def on_update(self, seconds: float = 0.0) -> None:
         """Called after every gradient step, because an env step may have to wait for many; how long does not matter."""
-        now = time.monotonic()
         if self._bar is None:
             return
-        interval = getattr(self._bar, "mininterval", 0.0)  # which a bar that TQDM_DISABLE=1 hides does not have
-        if now - self._shown < max(REFRESH_SECONDS, interval):
-            return
-        self._shown = now
+        now = time.monotonic()
+        # Always, as others draw the bar too: tqdm with an env step, and whoever writes a line above it.
         self._bar.set_postfix_str(self.describe(now - self._started), refresh=False)
-        self._bar.refresh()
+        interval = getattr(self._bar, "mininterval", 0.0)  # which a bar that TQDM_DISABLE=1 hides does not have
+        if now - self._shown >= max(REFRESH_SECONDS, interval):
+            self._shown = now
+            self._bar.refresh()
 
     def describe(self, seconds: float) -> str:
         """What stands behind the bar after ``seconds`` of training: the phase, or gradient steps and their rate."""

@@ -195,3 +195,22 @@ def test_a_bar_that_tqdm_is_told_to_hide(monkeypatch: pytest.MonkeyPatch) -> Non
     bar._shown = 0.0
     bar._on_step()
     bar.close()
+
+
+def test_a_line_above_the_bar_leaves_what_is_true_now(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a file the bar is drawn seldom by itself, and again with every line that somebody writes."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    monkeypatch.delenv("TQDM_MININTERVAL", raising=False)
+    bar = started(2_000)
+    bar.model.learning_starts, bar.model.num_timesteps, bar._shown = 100, 50, 0.0
+    bar._on_step()
+    bar.model.num_timesteps, bar.model._n_updates = 200, 30
+    bar.on_update(0.1)
+    assert "random actions" in capsys.readouterr().err
+    bar._bar.write("a report")
+    said = capsys.readouterr()
+    assert said.out == "a report\n"
+    assert "30 gradient steps" in said.err and "random actions" not in said.err
+    bar.close()
