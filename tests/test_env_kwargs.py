@@ -240,6 +240,9 @@ def test_pair_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evaluate", ID, "--model", "m", "--env-kwargs", "length"])
     assert "'length': write it as KEY=VALUE" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", ID, "--model", "m", "--env-kwargs", "length=5", "colour=red"])
+    assert "colour=red. Repeat --env-kwargs for each: --env-kwargs colour=red." in capsys.readouterr().err
 
 
 class Needy(Corridor):

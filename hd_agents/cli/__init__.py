@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options, unknown = parser.parse_known_args(argv)
     if unknown:
-        apart = " Each setting needs a --set of its own." if all("=" in word for word in unknown) else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}.{apart}")
+        hint = _hint(unknown, sys.argv[1:] if argv is None else argv, options)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
     try:
         return options.run(options)
@@ -53,6 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _hint(unknown: Sequence[str], argv: Sequence[str], options: argparse.Namespace) -> str:
+    """What to type instead of what no flag takes, if that can be told."""
+    if unknown[0].partition("=")[0] == "--harmony" and hasattr(options, "settings"):
+        return f" Use --set harmony={'on' in unknown or '--harmony=on' in unknown}."
+    if all("=" in word and not word.startswith("-") for word in unknown):
+        before = [word.partition("=")[0] for word in argv[: argv.index(unknown[0])] if word.startswith("--")]
+        if before and before[-1] in ("--set", "--env-kwargs"):
+            return f" Repeat {before[-1]} for each: {before[-1]} {unknown[0]}."
+    return ""
 
 
 def build_parser() -> argparse.ArgumentParser:
