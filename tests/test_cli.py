@@ -121,6 +121,8 @@ def test_unsupported_space_is_told_in_one_line(
     [
         (["classic/CartPoel"], "Did you mean classic/CartPole"),
         (["NoSuchTask-v0"], "cannot make 'NoSuchTask-v0'"),
+        (["Robot-v0"], "If it is your own, name the module that registers it: my_module:Robot-v0\n"),
+        (["mine/Robot-v0"], "If it is your own, name the module that registers it: my_module:mine/Robot-v0\n"),
         (["CartPole-v1", "--set", "batchsize=3"], "Did you mean batch_size"),
         (["CartPole-v1", "--set", "seed=3"], "no such setting. Use the argument seed; on the command line --seed"),
         (["CartPole-v1", "--set", "steps=600"], "on the command line --steps"),

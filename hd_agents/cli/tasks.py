@@ -140,7 +140,9 @@ def new_run_folder(parent: Path, task: str) -> Path:
 
 
 def _cannot_make(task: str, error: Exception) -> UsageError:
+    unknown = isinstance(error, gym.error.NameNotFound | gym.error.NamespaceNotFound) and ":" not in task
+    own = f"If it is your own, name the module that registers it: my_module:{task}\n" if unknown else ""
     return UsageError(
-        f"cannot make {task!r}: {error}\nTASK is a name of `hd-agents list` or a Gymnasium id, such as "
+        f"cannot make {task!r}: {error}\n{own}TASK is a name of `hd-agents list` or a Gymnasium id, such as "
         "ALE/Pong-v5; Atari, DeepMind Control and Meta-World each need an extra (atari, dmc, metaworld)."
     )
