@@ -29,8 +29,9 @@ COUNTS = {"atari100k": 26, "dmc_vision": 51, "dmc_proprio": 51, "dmc_natural": 5
 def test_every_task_of_the_suites_has_a_name() -> None:
     assert {suite: len(zoo.list(suite)) for suite in COUNTS} == COUNTS
     assert len(zoo.list()) == len(set(zoo.list())) == sum(COUNTS.values())
-    with pytest.raises(ValueError, match="suite='atari'"):
-        zoo.list("atari")
+    assert zoo.list("WALK", "dmc_vision") == [name for name in zoo.list("dmc_vision") if "walk" in name] != []
+    with pytest.raises(ValueError, match=r"no task has walk and nothing in its name; the suites are .*dmc_vision"):
+        zoo.list("walk", "nothing")
 
 
 def test_the_games_are_those_of_atari100k() -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hd_agents import HarmonyDreamAgent, zoo
+from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli import flags, tracking, train
 from hd_agents.cli.curves import EVALUATION_SEED, read_episodes
 from hd_agents.cli.errors import UsageError, checked, require
@@ -21,7 +21,7 @@ from hd_agents.cli.running import Job, last_line, locked, run_jobs
 from hd_agents.cli.tasks import make_env, plan_of, task_id
 from hd_agents.progress import bar_is_seen
 from hd_agents.scores import expected_range
-from hd_agents.zoo.catalogue import preset_of
+from hd_agents.zoo.catalogue import preset_of, suites
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 from hd_agents.zoo.training import Plan
@@ -152,13 +152,14 @@ def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
 def _tasks(options: argparse.Namespace) -> list[str]:
     """The names of the tasks that are asked for."""
     try:
-        names = checked(lambda: zoo.list(options.suite))
+        checked(lambda: checks.choice("suite", options.suite, suites()))
     except UsageError as error:
         if not isinstance(error.__cause__, ValueError):
             raise
         raise UsageError(
             f"{error} A single task from several seeds: hd-agents compare {options.suite} --harmony on --seeds 5."
         ) from error
+    names = zoo.list(f"{options.suite}/")
     if options.tasks is None:
         return names
     ids = {zoo.env_id(name): name for name in names}

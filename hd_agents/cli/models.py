@@ -61,12 +61,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run_list(options: argparse.Namespace) -> int:
     """Print one task per line: its name, its Gymnasium id, and the score of the model that ships for it."""
     scores = {row["name"]: f"model: {row['mean_return']:.1f}" for row in checked(zoo.results) if row["model"]}
-    names = [name for name in checked(zoo.list) if all(word.lower() in name.lower() for word in options.words)]
+    names = checked(lambda: zoo.list(*options.words))
     if options.pretrained:
         names = [name for name in names if name in scores]
     if not names:
-        what = "task with a trained model" if options.pretrained else "task"
-        raise UsageError(f"no {what} has {' and '.join(options.words)} in its name.")
+        raise UsageError(f"no task with a trained model has {' and '.join(options.words)} in its name.")
     width = max(map(len, names))
     for name in names:
         print(f"{name:<{width}}  {zoo.env_id(name)}  {scores.get(name, '')}".rstrip())

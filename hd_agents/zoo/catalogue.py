@@ -25,15 +25,17 @@ def folder() -> Path:
     return installed if installed.is_dir() else package.parent / "zoo"
 
 
-def names(suite: str | None = None) -> list[str]:
-    """The names of all tasks, or of one suite's. Needs PyYAML (the `train` extra).
+def names(*words: str) -> list[str]:
+    """The names of all tasks, or of those that hold all of these words. Needs PyYAML (the `train` extra).
 
-    :param suite: "atari100k", "dmc_vision", "dmc_proprio", "dmc_natural", "metaworld" or "classic".
-    :raises ValueError: for an unknown suite.
+    :param words: such as a suite ("atari100k", "dmc_vision", "dmc_proprio", "dmc_natural", "metaworld" or "classic") or
+        a part of a task's name, in any case.
+    :raises ValueError: where there is none.
     """
-    if suite is not None:
-        checks.choice("suite", suite, list(_suites()))
-    return [name for name in _ids() if suite in (None, name.partition("/")[0])]
+    found = [name for name in _ids() if all(word.lower() in name.lower() for word in words)]
+    if not found:
+        raise ValueError(f"no task has {' and '.join(words)} in its name; the suites are {', '.join(_suites())}.")
+    return found
 
 
 def env_id(name: str) -> str:
