@@ -45,10 +45,15 @@ def make_replay(
         replay = SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size, folder)
         if replay.rows_per_env >= sequence_length:
             return replay
-    raise ValueError(
-        f"buffer_size={capacity} holds no sequence of {sequence_length} steps for each of {n_envs} environments: "
-        f"use at least {n_envs * sequence_length}."
-    )
+    needed = f"no sequence of {sequence_length} steps for each of {n_envs} environments"
+    if capacity is None:
+        where = "memory" if folder is None else f"disk space of {folder}"
+        advice = "replay_folder" if folder is None else "another replay_folder"
+        raise ValueError(
+            f"Half of the free {where} holds {needed} (no more than {replay.capacity:,} rows): make room, or give "
+            f"{advice} on a disk that has it."
+        )
+    raise ValueError(f"buffer_size={capacity} holds {needed}: use at least {n_envs * sequence_length}.")
 
 
 class VecStep(NamedTuple):

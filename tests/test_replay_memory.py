@@ -55,6 +55,17 @@ def test_disk_space_is_checked_before_the_first_row(tmp_path: Path, monkeypatch:
     assert make(None, folder=tmp_path).capacity == 10_000 // 2 // 163
 
 
+def test_too_little_room_for_a_sequence_is_not_blamed_on_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_memory.shutil, "disk_usage", disk(0))
+    with pytest.raises(ValueError, match=r"Half of the free disk space of .*new holds no sequence of 7.* another re"):
+        tiny(buffer_size=None, sequence_length=7, replay_folder=tmp_path / "new")
+    monkeypatch.setattr(replay_memory, "available_memory", lambda: 100)
+    with pytest.raises(ValueError, match=r"Half of the free memory holds no sequence.* give replay_folder on"):
+        tiny(buffer_size=None, sequence_length=7)
+
+
 def test_more_than_the_memory_fits_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_memory, "available_memory", lambda: 10_000)
     with pytest.raises(MemoryError, match="or a replay_folder on a disk with more room"):
