@@ -77,7 +77,7 @@ def test_a_folder_is_locked_while_those_who_were_started_live(tmp_path: Path) ->
             pass
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
     try:
-        with pytest.raises(UsageError), locked(folder):
+        with pytest.raises(UsageError, match="or by runs that a killed one has left: wait for them"), locked(folder):
             pass
     finally:
         child.communicate(b"\n")

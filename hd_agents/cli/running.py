@@ -83,7 +83,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise UsageError(
-                f"{folder} is in use by another benchmark: wait for it, or give another --folder."
+                f"{folder} is in use by another benchmark, or by runs that a killed one has left: wait for them, or "
+                "give another --folder."
             ) from error
         except OSError:  # a file system without locks
             pass
