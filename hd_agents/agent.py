@@ -145,7 +145,6 @@ class HarmonyDreamAgent(LearningLoop):
     ) -> None:
         if isinstance(env, str):
             register_suite(env)
-        level = int(verbose) if isinstance(verbose, bool) else verbose
         super().__init__(
             policy,
             env,
@@ -153,7 +152,7 @@ class HarmonyDreamAgent(LearningLoop):
             policy_kwargs=checks.mapping("policy_kwargs", policy_kwargs or {}),
             stats_window_size=checks.whole("stats_window_size", stats_window_size, 1),
             tensorboard_log=None if tensorboard_log is None else str(tensorboard_log),
-            verbose=checks.choice("verbose", checks.whole("verbose", level, 0, 0), [0, 1, 2]),
+            verbose=checks.verbosity(verbose),
             device=device,
             support_multi_env=True,
             seed=None if seed is None else checks.whole("seed", seed, 0, below=1 << 32),
@@ -393,7 +392,10 @@ class HarmonyDreamAgent(LearningLoop):
         data.update({name: value for name, value in (custom_objects or {}).items() if name in data})
         if print_system_info:
             print_systems(data)
-        agent = cls(**stored_arguments(cls, data, kwargs), env=env, device=device, _init_setup_model=False)
+        arguments = stored_arguments(cls, data, kwargs)
+        verbose = checks.verbosity(arguments.get("verbose", 0))
+        arguments["verbose"] = 0 if env is None else verbose  # what it would learn with is of no interest then
+        agent = cls(**arguments, env=env, device=device, _init_setup_model=False)
         if agent.env is not None:
             checks.spaces(agent.env, data["observation_space"], data["action_space"])
         with blamed_on(f"The archive with {', '.join(sorted(kwargs))} as given" if kwargs else "The archive"):
@@ -405,6 +407,7 @@ class HarmonyDreamAgent(LearningLoop):
             if env is None or not force_reset:
                 agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))
             agent.set_parameters(tensors, exact_match=True, device=device)
+        agent.verbose = verbose
         return agent
 
     @classmethod

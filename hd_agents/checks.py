@@ -75,6 +75,12 @@ def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
     return value
 
 
+def verbosity(value: Any) -> int:
+    """0, 1 or 2; False and True are as good as the first two."""
+    level = int(value) if isinstance(value, bool) else value
+    return int(choice("verbose", whole("verbose", level, 0, 0), [0, 1, 2]))
+
+
 def harmony(value: Any) -> bool | dict[str, bool | float]:
     """Which losses are harmonised; the names of a mapping are checked where the losses are known."""
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):

@@ -104,6 +104,16 @@ def test_sizes_are_printed_before_training(
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="has no private mappings")
+def test_sizes_are_of_no_interest_where_nothing_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = tiny(env=Clock(9), verbose=1)
+    agent.save(tmp_path / "agent")
+    capsys.readouterr()
+    agent = HarmonyDreamAgent.load(tmp_path / "agent")
+    assert (agent.verbose, capsys.readouterr().out) == (1, "")
+    HarmonyDreamAgent.load(tmp_path / "agent", env=Clock(9))
+    assert "Replay: 0 of" in capsys.readouterr().out
+
+
 def test_rows_in_memory_are_a_mapping_of_their_own() -> None:
     (owner,) = replay_memory.allocate({"x": (np.dtype(np.float32), (3,))}, 2, 5, None).values()
     assert owner.shape == (2, 5, 3)
