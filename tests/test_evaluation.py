@@ -357,6 +357,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main([*command, "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     record = json.loads(out)
+    assert len(out.splitlines()) == len(record) + 2  # a line for each entry
     assert record["returns"] == evaluate(agent, "CartPole-v1", 3, seed=5).returns
     assert (record["seeds"], record["acting"], record["env_steps"]) == ([5, 6, 7], "sampled", 0)
     assert f"{record['mean_return']:.2f}" in err

@@ -65,7 +65,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"hd-agents: {error}", file=sys.stderr)
         return FAILED
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}
-    text = json.dumps({**trained, **found.to_json()}, indent=1, allow_nan=False) + "\n"
+    entries = {**trained, **found.to_json()}.items()  # a line each, as lists of an episode a line are long
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in entries)
+    text = f"{{\n{lines}\n}}\n"
     if options.output is None:
         sys.stdout.write(text)
     else:
