@@ -88,7 +88,7 @@ def test_run_keeps_them(trained: Path) -> None:
     assert set(lengths) == {"5"}
     facts = json.loads((trained / "run.json").read_text())
     assert facts["env_kwargs"] == TRAINED
-    assert "--set=env_kwargs.length=5" in facts["command"]
+    assert "--env-kwargs length=5 --env-kwargs colour=red" in facts["command"]
     assert yaml.safe_load((trained / "config.yml").read_text())[ID]["env_kwargs"] == TRAINED
 
 
@@ -117,7 +117,7 @@ def test_a_run_goes_on_with_its_own(trained: Path, tmp_path: Path, capsys: pytes
     assert (len(lengths), set(lengths)) == (16, {"5"})
     facts = json.loads((folder / "run.json").read_text())
     assert facts["env_kwargs"] == TRAINED
-    assert "--set=env_kwargs.length=5" in facts["command"]
+    assert "--env-kwargs length=5 --env-kwargs colour=red" in facts["command"]
     checkpoint = next((folder / "checkpoints").glob("agent-*.zip"))
     assert main(["enjoy", str(checkpoint), "--episodes", "1"]) == 0
     assert "in 5 steps" in capsys.readouterr().out
@@ -125,10 +125,12 @@ def test_a_run_goes_on_with_its_own(trained: Path, tmp_path: Path, capsys: pytes
 
 def test_a_run_that_goes_on_states_what_gives_its_own_again(tmp_path: Path) -> None:
     own = {"colour": "5", "length": 5, "deep": [1, {"a": None}], "on": True}
+    own |= {"kind": "vec", "no": "none", "spaced": " a", "row": "[1]"}
     (tmp_path / "run.json").write_text(json.dumps({"env_kwargs": own}))
     plan, settings = with_own_env_kwargs(make_plan(ID), ["size=nano"], tmp_path)
     assert plan.env_kwargs == own
     assert settings[0] == "size=nano"
+    assert {"env_kwargs.kind=vec", "env_kwargs.no='none'", "env_kwargs.length=5"} < set(settings)
     assert dict(map(parse_setting, settings[1:])) == {f"env_kwargs.{key}": value for key, value in own.items()}
 
 

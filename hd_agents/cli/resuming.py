@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from hd_agents.zoo.transfer import NETWORKS
 REPEATED = ["preset", "steps", "size", "device", "checkpoint_every", "track_project", "trained_agent", "eval_every"]
 REPEATED += ["eval_episodes"]
 DEFAULTS = {"seed": None, **{flag: plan_defaults()[flag] for flag in REPEATED}}  # a run's seed is always told
+OF_ENV = "env_kwargs."  # what `--env-kwargs` puts before its settings
 WITHOUT_INFLUENCE = ("track_project", "checkpoint_every", "eval_every", "eval_episodes", "device")  # on the agent
 
 
@@ -65,7 +66,7 @@ def with_begun_env_kwargs(options: argparse.Namespace, folder: Path) -> argparse
     if facts is None or any(setting.strip().startswith("env_kwargs") for setting in options.settings):
         return options
     began = facts.get("env_kwargs", {})
-    settings = [*options.settings, *(f"env_kwargs.{key}={value!r}" for key, value in began.items())]
+    settings = [*options.settings, *_as_settings(began)]
     return argparse.Namespace(**{**vars(options), "settings": settings})
 
 
@@ -82,7 +83,17 @@ def with_own_env_kwargs(plan: Plan, settings: Sequence[str], folder: Path) -> tu
             f"{folder} was begun in environments made with {began or 'no arguments'}, and cannot go on with "
             f"{plan.env_kwargs}: leave --env-kwargs out, or give another --folder."
         )
-    return plan._replace(env_kwargs=began), [*others, *(f"env_kwargs.{key}={value!r}" for key, value in began.items())]
+    return plan._replace(env_kwargs=began), [*others, *_as_settings(began)]
+
+
+def _as_settings(env_kwargs: Mapping[str, Any]) -> list[str]:
+    """What :func:`parse_setting` makes these arguments of; words stand as they are."""
+    found = []
+    for key, value in env_kwargs.items():
+        plain = f"{OF_ENV}{key}={value}"
+        is_word = isinstance(value, str) and parse_setting(plain)[1] == value
+        found.append(plain if is_word else f"{OF_ENV}{key}={value!r}")
+    return found
 
 
 def with_own_beginning(plan: Plan, options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Namespace]:
@@ -157,7 +168,10 @@ def typed(options: argparse.Namespace) -> list[str]:
         value = getattr(options, flag)
         if value != default:
             flags += [f"--{flag.replace('_', '-')}", str(int(value)) if isinstance(value, float) else str(value)]
-    return [*flags, *(f"--set={setting}" for setting in options.settings)]
+    for setting in options.settings:
+        entry = setting.removeprefix(OF_ENV)
+        flags += [f"--set={setting}"] if entry == setting else ["--env-kwargs", entry]
+    return flags
 
 
 def changed_settings(config: Path, plan: Plan, seed: int) -> str:
