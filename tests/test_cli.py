@@ -124,6 +124,8 @@ def test_unsupported_space_is_told_in_one_line(
         (["Robot-v0"], "If it is your own, name the module that registers it: my_module:Robot-v0\n"),
         (["mine/Robot-v0"], "If it is your own, name the module that registers it: my_module:mine/Robot-v0\n"),
         (["CartPole-v1", "--set", "batchsize=3"], "Did you mean batch_size"),
+        (["CartPole-v1", "--set", "lr=1"], "lr=1: no such setting. Did you mean learning_rate?"),
+        (["CartPole-v1", "--set", "ent_coef=0"], "Did you mean entropy_coefficient?"),
         (["CartPole-v1", "--set", "seed=3"], "no such setting. Use the argument seed; on the command line --seed"),
         (["CartPole-v1", "--set", "steps=600"], "on the command line --steps"),
         (["CartPole-v1", "--set", "n_timesteps=600"], "on the command line --steps"),

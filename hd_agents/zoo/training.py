@@ -26,6 +26,8 @@ RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_i
 # What is no setting, but an argument of its own.
 ARGUMENTS = {"steps": "steps", "n_timesteps": "steps", "total_timesteps": "steps"}
 ARGUMENTS |= {name: name for name in ("seed", "device", "preset", "trained_agent")}
+# What others call a setting.
+OTHERS_NAMES = {"lr": "learning_rate", "ent_coef": "entropy_coefficient", "gae_lambda": "return_lambda"}
 # Settings that are mappings: of `--set policy_kwargs.units=64` only the entry changes.
 MAPPINGS = ("env_kwargs", "policy_kwargs", "harmony")
 MIN_BUFFER, MIN_BUFFER_PER_ENV = 10_000, 128  # rows of replay; a sequence has 64 steps by default
@@ -141,7 +143,8 @@ def plan(
             own, flag = ARGUMENTS[key], ARGUMENTS[key].replace("_", "-")
             raise ValueError(f"{key}={value!r}: no such setting. Use the argument {own}; on the command line --{flag}.")
         if key not in allowed:
-            near = difflib.get_close_matches(key, [*allowed, *ARGUMENTS], n=3) or sorted(allowed)
+            found = difflib.get_close_matches(key, [*allowed, *ARGUMENTS, *OTHERS_NAMES], n=3)
+            near = list(dict.fromkeys(OTHERS_NAMES.get(name, name) for name in found)) or sorted(allowed)
             raise ValueError(f"{key}={value!r}: no such setting. Did you mean {', '.join(near)}?")
         values[key] = value
     if steps is not None:
