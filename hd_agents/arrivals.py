@@ -5,24 +5,19 @@ copies every observation into an array of the space's own type first, where a fl
 vector is repeated; so there the single observations are checked before it does (:func:`watch`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from traceback import walk_tb
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
 from hd_agents.checks import FLOAT32_MAX
 from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
 
 EXECUTED = "executed_action"  # key of an info, where the environment did something else than it was told
-NUMBERS = (int, float, np.generic)  # whatever its size, what float() takes
-NO_NUMBER = ("setting an array element", "could not convert string")  # as NumPy says it
 MOVES = "_hd_agents_moves"  # attribute of a vector environment that counts
 
 
@@ -71,27 +66,6 @@ def encode(
         env, reason = (only, error) if only is not None else _culprit(codec, observations, error)
         name = "An environment" if env is None else f"Environment {env}"
         raise ValueError(f"{name} returned a wrong {what}observation after {steps:,} env steps: {reason}") from error
-
-
-@contextmanager
-def rewards_named(steps: int) -> Iterator[None]:
-    """Where Stable-Baselines3 stumbles over a reward that is no number: ValueError naming environment and step."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-        reward = frames[-1].f_locals.get("reward", 0.0)
-        if frames[-1].f_code is Monitor.step.__code__ and not isinstance(reward, NUMBERS):
-            found = repr(reward)
-        elif frames[-1].f_code is DummyVecEnv.step_wait.__code__ and str(error).startswith(NO_NUMBER):
-            found = f"what is no number ({error})"
-        else:
-            raise
-        env = next((f" {frame.f_locals['env_idx']}" for frame in frames if "env_idx" in frame.f_locals), "")
-        raise ValueError(
-            f"Environment{env} returned {found} as reward after {steps:,} env steps: expected one number, as float() "
-            "makes it of an array."
-        ) from error
 
 
 def check_rewards(rewards: NDArray[Any], steps: int) -> None:

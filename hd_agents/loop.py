@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, recorder
-from hd_agents.arrivals import as_flags, moves, rewards_named, watch
+from hd_agents.arrivals import as_flags, moves, watch
 from hd_agents.collection import Collector, VecStep, add_episode, make_replay, normalize_batch
 from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
@@ -143,8 +143,7 @@ class LearningLoop(BaseAlgorithm):
         self._collector.begin(replay, originals, starts, self.num_timesteps)
         random = self.num_timesteps < self.learning_starts and not self._n_updates
         actions = self._collector.act(seen, starts, random)
-        with rewards_named(self.num_timesteps):
-            new_obs, rewards, dones, infos = env.step(actions)
+        new_obs, rewards, dones, infos = env.step(actions)
         dones = as_flags(dones, env.num_envs, self.num_timesteps)
         self.num_timesteps += env.num_envs
         self._note_moves()

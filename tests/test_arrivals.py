@@ -8,7 +8,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from hd_agents.arrivals import check_rewards, encode, moves
@@ -75,30 +74,6 @@ def test_surprises_name_environment_key_and_step(part: str, value: Any, message:
     env = DummyVecEnv(makers(5, part, value))
     with pytest.raises(ValueError, match=message):
         tiny("MultiInputPolicy", env).learn(60)
-
-
-ONE = pytest.param(np.array([1.0]), marks=pytest.mark.skipif(np.__version__ < "2.4", reason="it is taken as a float"))
-
-
-@pytest.mark.parametrize("value", [ONE, None, [1.0], "a", np.zeros(2)])
-@pytest.mark.parametrize("monitored", [True, False])
-def test_rewards_that_are_no_number(value: Any, monitored: bool) -> None:
-    functions = makers(5, "reward", value)
-    env = DummyVecEnv([lambda make=make: Monitor(make()) for make in functions] if monitored else functions)
-    with pytest.raises(ValueError, match=r"Environment 1 returned .* after 12 env steps: expected ") as caught:
-        tiny("MultiInputPolicy", env).learn(60)
-    assert not monitored or f"returned {value!r} as reward" in str(caught.value)
-
-
-def test_errors_of_an_environment_itself_stay_what_they_are() -> None:
-    class Wrong(Faulty):
-        def step(self, action: Any) -> Any:
-            return super().step(action)[: 5 - (self.steps == 4)] if self.value else float([])  # type: ignore[arg-type]
-
-    for value, message in ((0, "must be a string or a real number"), (1, "not enough values to unpack")):
-        with pytest.raises((TypeError, ValueError), match=message) as caught:
-            tiny("MultiInputPolicy", Wrong(-1, "", value)).learn(60)
-        assert "as reward" not in str(caught.value)
 
 
 def test_a_wrong_first_observation_is_refused() -> None:
