@@ -157,6 +157,7 @@ def test_other_settings_and_other_benchmarks_are_refused(stand_in: Path, capsys:
 def test_a_suite_that_is_not_installed_is_told_at_once(
     stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delitem(sys.modules, "hd_agents.envs.atari", raising=False)  # which another test may have imported
     monkeypatch.setitem(sys.modules, "ale_py", None)
     assert main(["benchmark", "atari100k", "--tasks", "pong", "--folder", str(stand_in)]) == 2
     assert "hd_agents[atari]" in capsys.readouterr().err
