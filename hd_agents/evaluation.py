@@ -12,24 +12,21 @@ acting           latent              action             is
 ===============  ==================  =================  ========================================
 """
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, VecTransposeImage, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage, is_vecenv_wrapped
 
 import hd_agents
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.arrivals import EXECUTED, encode_executed
-from hd_agents.envs import make, namespace
+from hd_agents.envs import namespace
+from hd_agents.episodes import EnvMaker, EpisodeError, seeded_envs, share_seeds
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
 from hd_agents.randomness import seeded
@@ -37,7 +34,6 @@ from hd_agents.restoring import system_info
 from hd_agents.scores import human_normalized
 from hd_agents.spaces import Observation
 
-EnvMaker = Callable[[], gym.Env[Any, Any]]
 RULES = ("paper", "deterministic")
 # What the papers do, by the namespace of the task's id: how they act in evaluation, and for how many episodes.
 PROTOCOLS = {
@@ -50,12 +46,7 @@ PROTOCOLS = {
     "metaworld": ("mode", 10),
     "Meta-World": ("mode", 10),
 }
-LONG = 30_000  # env steps of an episode that may never end; those of the papers have 27,000 at most
 OTHER_PROTOCOL = ("sampled", 20)  # tasks that the papers do not have
-
-
-class EpisodeError(RuntimeError):
-    """An environment failed while it was evaluated; the cause is its own error."""
 
 
 class Evaluation(NamedTuple):
@@ -207,66 +198,6 @@ class ActorsMode:
     ) -> tuple[NDArray[Any], NumpyState]:
         """As :meth:`DreamPolicy.predict`; ``deterministic`` changes nothing."""
         return self.policy.predict(observation, state, episode_start, deterministic=False, mode=True)
-
-
-class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Begins its episodes with the given seeds, one after the other; those that follow are not seeded.
-
-    It warns of an episode that does not end.
-
-    :raises EpisodeError: for whatever the environment raises.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], seeds: Sequence[int]) -> None:
-        super().__init__(env)
-        self._seeds = iter(seeds)
-        self._seed: int | None = None  # of the episode that runs
-        self._steps = 0  # of it
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._seed, self._steps = next(self._seeds, seed), 0
-        try:
-            return self.env.reset(seed=self._seed, options=options)
-        except Exception as error:  # whatever an environment of anybody's does
-            raise self._failed(error) from error
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self._steps += 1
-        if self._steps == LONG:
-            name = self.spec.id if self.spec else str(self.unwrapped)
-            warnings.warn(
-                f"An episode of {name} has not ended in {LONG:,} steps, and is waited for: register it with "
-                "max_episode_steps=..., or put TimeLimit around it.",
-                UserWarning,
-                stacklevel=2,
-            )
-        try:
-            return self.env.step(action)
-        except Exception as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: Exception) -> EpisodeError:
-        which = "an episode that does not count" if self._seed is None else f"the episode of seed {self._seed}"
-        return EpisodeError(f"The environment failed in {which}: {error!r}")
-
-
-def share_seeds(seeds: Sequence[int], n_envs: int) -> list[Sequence[int]]:
-    """One share of the seeds per environment, as many as ``evaluate_policy`` plays episodes in it."""
-    counts = [(len(seeds) + env) // n_envs for env in range(n_envs)]
-    ends = np.cumsum(counts)
-    return [seeds[end - count : end] for count, end in zip(counts, ends, strict=True)]
-
-
-def seeded_envs(task: str | EnvMaker, shares: Sequence[Sequence[int]], env_kwargs: Mapping[str, Any]) -> DummyVecEnv:
-    """One monitored environment per share of seeds, in this process."""
-
-    def play(share: Sequence[int]) -> gym.Env[Any, Any]:
-        return Monitor(SeededEpisodes(make(task, env_kwargs) if isinstance(task, str) else task(), share))
-
-    with ExitStack() as made:  # those before one that cannot be made are closed
-        envs = [made.enter_context(closing(play(share))) for share in shares]
-        made.pop_all()
-    return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
 
 
 def normalized(envs: VecEnv, normalizer: VecNormalize | None) -> VecEnv:

@@ -16,7 +16,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from hd_agents import evaluation
 from hd_agents.cli import main
-from hd_agents.evaluation import ActorsMode, evaluate, share_seeds
+from hd_agents.episodes import SeededEpisodes, share_seeds
+from hd_agents.evaluation import ActorsMode, evaluate
 from hd_agents.scores import expected_range, human_normalized
 from tests.agents import Scripted, tiny
 from tests.test_sb3_logging import Memory, logged
@@ -97,7 +98,7 @@ def test_evaluate_policy_gives_the_same_numbers(suites: None, agent: Any, task: 
     """The unpatched evaluate_policy, the seeds handed out by the environments' own resets."""
     found = evaluate(agent, Chance if task == "Chance" else task, 6, rule, seed=9, n_envs=2)
     shares = share_seeds(found.seeds, 2)
-    env = DummyVecEnv([lambda share=share: Monitor(evaluation.SeededEpisodes(Chance(), share)) for share in shares])
+    env = DummyVecEnv([lambda share=share: Monitor(SeededEpisodes(Chance(), share)) for share in shares])
     torch.manual_seed(9)
     model = ActorsMode(agent.policy) if task.startswith("metaworld") else agent
     returns, lengths = evaluate_policy(
@@ -216,7 +217,7 @@ def test_an_episode_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -
     env = Scripted(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2), length=8)
     agent = tiny(env=env)
     evaluate(agent, lambda: env, 2)
-    monkeypatch.setattr(evaluation, "LONG", 8)
+    monkeypatch.setattr("hd_agents.episodes.LONG", 8)
     with pytest.warns(UserWarning, match=r"has not ended in 8 steps.*: register it with max_episode_steps=") as caught:
         assert evaluate(agent, lambda: env, 1).lengths == [8]
     assert len(caught) == 1

@@ -12,7 +12,8 @@ from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, filming
 from hd_agents.cli import compare, main, pictures
-from hd_agents.evaluation import EpisodeError, evaluate
+from hd_agents.episodes import EpisodeError
+from hd_agents.evaluation import evaluate
 from tests.agents import tiny
 from tests.test_cli import TINY
 

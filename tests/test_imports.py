@@ -40,7 +40,7 @@ RANKS = (
         "vetting",
     },
     {"learner", "policies", "official_files", "official_layout"},
-    {"collection", "footprint", "imagine", "official", "player", "restoring", "run_state"},
+    {"collection", "episodes", "footprint", "imagine", "official", "player", "restoring", "run_state"},
     {"film_strip", "recorder"},
     {"loop"},
     {"agent"},

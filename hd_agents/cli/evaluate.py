@@ -9,7 +9,8 @@ from hd_agents.cli import flags
 from hd_agents.cli.errors import checked
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
 from hd_agents.cli.tasks import make_env, task_id
-from hd_agents.evaluation import RULES, EpisodeError, Evaluation, evaluate
+from hd_agents.episodes import EpisodeError
+from hd_agents.evaluation import RULES, Evaluation, evaluate
 from hd_agents.host import atomic_write
 from hd_agents.progress import bar_is_seen
 
