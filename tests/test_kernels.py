@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+TESTED = "2.13.0"  # whose internals a device can be pretended in
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MOST = {"nano-pixels": 2_200, "nano-control": 4_200}  # operations, a tenth more than there are
 
@@ -26,7 +28,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]
         pytest.skip(reason)
     report = tmp_path_factory.mktemp("kernels") / "report.json"
     words = [sys.executable, BENCHMARKS / "kernels.py", *MOST, "--precision", "bfloat16", "--json", report]
-    subprocess.run(words, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if "pretend.cpp:" in done.stderr and torch.__version__.split("+")[0] != TESTED:
+        pytest.skip("this PyTorch has other internals than the one that the constraints name")
+    assert done.returncode == 0, done.stderr
     return {row["case"]: row for row in json.loads(report.read_text())["rows"]}
 
 
