@@ -79,7 +79,7 @@ def build(
         encoder.outputs,
         action_size,
         deter=widths.deter,
-        units=widths.hidden,
+        hidden=widths.hidden,
         stoch=widths.stoch,
         classes=widths.classes,
         norm=style.norm,

@@ -56,7 +56,7 @@ def test_one_step_of_the_rssm(release: str) -> None:
     (stoch, classes), deter = data["prev/stoch"].shape[1:], data["prev/deter"].shape[1]
     hidden = data["param/rssm/img_in/kernel" if jax else "param/img_in.bias"].shape[-1]
     rssm = RSSM(
-        data["embed"].shape[1], data["action"].shape[1], deter=deter, units=hidden, stoch=stoch, classes=classes,
+        data["embed"].shape[1], data["action"].shape[1], deter=deter, hidden=hidden, stoch=stoch, classes=classes,
         norm=jax, act="silu" if jax else "elu", unimix=0.01 if jax else 0.0, learned_initial=jax, clip_action=jax,
     )  # fmt: skip
     weights = {}

@@ -33,7 +33,12 @@ class State(NamedTuple):
 class RSSM(nn.Module):
     """prior:  h' = GRU(h, [z, a]),  z' ~ p(z' | h');   posterior:  z' ~ q(z' | h', embed).
 
-    :param deter: D. :param units: width of the layers between. :param stoch: S. :param classes: K.
+    A step is written here three times, module by module: :meth:`imagine_step`, :meth:`observe_step`, :meth:`_filter`.
+    The same operations without the modules, for speed: :mod:`hd_agents.world_model.filtering` (with gradients),
+    :mod:`hd_agents.acting` and :mod:`hd_agents.behavior.imagination`. Tests hold all of them to the same numbers. The
+    official code's names: ``image_in`` and ``image_out`` are its layers of imagination (img), not of images.
+
+    :param deter: D. :param hidden: width of the layers between. :param stoch: S. :param classes: K.
     :param norm: layer norm everywhere and no GRU bias (DreamerV3), or only in the GRU (DreamerV2).
     :param unimix: share of the uniform distribution in prior and posterior.
     :param learned_initial: the first state of an episode is learned (DreamerV3) instead of zeros (DreamerV2).
@@ -46,7 +51,7 @@ class RSSM(nn.Module):
         action: int,
         *,
         deter: int,
-        units: int,
+        hidden: int,
         stoch: int,
         classes: int,
         norm: bool,
@@ -60,12 +65,12 @@ class RSSM(nn.Module):
         self.flat = stoch * classes
         self.features = deter + self.flat
         self.unimix, self.clip_action = unimix, clip_action
-        self.image_in = Dense(self.flat + action, units, norm=norm, act=act)
-        self.gru = GRUCell(units, deter, bias=not norm)
-        self.image_out = Dense(deter, units, norm=norm, act=act)
-        self.prior_out = linear(units, self.flat)
-        self.observe_in = Dense(deter + embed, units, norm=norm, act=act)
-        self.posterior_out = linear(units, self.flat)
+        self.image_in = Dense(self.flat + action, hidden, norm=norm, act=act)
+        self.gru = GRUCell(hidden, deter, bias=not norm)
+        self.image_out = Dense(deter, hidden, norm=norm, act=act)
+        self.prior_out = linear(hidden, self.flat)
+        self.observe_in = Dense(deter + embed, hidden, norm=norm, act=act)
+        self.posterior_out = linear(hidden, self.flat)
         self.initial_deter = nn.Parameter(torch.zeros(deter)) if learned_initial else None
 
     def initial(self, n: int) -> State:
