@@ -59,7 +59,7 @@ def test_a_training_leaves_its_curve_and_says_what_is_missing(
     assert not any("dream.png" in line for line in told)
 
 
-def test_an_evaluation_names_error_seed_and_what_was_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_and_enjoy_name_error_and_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = tiny(env=Flaky())
     said = (
         r"The environment failed in the episode of seed 2: RuntimeError('motor driver timeout'); "
@@ -73,6 +73,11 @@ def test_an_evaluation_names_error_seed_and_what_was_played(tmp_path: Path, caps
     words = ["evaluate", "Flaky-v0", "--model", str(tmp_path / "agent.zip"), "--episodes", "4"]
     assert main([*words, "--env-kwargs", "seeds=[2]"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"hd-agents: {said}"
+    watched = ["enjoy", str(tmp_path / "agent.zip"), "--task", "Flaky-v0", "--env-kwargs", "seeds=[2]"]
+    assert main(watched) == 1
+    failed = "hd-agents: The environment failed in the episode of seed 2: RuntimeError('motor driver timeout')"
+    assert capsys.readouterr().err.splitlines()[-1] == failed
+    assert main([*watched, "--episodes", "2"]) == 0
     with pytest.raises(EpisodeError, match="an episode that does not count"):
         evaluate(agent, lambda: Flaky((None,)), 3, n_envs=2)  # type: ignore[arg-type]
 
