@@ -61,11 +61,9 @@ class Demands(TorchDispatchMode):
         work = 0 if count is None else count(*args, **(kwargs or {}), out_val=results)
         moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         rate = ARITHMETIC.get(tensors[0].dtype, ARITHMETIC[torch.float32])
-        self.operations, self.traffic, self.arithmetic = (
-            self.operations + 1,
-            self.traffic + moved,
-            self.arithmetic + work,
-        )
+        self.operations += 1
+        self.traffic += moved
+        self.arithmetic += work
         self.seconds += max(LAUNCH, moved / TRAFFIC, work / rate)
         self.sites[_site()] += 1
         return results
