@@ -47,7 +47,7 @@ class LearningLoop(BaseAlgorithm):
     replay_buffer: SequenceReplay | None
     _collector: Collector
     _metrics: Metrics
-    _ended: NDArray[np.int64]  # episodes of each environment that came to their end
+    _ended: NDArray[np.int64]  # episodes of each environment that its monitor has told of
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -161,7 +161,7 @@ class LearningLoop(BaseAlgorithm):
         if normalizer is not None:
             self._last_original_obs = delivered
         self._update_info_buffer(infos, dones)
-        self._ended += dones
+        self._ended += [bool(done and "episode" in info) for done, info in zip(dones, infos, strict=True)]
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         if not go_on:
             return False

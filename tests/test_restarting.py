@@ -18,6 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
+from hd_agents.envs import restarting
 from hd_agents.envs.restarting import RestartingEnv, RestartingSubprocVecEnv, new_seed
 from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
 from hd_agents.jsonable import from_json, to_json
@@ -208,6 +209,33 @@ def test_close_ends_a_process_that_hangs(tmp_path: Path) -> None:
 def test_timeout_must_be_above_zero() -> None:
     with pytest.raises(ValueError, match="timeout=0 is not allowed"):
         RestartingSubprocVecEnv([Fragile], timeout=0)
+
+
+def test_processes_do_not_import_everything_anew() -> None:
+    from multiprocessing import forkserver
+
+    RestartingSubprocVecEnv([Fragile], "forkserver").close()
+    assert "hd_agents.envs.restarting" in forkserver._forkserver._preload_modules
+
+
+def test_ctrl_c_in_the_terminal_does_not_end_the_processes() -> None:
+    env = RestartingSubprocVecEnv([Fragile])
+    try:
+        env.reset()
+        os.kill(env.processes[0].pid, signal.SIGINT)
+        observation, *_ = env.step(np.zeros(1, int))
+        assert (observation[0][1], env.restarts) == (1.0, [0])
+    finally:
+        env.close()
+
+
+def test_close_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarting, "CLOSING_SECONDS", 0.5)
+    env = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "f", 1), 1, "hang")], "fork")
+    env.reset()
+    env.step_async(np.zeros(1, int))
+    env.close()
+    assert not any(process.is_alive() for process in env.processes)
 
 
 class Kill(BaseCallback):

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -16,7 +15,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
@@ -92,18 +91,17 @@ def run(options: argparse.Namespace) -> int:
     allow_tensor_cores(options.device)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     # As in `train` they are made anew where they fail, if that is not always: here as often as it takes.
-    make = plan.make_env if _is_raised(fault) else partial(RestartingEnv, plan.make_env, RESTARTS)
-    envs = make_vec_env(make, plan.n_envs, seed=SEED)
+    envs = plan.make_envs(SEED, max_restarts=None if _is_raised(fault) else RESTARTS)
     try:
         agent = HarmonyDreamAgent(env=envs, seed=SEED, device=options.device, verbose=1, **plan.arguments)
     except (TypeError, ValueError) as error:
         envs.close()
         raise UsageError(str(error)) from error
     try:
-        with _failures() as failures:
+        with _first_failure_told():
             times = measure(agent)
-        if failures.count:
-            print(_warning(failures.count, plan, agent))
+        if failures := _restarts(envs):
+            print(_warning(failures, plan, agent))
         print(_tell(plan, agent, times))
     except Exception as error:
         print(f"NOT SOUND: it cannot be played: {_told(error)}")
@@ -148,24 +146,25 @@ def _warning(failures: int, plan: Plan, agent: HarmonyDreamAgent) -> str:
     )
 
 
-class _Failures(logging.Filter):
-    """Counts the environments that are made anew, and lets the log tell the first failure alone."""
-
-    count = 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        self.count += 1
-        return self.count == 1
+def _restarts(envs: VecEnv) -> int:
+    """How often environments, or their processes, were made anew."""
+    each = envs.get_attr("restarts") if envs.has_attr("restarts") else []
+    return sum(each) + sum(getattr(envs, "restarts", []))
 
 
 @contextmanager
-def _failures() -> Iterator[_Failures]:
-    log, found = logging.getLogger(RestartingEnv.__module__), _Failures()
-    log.addFilter(found)
+def _first_failure_told() -> Iterator[None]:
+    """Let the log tell the first environment of this process that is made anew, and no other."""
+    log, first = logging.getLogger(RestartingEnv.__module__), iter((True,))
+
+    def is_first(record: logging.LogRecord) -> bool:
+        return next(first, False)
+
+    log.addFilter(is_first)
     try:
-        yield found
+        yield
     finally:
-        log.removeFilter(found)
+        log.removeFilter(is_first)
 
 
 def measure(agent: HarmonyDreamAgent) -> Times:

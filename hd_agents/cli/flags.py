@@ -9,6 +9,7 @@ import torch
 from hd_agents import checks, zoo
 from hd_agents.cli import tracking
 from hd_agents.cli.curves import SCORES
+from hd_agents.zoo.training import VEC_ENVS
 
 RUNS = Path("runs")  # where run folders go
 
@@ -50,6 +51,18 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     add_device_flag(parser)
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
+    where = (
+        "the environments of --set n_envs=N: all of them in this process, or each in one of its own (default: dummy)"
+    )
+    parser.add_argument(
+        "--vec-env",
+        dest="settings",
+        action="append",
+        default=[],
+        type=_vec_env,
+        metavar="KIND",
+        help=f"dummy or subproc: {where}",
+    )
     set_help = "any argument of HarmonyDreamAgent, n_envs, or one entry such as policy_kwargs.units; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
     add_env_flag(parser, "settings", "env_kwargs.")
@@ -116,6 +129,12 @@ def _whole(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
     return int(text)
+
+
+def _vec_env(text: str) -> str:
+    if text not in VEC_ENVS:
+        raise argparse.ArgumentTypeError(f"{text!r}: use one of {', '.join(VEC_ENVS)}")
+    return f"vec_env={text}"
 
 
 def _device(text: str) -> str:

@@ -97,8 +97,7 @@ def run(options: argparse.Namespace) -> int:
         claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
     if resuming:
         plan, options = with_own_beginning(plan, options, folder)
-    monitor = {"override_existing": not resuming}
-    env = plan.make_envs(options.seed, monitor_dir=str(folder), monitor_kwargs=monitor)
+    env = plan.make_envs(options.seed, folder, resuming)
     checkpoint = None
     if options.resume or options.checkpoint_every is not None:
         every = options.checkpoint_every or max(1, plan.steps // REPORTS)

@@ -24,7 +24,7 @@ from hd_agents.progress import bar_is_seen
 from hd_agents.provenance import commit, machine
 from hd_agents.zoo import search_space
 from hd_agents.zoo.search_space import Space
-from hd_agents.zoo.training import Plan, settable
+from hd_agents.zoo.training import OF_ENVS, Plan, settable
 
 NEEDED = ("optuna", "tqdm", "yaml")
 EVALUATION_SEED = 20_000  # of the first episode; not those that `zoo pack` judges the chosen agent by
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     plan = plan_of(options)
     allow_tensor_cores(options.device)
     space = checked(lambda: search_space.read(options.space))
-    if unknown := [str(key) for key in space if key not in settable() or key in ("n_envs", "env_kwargs")]:
+    if unknown := [str(key) for key in space if key not in settable() or key in OF_ENVS]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
     whole = space  # which the study is known by
     fixed = {setting.partition("=")[0].partition(".")[0].strip() for setting in options.settings}

@@ -8,8 +8,10 @@ observation is the one before the failure, its last reward 0, and its last ``inf
 """
 
 import logging
+import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import wait
 from typing import Any
@@ -21,6 +23,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
 MAX_RESTARTS = 10  # of one environment; something that fails more often than that has to be looked at
+CLOSING_SECONDS = 10.0  # that a running step may take to its end when all is closed
 DEAD = (EOFError, ConnectionResetError, BrokenPipeError)  # what the pipe to a dead process says
 
 _log = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ def new_seed(first: int | None, restarts: int) -> int | None:
 class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
     """An environment that is made anew when ``step`` or ``reset`` raises an exception.
 
+    ``restarts`` counts them.
+
     :param make: makes the environment. :param max_restarts: in the whole life of this object.
     :raises RuntimeError: from ``step`` or ``reset`` when it fails once more than that, with the failure as its cause.
     """
@@ -41,7 +46,7 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, make: Callable[[], gym.Env[Any, Any]], max_restarts: int = MAX_RESTARTS) -> None:
         super().__init__(make())
         self._make, self._max_restarts = make, max_restarts
-        self._restarts = 0
+        self.restarts = 0
         self._first_seed: int | None = None
         self._seed: int | None = None  # that the next reset takes if it is given none
         self._last: Any = None
@@ -69,29 +74,30 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def get_state(self) -> dict[str, Any]:
         """For :mod:`hd_agents.envs.state`."""
-        return {"restarts": self._restarts, "seeds": [self._first_seed, self._seed], "last": self._last}
+        return {"restarts": self.restarts, "seeds": [self._first_seed, self._seed], "last": self._last}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Undo :meth:`get_state`."""
-        self._restarts, (self._first_seed, self._seed), self._last = state["restarts"], state["seeds"], state["last"]
+        self.restarts, (self._first_seed, self._seed), self._last = state["restarts"], state["seeds"], state["last"]
 
     def _restart(self, error: Exception) -> None:
         """Put a new environment in the failed one's place; the caller resets it."""
-        self._restarts += 1
-        if self._restarts > self._max_restarts:
+        self.restarts += 1
+        if self.restarts > self._max_restarts:
             raise RuntimeError(f"{self.env} failed again after {self._max_restarts} restarts: {error!r}") from error
-        _log.warning("%s failed; restart %d of %d.", self.env, self._restarts, self._max_restarts, exc_info=error)
+        _log.warning("%s failed; restart %d of %d.", self.env, self.restarts, self._max_restarts, exc_info=error)
         with suppress(Exception):
             self.env.close()
         self.env = self._make()
-        self._seed = new_seed(self._first_seed, self._restarts)
+        self._seed = new_seed(self._first_seed, self.restarts)
 
 
 class RestartingSubprocVecEnv(SubprocVecEnv):
     """One environment per process; a process that dies is replaced.
 
     A ``Monitor`` inside the process would start anew with it, and its file too: put a ``VecMonitor`` around the whole
-    instead.
+    instead. ``restarts`` counts them for each process. Ctrl-C does not reach the processes: it is for the program that
+    started them, which closes them.
 
     :param env_fns: N functions that make the environments.
     :param start_method: "forkserver", "spawn" or "fork"; None for the first of them that the system has.
@@ -112,6 +118,9 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout={timeout} is not allowed: give seconds above 0, or None to wait for ever")
         start_method = start_method or ("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+        env_fns = [partial(_without_ctrl_c, make) for make in env_fns]
+        self._context: Any = get_context(start_method)
+        self._context.set_forkserver_preload(["__main__", __name__])  # once, instead of in each process
         try:
             super().__init__(env_fns, start_method)
         except DEAD as error:
@@ -121,9 +130,8 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             ) from error
         self.remotes = list(self.remotes)
         self._env_fns, self._max_restarts = env_fns, max_restarts
-        self._context: Any = get_context(start_method)
         self._timeout = timeout
-        self._restarts = [0] * self.num_envs
+        self.restarts = [0] * self.num_envs
         self._failures = [""] * self.num_envs
         self._first_seeds: list[int | None] = [None] * self.num_envs
         self._last: list[Any] = [None] * self.num_envs
@@ -161,7 +169,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             return
         for env in range(self.num_envs):
             if self._unanswered[env]:
-                self._receive(env)
+                self._receive(env, self._timeout or CLOSING_SECONDS)
             self._send(env, ("close", None))
         for process, remote in zip(self.processes, self.remotes, strict=True):
             process.join(self._timeout)
@@ -172,21 +180,21 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
 
     def get_state(self) -> dict[str, Any]:
         """For :mod:`hd_agents.envs.state`: of the restarts, not of the environments."""
-        return {"restarts": list(self._restarts), "seeds": list(self._first_seeds), "last": list(self._last)}
+        return {"restarts": list(self.restarts), "seeds": list(self._first_seeds), "last": list(self._last)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Undo :meth:`get_state`."""
-        self._restarts, self._first_seeds, self._last = state["restarts"], state["seeds"], state["last"]
+        self.restarts, self._first_seeds, self._last = state["restarts"], state["seeds"], state["last"]
 
     def _send(self, env: int, message: tuple[str, Any]) -> None:
         with suppress(*DEAD):  # _receive will find out
             self.remotes[env].send(message)
         self._unanswered[env] = message[0] in ("step", "reset")
 
-    def _receive(self, env: int) -> Any:
+    def _receive(self, env: int, timeout: float | None = None) -> Any:
         """What the process answers; None if it is dead, as it is after a time without an answer."""
-        remote, process = self.remotes[env], self.processes[env]
-        in_time = wait([remote, process.sentinel], self._timeout)
+        remote, process, timeout = self.remotes[env], self.processes[env], timeout or self._timeout
+        in_time = wait([remote, process.sentinel], timeout)
         if not in_time:
             process.kill()
         with suppress(*DEAD, OSError):  # the latter for a process that died in the middle of its answer
@@ -195,7 +203,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
                 return answer
         process.join()
         self._unanswered[env] = False
-        self._failures[env] = f"exit code {process.exitcode}" if in_time else f"no answer for {self._timeout:g} s"
+        self._failures[env] = f"exit code {process.exitcode}" if in_time else f"no answer for {timeout:g} s"
         return None
 
     def _cut_off(self, env: int) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
@@ -212,13 +220,13 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         """Replace a dead process until one lives through ``reset``, and give what that answers."""
         while True:
             failure = f"The process of environment {env} died ({self._failures[env]})"
-            self._restarts[env] += 1
-            if self._restarts[env] > self._max_restarts:
+            self.restarts[env] += 1
+            if self.restarts[env] > self._max_restarts:
                 self.waiting = False
                 raise RuntimeError(f"{failure}, after {self._max_restarts} restarts.")
-            _log.warning("%s; restart %d of %d.", failure, self._restarts[env], self._max_restarts)
+            _log.warning("%s; restart %d of %d.", failure, self.restarts[env], self._max_restarts)
             self._start(env)
-            self._send(env, ("reset", (new_seed(self._first_seeds[env], self._restarts[env]), options)))
+            self._send(env, ("reset", (new_seed(self._first_seeds[env], self.restarts[env]), options)))
             if (answer := self._receive(env)) is not None:
                 return answer
 
@@ -229,3 +237,9 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         self.processes[env] = self._context.Process(target=_worker, args=arguments, daemon=True)
         self.processes[env].start()
         work_remote.close()
+
+
+def _without_ctrl_c(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
+    """What ``make`` makes, in a process that Ctrl-C in its terminal does not end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make()

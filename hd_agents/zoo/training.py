@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import torch
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv, RestartingSubprocVecEnv
+from hd_agents.envs.state import Restorable
 from hd_agents.replay_memory import MOST_ROWS
 from hd_agents.spaces import ObservationCodec
 from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
@@ -30,6 +33,12 @@ ARGUMENTS |= {name: name for name in ("seed", "device", "preset", "trained_agent
 OTHERS_NAMES = {"lr": "learning_rate", "ent_coef": "entropy_coefficient", "gae_lambda": "return_lambda"}
 # Settings that are mappings: of `--set policy_kwargs.units=64` only the entry changes.
 MAPPINGS = ("env_kwargs", "policy_kwargs", "harmony")
+# Where the environments of a run live: in its process, one after the other, or in one process each. As in rl-zoo3.
+VEC_ENVS: dict[str, dict[str, Any]] = {
+    "dummy": {},
+    "subproc": {"vec_env_cls": RestartingSubprocVecEnv, "wrapper_class": Restorable},
+}
+OF_ENVS = ("n_envs", "vec_env", "env_kwargs")  # settings that are no arguments of the agent
 MIN_BUFFER, MIN_BUFFER_PER_ENV = 10_000, 128  # rows of replay; a sequence has 64 steps by default
 
 
@@ -37,7 +46,7 @@ class Plan(NamedTuple):
     """One training run: ``steps`` env steps of ``task`` in ``n_envs`` environments, by an agent made of ``arguments``.
 
     :param task: its Gymnasium id. :param env_kwargs: what its environments are made with.
-    :param trained_agent: whose weights it begins with; None for random ones.
+    :param trained_agent: whose weights it begins with; None for random ones. :param vec_env: one of ``VEC_ENVS``.
     """
 
     task: str
@@ -46,18 +55,28 @@ class Plan(NamedTuple):
     arguments: dict[str, Any]
     env_kwargs: dict[str, Any]
     trained_agent: HarmonyDreamAgent | None = None
+    vec_env: str = "dummy"
 
     def make_env(self, drawn: bool = False) -> gym.Env[Any, Any]:
         """One of its environments; ``drawn`` as for :func:`hd_agents.zoo.make_env`."""
         return make_with(self.task, self.env_kwargs, drawn)
 
-    def make_envs(self, seed: int, **options: Any) -> VecEnv:
+    def make_envs(
+        self, seed: int, folder: Path | None = None, resumed: bool = False, max_restarts: int | None = MAX_RESTARTS
+    ) -> VecEnv:
         """All of its environments; a simulator that fails in the night costs an episode, not the run.
 
-        :param options: as for Stable-Baselines3's ``make_vec_env``.
+        :param folder: for a file of each one's episodes; None for none. :param resumed: whether these files go on.
+        :param max_restarts: of each environment; None for environments whose exceptions are the caller's.
         """
-        make = partial(make_with, self.task, self.env_kwargs)  # not self.make_env, which holds the trained agent
-        return make_vec_env(partial(RestartingEnv, make), self.n_envs, seed=seed, **options)
+        if folder is not None and not resumed:  # begun here: a process that is replaced goes on with its file
+            for env in range(self.n_envs):
+                ResultsWriter(str(folder / str(env)), {"t_start": time.time(), "env_id": self.task}).close()
+        make: Any = partial(make_with, self.task, self.env_kwargs)  # not self.make_env, which holds the trained agent
+        make = make if max_restarts is None else partial(RestartingEnv, make, max_restarts)
+        files: dict[str, Any] = {"monitor_kwargs": {"override_existing": False}, "monitor_dir": str(folder)}
+        files, kind = files if folder else {}, VEC_ENVS[self.vec_env]
+        return make_vec_env(make, self.n_envs, seed=seed, **files, **kind)
 
     def make_agent(self, env: VecEnv, seed: int, device: torch.device | str, verbose: int) -> HarmonyDreamAgent:
         """The agent that is to be trained, in its environments."""
@@ -75,8 +94,10 @@ class Plan(NamedTuple):
 
     def row(self) -> dict[str, Any]:
         """All but the seed, as the zoo's files have it."""
-        of_env = {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
-        return {"n_timesteps": self.steps, "n_envs": self.n_envs, **of_env, **self.arguments}
+        of_env: dict[str, Any] = {"n_envs": self.n_envs}
+        of_env |= {} if self.vec_env == "dummy" else {"vec_env": self.vec_env}
+        of_env |= {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
+        return {"n_timesteps": self.steps, **of_env, **self.arguments}
 
 
 def train(
@@ -100,8 +121,9 @@ def train(
     :param trained_agent: to begin with its weights instead of random ones: an agent, a file of ``save``, or what
         :func:`hd_agents.zoo.load` takes. Its networks are kept, whatever the zoo has for the task; it plays by itself
         from the first step on, and learns with new optimisers once ``learning_starts`` steps are in the replay.
-    :param settings: in place of the zoo's: ``n_envs``, ``env_kwargs`` (a dict of arguments of the environment, as in
-        ``gymnasium.make``), and arguments of :class:`HarmonyDreamAgent`.
+    :param settings: in place of the zoo's: ``n_envs``, ``vec_env`` ("dummy": all of them in this process; "subproc":
+        each in one of its own), ``env_kwargs`` (a dict of arguments of the environment, as in ``gymnasium.make``), and
+        arguments of :class:`HarmonyDreamAgent`.
     :return: the agent after its last step, with its environments still open.
     :raises ValueError: for a name, preset or setting that does not exist, values that are not allowed, and a trained
         agent of other spaces, or packed for acting only.
@@ -132,7 +154,7 @@ def plan(
     """
     task = env_id(name)
     known = hyperparameters(task, preset)
-    values: dict[str, Any] = {"n_envs": 1, "env_kwargs": {}, **known}
+    values: dict[str, Any] = {"n_envs": 1, "vec_env": "dummy", "env_kwargs": {}, **known}
     allowed = settable()
     for key, value in (settings or {}).items():
         mapping, _, entry = key.partition(".")
@@ -160,7 +182,8 @@ def plan(
     total, n_envs = checks.whole("steps", total, 1), checks.whole("n_envs", n_envs, 1)
     rows = max(2 * total, MIN_BUFFER, MIN_BUFFER_PER_ENV * n_envs)  # one per step and one more per episode
     values.setdefault("buffer_size", min(MOST_ROWS, rows))
-    return Plan(task, total, n_envs, values, env_kwargs, trained)
+    vec_env = checks.choice("vec_env", values.pop("vec_env"), list(VEC_ENVS))
+    return Plan(task, total, n_envs, values, env_kwargs, trained, vec_env)
 
 
 def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
@@ -174,9 +197,9 @@ def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
 
 
 def settable() -> list[str]:
-    """What can be set: number and arguments of environments, and the constructor's arguments that a run leaves open."""
+    """What can be set: what concerns the environments, and the constructor's arguments that a run leaves open."""
     arguments = inspect.signature(HarmonyDreamAgent).parameters
-    return ["n_envs", "env_kwargs", *(name for name in arguments if name not in RESERVED)]
+    return [*OF_ENVS, *(name for name in arguments if name not in RESERVED)]
 
 
 def _fitting(task: str, env_kwargs: Mapping[str, Any], device: str) -> dict[str, Any]:
