@@ -1,11 +1,13 @@
 """An agent for those who only want actions."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hd_agents.arrivals import encode_actions
+from hd_agents.export import Ports, export
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.spaces import Observation
 
@@ -51,3 +53,19 @@ class Player:
             episode_start = np.ones(1, dtype=bool)  # in every environment
         action, self.state = self.policy.predict(observation, self.state, episode_start, self.deterministic)
         return action
+
+    def export(self, path: str | Path, n_envs: int = 1) -> Ports:
+        """Write one step of acting as a program for machines without this package.
+
+        Latent state and random numbers are inputs and outputs of it. Its numbers are those of :meth:`act`, in ONNX
+        within float error.
+
+        :param path: ``.onnx`` for ONNX, or ``.pt2`` for ``torch.export.load`` (and AOTInductor).
+        :param n_envs: how many environments it acts for at once.
+        :return: names, shapes, types and meanings of inputs and outputs, in their order; they stand in the file too,
+            as JSON under ``"hd_agents"``: ONNX's metadata, or an extra file of ``torch.export.load``.
+        :raises ValueError: for another suffix, and for ONNX of sampled continuous actions of DreamerV2.
+        :raises ImportError: for ONNX without the extra ``export``. :raises OSError: where it cannot be written.
+        """
+        policy = self.policy
+        return export(policy.networks, policy.observations, policy.actions, path, self.deterministic, n_envs)

@@ -42,6 +42,7 @@ def fresh() -> Iterator[None]:
         ("tqdm", ["benchmark", "classic"]),
         ("tqdm", ["compare", "CartPole-v1"]),
         ("safetensors", ["enjoy", "classic/CartPole"]),
+        ("onnx", ["export", "classic/CartPole", "--output", "policy.onnx"]),
         ("optuna", ["tune", "classic/CartPole"]),
         ("shtab", ["completion", "bash"]),
         ("huggingface_hub", ["pull", "org/repo"]),

@@ -39,7 +39,7 @@ RANKS = (
         "saving",
         "vetting",
     },
-    {"learner", "policies", "official_files", "official_layout"},
+    {"export", "learner", "policies", "official_files", "official_layout"},
     {"collection", "episodes", "footprint", "imagine", "official", "player", "restoring", "run_state"},
     {"film_strip", "recorder"},
     {"loop"},
@@ -53,7 +53,19 @@ RANKS = (
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What only extras bring; a plain install must do without.
 EXTRAS = ("ale_py", "cv2", "dm_control", "matplotlib", "metaworld", "mujoco", "pandas", "pygame", "rich")
-EXTRAS += ("huggingface_hub", "optuna", "rl_zoo3", "rliable", "safetensors", "shimmy", "shtab", "tensorboard", "tqdm")
+EXTRAS += (
+    "huggingface_hub",
+    "onnx",
+    "onnxscript",
+    "optuna",
+    "rl_zoo3",
+    "rliable",
+    "safetensors",
+    "shimmy",
+    "shtab",
+    "tensorboard",
+    "tqdm",
+)
 EXTRAS += ("wandb", "yaml")
 
 

@@ -43,7 +43,7 @@ def test_plain_install_brings_four_packages(setup_cfg: configparser.ConfigParser
 
 def test_extras(setup_cfg: configparser.ConfigParser) -> None:
     extras = set(setup_cfg["options.extras_require"])
-    tools = {"completion", "hub", "plot", "rl_zoo3", "track", "tune"}
+    tools = {"completion", "export", "hub", "plot", "rl_zoo3", "track", "tune"}
     assert extras == {"atari", "dmc", "metaworld", "logging", "train", "docs", "dev", "all"} | tools
 
 

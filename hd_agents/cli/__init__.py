@@ -15,6 +15,7 @@ from hd_agents.cli import (
     completion,
     enjoy,
     evaluate,
+    export,
     hub,
     models,
     plot,
@@ -71,7 +72,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for command in (models, check, train, enjoy, evaluate, compare, benchmark, plot, tune, hub, replay_nan, completion):
+    for command in (
+        models,
+        check,
+        train,
+        enjoy,
+        evaluate,
+        compare,
+        benchmark,
+        plot,
+        tune,
+        export,
+        hub,
+        replay_nan,
+        completion,
+    ):
         command.add_parser(commands)
     return parser
 
