@@ -35,15 +35,12 @@ from hd_agents.restoring import (
     archive_data,
     as_file,
     fit_optimizers,
-    print_systems,
-    restore,
-    restore_running_state,
+    load,
     running_state,
-    stored_arguments,
 )
 from hd_agents.saving import read_archive, write_archive
-from hd_agents.spaces import Observation, ObservationCodec
-from hd_agents.vetting import blamed_on, check_values, check_weights
+from hd_agents.spaces import Observation
+from hd_agents.vetting import blamed_on
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
 _POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of hd_agents.policies.DreamPolicy.'
@@ -143,11 +140,9 @@ class HarmonyDreamAgent(LearningLoop):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        if isinstance(env, str):
-            register_suite(env)
         super().__init__(
             policy,
-            env,
+            _made(env, checks.verbosity(verbose)),
             learning_rate=0.0,  # checked and set below
             policy_kwargs=checks.mapping("policy_kwargs", policy_kwargs or {}),
             stats_window_size=checks.whole("stats_window_size", stats_window_size, 1),
@@ -209,9 +204,7 @@ class HarmonyDreamAgent(LearningLoop):
         :raises ValueError: for other spaces, and for another number where the replay holds rows of the old one.
         :raises AssertionError: for another number than that of the present environments: ``load`` with ``env``.
         """
-        if isinstance(env, str):
-            register_suite(env)
-        wrapped = self._wrap_env(maybe_make_env(env, self.verbose))
+        wrapped = self._wrap_env(_made(env, self.verbose))
         checks.spaces(wrapped, self.observation_space, self.action_space)
         if self.env is None and wrapped.num_envs != self.n_envs:
             if self.replay_buffer is not None and len(self.replay_buffer):
@@ -223,6 +216,9 @@ class HarmonyDreamAgent(LearningLoop):
             self._last_obs = None
         super().set_env(wrapped, force_reset)
         self._note_moves()
+        if self._learning:  # a callback's wish: what is running now ends in the old environment
+            self._watch_env()
+            self._moves = -1 if force_reset else self._moves
 
     def _set_up_collecting(self, n_envs: int) -> SequenceReplay:
         """Replay (still unallocated, and given), acting and counts for so many environments."""
@@ -386,29 +382,7 @@ class HarmonyDreamAgent(LearningLoop):
         :param kwargs: constructor arguments to change, other than those that shape the networks.
         :raises ValueError: for a file that is no intact archive, spaces that do not match, or changed networks.
         """
-        data, tensors = read_archive(as_file(path))
-        given = {**(custom_objects or {}), **kwargs}
-        check_values({name: value for name, value in data.items() if name not in given})
-        data.update({name: value for name, value in (custom_objects or {}).items() if name in data})
-        if print_system_info:
-            print_systems(data)
-        arguments = stored_arguments(cls, data, kwargs)
-        verbose = checks.verbosity(arguments.get("verbose", 0))
-        arguments["verbose"] = 0 if env is None else verbose  # what it would learn with is of no interest then
-        agent = cls(**arguments, env=env, device=device, _init_setup_model=False)
-        if agent.env is not None:
-            checks.spaces(agent.env, data["observation_space"], data["action_space"])
-        with blamed_on(f"The archive with {', '.join(sorted(kwargs))} as given" if kwargs else "The archive"):
-            restore(agent, data, given)
-            if agent.env is not None:
-                agent.action_space = agent.env.action_space  # the same object, as in a new agent: both may draw from it
-            check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs)
-            agent._setup_model()
-            if env is None or not force_reset:
-                agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))
-            agent.set_parameters(tensors, exact_match=True, device=device)
-        agent.verbose = verbose
-        return agent
+        return load(cls, path, env, device, custom_objects or {}, print_system_info, force_reset, kwargs)
 
     @classmethod
     def from_official(
@@ -430,14 +404,11 @@ class HarmonyDreamAgent(LearningLoop):
             raise ValueError(f"{', '.join(told)}: follows from the model; leave it out.")
         if classes is not None:
             classes = checks.whole("classes", classes, 1)
-        arrays = params if isinstance(params, Mapping) else official.read(params)
-        if isinstance(env, str):
-            register_suite(env)
-        made = cls._wrap_env(maybe_make_env(env, 0))
-        found = official.for_spaces(arrays, made.observation_space, made.action_space, classes)
-        name = ObservationCodec(made.observation_space).policy
-        shaped: dict[str, Any] = {"backbone": found.backbone, "harmony": found.harmony}
-        agent = cls(name, made, **shaped, policy_kwargs=found.overrides, **kwargs)
-        official.load(arrays, agent.policy.networks)
-        agent._n_updates = agent.learner.updates = max(1, found.updates)  # it has learned, known or not for how long
-        return agent
+        return official.make_agent(cls, params, cls._wrap_env(_made(env)), classes, kwargs)
+
+
+def _made(env: Any, verbose: int = 0) -> Any:
+    """An environment by its id, also of a suite's own package; another one as it is."""
+    if isinstance(env, str):
+        register_suite(env)
+    return maybe_make_env(env, verbose)

@@ -28,7 +28,7 @@ def check_env(env: Any) -> None:
             "env is one of gymnasium.vector: use a vector environment of Stable-Baselines3, such as "
             "stable_baselines3.common.env_util.make_vec_env makes."
         )
-    if not (hasattr(env, "observation_space") and hasattr(env, "action_space")):
+    if isinstance(env, type) or not (hasattr(env, "observation_space") and hasattr(env, "action_space")):
         kind = "a function or class: call it" if callable(env) else f"a {type(env).__name__}"
         raise ValueError(
             f"env={env!r} is {kind}; use a Gymnasium environment or its id, or a vector environment of "
@@ -143,25 +143,26 @@ def _innermost(env: VecEnv) -> VecEnv:
 class _Watch:
     def __init__(self, take_in: Callable[[int, Any], None], space: spaces.Space[Any], steps: Callable[[], int]) -> None:
         self.take_in, self.steps = take_in, steps
-        self.is_dict = isinstance(space, spaces.Dict)
-        self.spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE_KEY: space}
+        self.space = space
 
     def __call__(self, env_idx: int, obs: Any) -> None:
-        found = obs if self.is_dict else {SINGLE_KEY: obs}
-        reason = None
-        if not isinstance(found, Mapping) or not self.spaces.keys() <= found.keys():
-            reason = f"it is {_kind(found)}, expected a dict with the keys {sorted(self.spaces)}"
-        else:
-            reasons = (_misfit(key, found[key], space) for key, space in self.spaces.items())
-            reason = next((text for text in reasons if text), None)
-        if reason:
+        if reason := misfit(obs, self.space):
             done = self.steps()
             raise ValueError(f"Environment {env_idx} returned a wrong observation after {done:,} env steps: {reason}.")
         self.take_in(env_idx, obs)
 
 
+def misfit(observation: Any, space: spaces.Space[Any]) -> str | None:
+    """What is wrong with a single observation for its space, if anything is."""
+    if not isinstance(space, spaces.Dict):
+        return _misfit(SINGLE_KEY, observation, space)
+    if not isinstance(observation, Mapping) or not space.spaces.keys() <= observation.keys():
+        return f"it is {_kind(observation)}, expected a dict with the keys {sorted(space.spaces)}"
+    reasons = (_misfit(key, observation[key], part) for key, part in space.spaces.items())
+    return next((text for text in reasons if text), None)
+
+
 def _misfit(key: str, value: Any, space: spaces.Space[Any]) -> str | None:
-    """What is wrong with one value for its space, if anything is."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # lists of different lengths

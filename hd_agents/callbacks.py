@@ -137,10 +137,14 @@ class RunCheckpoint(BaseCallback):
     def _on_training_end(self) -> None:
         if not self._stopping:
             self.save()
-        self.on_training_failure()
+        self._end()
 
     def on_training_failure(self) -> None:
-        """``learn`` ends, by an exception or not: give folder and signals back. What was stored last is intact."""
+        """``learn`` ends by an exception. What was stored last is intact."""
+        self._end()
+
+    def _end(self) -> None:
+        """Give folder and signals back."""
         self._learning = False
         self._give_signals_back()
         release(self.folder)
@@ -182,7 +186,6 @@ class RunCheckpoint(BaseCallback):
             prune(self.folder, self._kept)
             self._there = all_in(self.folder)
         except OSError as error:
-            self.on_training_failure()
             with suppress(OSError):  # parts of it would be in the way when the disk is full
                 prune(self.folder, self._kept)
             there = "No checkpoint was written before." if last is None else f"That of step {last.step} is intact."

@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hd_agents.host import atomic_write, sha256_of
+from hd_agents.host import sha256_of, write_text
 from hd_agents.jsonable import DAMAGE, ArchiveError
 
 try:
@@ -123,8 +123,7 @@ def commit(folder: Path, step: int, turn: int, replay: Mapping[str, Sequence[int
     manifest = Manifest(step, files, {name: list(rows) for name, rows in replay.items()}, turn)
     document = {"format": FORMAT, "version": VERSION, **manifest._asdict()}
     text = json.dumps({**document, "sha256": _sum_of(document)}, indent=1)
-    with atomic_write(folder / manifest.name("checkpoint")) as file:
-        file.write(text.encode())
+    write_text(folder / manifest.name("checkpoint"), text)
     return manifest
 
 

@@ -12,6 +12,7 @@ Stable-Baselines3's replay buffers do. So the networks see the same numbers in t
 the time when the statistics were still poor do no harm.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,9 +60,10 @@ def make_replay(
 class VecStep(NamedTuple):
     """What one step of a vector environment delivered: N rewards, ends and infos, and the observations after resets.
 
-    :param steps: env steps done before it.
+    :param before: the observations that it began with. :param steps: env steps done before it.
     """
 
+    before: Any
     observations: Any
     rewards: NDArray[Any]
     dones: NDArray[np.bool_]
@@ -102,6 +104,7 @@ class Collector:
         self._step = step
         self.latent: Latent | None = None  # None while actions are random: filtering begins with the first chosen one
         self._actions = np.zeros((n_envs, policy.actions.size), dtype=np.float32)
+        self._warned = False
 
     def begin(self, replay: SequenceReplay, originals: Observation, starts: NDArray[np.bool_], steps: int = 0) -> None:
         """Write the first row of each environment's episode where ``starts`` (N,) is True.
@@ -151,8 +154,22 @@ class Collector:
                 last = info["terminal_observation"]
                 last = last if normalizer is None else normalizer.unnormalize_obs(last)
                 row = _row(encode(self.policy.observations, last, step.steps, "last ", env), 0)
+            elif done:  # the row at hand is the first of the next episode
+                self._warn_of_lost_ends(env)
+                row = _row(self.policy.observations.encode(step.before), env)
             terminated = bool(done) and not info.get("TimeLimit.truncated", False)
             replay.add(env, row, self._actions[env], float(step.rewards[env]), False, terminated)
+
+    def _warn_of_lost_ends(self, env: int) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"Environment {env} ended an episode without info['terminal_observation']: the last observation is "
+                "lost, and the one before it stands in its place. Have the vector environment deliver it there, as "
+                "those of Stable-Baselines3 do.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _correct(self, infos: Sequence[Mapping[str, Any]], steps: int) -> None:
         """Put what environments did in the place of what they were told to do, for the replay and for filtering on."""

@@ -22,7 +22,7 @@ WINDOWS = 16  # that are drawn from the replay, to take the one whose episode go
 EXCLUDED = ("stdout", "log", "json", "csv")  # outputs without pictures
 
 
-class Replayed(NamedTuple):
+class Piece(NamedTuple):
     """A piece of the replay and the dream of it; the arguments of :func:`hd_agents.film_strip.draw`."""
 
     truth: Truth
@@ -79,7 +79,7 @@ class DreamFilm(BaseCallback):
 
 
 @torch.no_grad()
-def dream_of_replay(agent: HarmonyDreamAgent, rng: np.random.Generator) -> Replayed | None:
+def dream_of_replay(agent: HarmonyDreamAgent, rng: np.random.Generator) -> Piece | None:
     """A piece of an episode in the agent's replay, and what the agent dreams for it.
 
     :param rng: chooses the piece. :return: None where the replay does not hold one yet.
@@ -108,7 +108,7 @@ def dream_of_replay(agent: HarmonyDreamAgent, rng: np.random.Generator) -> Repla
     start = State(states.deter[:, -1], states.stoch[:, -1])
     dream = first_of(imagine_from(policy, start, action[:, seen:], 0, decode=True, deterministic=True))
     truth = policy.observations.restore({key: rows.cpu().numpy() for key, rows in observation.items()})
-    return Replayed(truth, batch.reward[window, begins + 1 : ends].cpu().numpy(), dream, seen - 1)
+    return Piece(truth, batch.reward[window, begins + 1 : ends].cpu().numpy(), dream, seen - 1)
 
 
 def _pixels(figure: Any) -> NDArray[np.uint8]:

@@ -10,7 +10,9 @@ import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from hd_agents.arrivals import misfit
 from hd_agents.envs import make
+from hd_agents.envs.closing import close
 
 EnvMaker = Callable[[], gym.Env[Any, Any]]
 LONG = 30_000  # env steps of an episode that may never end; those of the papers have 27,000 at most
@@ -25,7 +27,7 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     It warns of an episode that does not end.
 
-    :raises EpisodeError: for whatever the environment raises.
+    :raises EpisodeError: for whatever the environment raises, and for observations and rewards that cannot be.
     """
 
     def __init__(self, env: gym.Env[Any, Any], seeds: Sequence[int]) -> None:
@@ -37,9 +39,11 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._seed, self._steps = next(self._seeds, seed), 0
         try:
-            return self.env.reset(seed=self._seed, options=options)
+            observation, info = self.env.reset(seed=self._seed, options=options)
         except Exception as error:  # whatever an environment of anybody's does
-            raise self._failed(error) from error
+            raise self._failed(repr(error)) from error
+        self._check(observation)
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._steps += 1
@@ -52,13 +56,25 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 stacklevel=2,
             )
         try:
-            return self.env.step(action)
+            observation, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:
-            raise self._failed(error) from error
+            raise self._failed(repr(error)) from error
+        self._check(observation)
+        if not np.isfinite(np.asarray(reward, np.float64)).all():
+            raise self._failed(f"the reward {reward}")
+        return observation, reward, terminated, truncated, info
 
-    def _failed(self, error: Exception) -> EpisodeError:
+    def close(self) -> None:
+        """Close the environment; where that fails a warning says so."""
+        close(self.env)
+
+    def _check(self, observation: Any) -> None:
+        if reason := misfit(observation, self.observation_space):
+            raise self._failed(f"a wrong observation: {reason}")
+
+    def _failed(self, what: str) -> EpisodeError:
         which = "an episode that does not count" if self._seed is None else f"the episode of seed {self._seed}"
-        return EpisodeError(f"The environment failed in {which}: {error!r}")
+        return EpisodeError(f"The environment failed in {which}: {what}")
 
 
 def share_seeds(seeds: Sequence[int], n_envs: int) -> list[Sequence[int]]:

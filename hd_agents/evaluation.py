@@ -161,8 +161,9 @@ def _play(
         deterministic, episodes = how == "deterministic", sum(map(len, shares))
         evaluate_policy(player_for(agent, how), env, episodes, deterministic=deterministic, callback=keep)
     except EpisodeError as error:
-        total = sum(map(len, shares))
-        raise EpisodeError(f"{error}; {len(played)} of {total} episodes were played to their end.") from error.__cause__
+        gave = f", with the returns {', '.join(f'{one[0]:g}' for one in played.values())}" if played else ""
+        told = f"{len(played)} of {sum(map(len, shares))} episodes were played to their end{gave}"
+        raise EpisodeError(f"{error}; {told}.") from error.__cause__
     finally:
         envs.close()
     return played

@@ -78,11 +78,13 @@ class Harmonizer(nn.Module):
     @torch.no_grad()
     def _metrics(self, means: Mapping[str, Tensor], weighted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         metrics = {f"loss/{name}": mean.detach() for name, mean in means.items()}
-        whole = torch.stack(list(weighted.values())).abs().sum()
-        metrics |= {f"share/{name}": value.abs() / whole for name, value in weighted.items()}
-        for name, log_sigma in zip(self.harmonized, self.log_sigma.detach().unbind(), strict=True):
-            metrics[f"sigma/{name}"] = log_sigma.exp()
-            metrics[f"weight/{name}"] = (-log_sigma).exp()
+        sizes = torch.stack(list(weighted.values())).abs()
+        metrics |= {
+            f"share/{name}": share for name, share in zip(weighted, (sizes / sizes.sum()).unbind(), strict=True)
+        }
+        of_terms = {"sigma": self.log_sigma.exp(), "weight": (-self.log_sigma).exp()}
+        for kind, values in of_terms.items():
+            metrics |= {f"{kind}/{name}": value for name, value in zip(self.harmonized, values.unbind(), strict=True)}
         return metrics
 
 
@@ -113,4 +115,8 @@ def select_terms(
                 chosen[name] = chosen[name]._replace(harmonized=False, scale=float(choice))
             else:
                 chosen[name] = chosen[name]._replace(harmonized=bool(choice))
+    if not any(term.harmonized or term.scale for term in chosen.values()):
+        raise ValueError(
+            f"harmony={dict(harmony)!r} leaves no loss with a weight above 0: the model would learn nothing."
+        )
     return chosen

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -104,6 +105,7 @@ def _cpu_fact(name: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")
 
 
+@cache
 def keep_freed_memory() -> bool:
     """Tell the C library to keep the memory that this process frees, for reuse; whether it could be told.
 
@@ -154,6 +156,12 @@ def wanting(what: str, extra: str, names: Iterable[str], reason: str = "") -> st
     names = [PROJECTS.get(name.partition(".")[0], name.partition(".")[0].replace("_", "-")) for name in names]
     them = "them" if len(names) > 1 else "it"
     return f'{what} needs {", ".join(names)}{reason}: install {them} with `pip install "hd_agents[{extra}]"`.'
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by :func:`atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def sha256_of(path: Path) -> str:

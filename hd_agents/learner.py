@@ -172,13 +172,14 @@ class Learner:
         scale = networks.return_scale.update(targets.actor_return, self.guard.bad)
         states = len(targets.actor_return)
         policy = networks.actor.distribution(dream.actor_parameters[:states])
-        actor_loss = self.objectives.actor_loss(policy, dream.action[:states], targets, scale)
+        entropy = policy.entropy()
+        actor_loss = self.objectives.actor_loss(policy, entropy, dream.action[:states], targets, scale)
         metrics["grad_norm/actor"] = self._step(self.actor_optimizer, actor_loss, BEHAVIOR_CLIP)
 
         # Critic: the return that the dreams led to.
         critic_targets = targets
         if self.objectives.entropy_in_targets:
-            critic_targets = add_entropy(targets, self.objectives.entropy_in_targets * policy.entropy())
+            critic_targets = add_entropy(targets, self.objectives.entropy_in_targets * entropy.detach())
         critic_loss = self.objectives.critic_loss(networks.critic, critic_out, critic_targets, slow_value)
         metrics["grad_norm/critic"] = self._step(self.critic_optimizer, critic_loss, BEHAVIOR_CLIP)
         with torch.no_grad():
@@ -187,7 +188,7 @@ class Learner:
                 "loss/critic": critic_loss.detach(),
                 "imagined_return": targets.critic_return.mean(),
                 "return_scale": scale,
-                "entropy/actor": policy.entropy().mean(),
+                "entropy/actor": entropy.mean(),
             }
             metrics["skipped"] = self.guard.count(metrics)
         return metrics

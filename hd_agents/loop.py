@@ -2,6 +2,7 @@
 
 import time
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -93,11 +94,9 @@ class LearningLoop(BaseAlgorithm):
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay(self.n_envs)
         warn_of_frozen_schedules(self._frozen_schedules)
-        watch(self.env, lambda: self.num_timesteps)
+        self._watch_env()
         if self._moved_elsewhere():
             self._last_obs = None  # the running episode is no longer where it was: a new one begins
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self._learning = True
         try:
             total_timesteps, callback = self._setup_learn(
@@ -111,16 +110,19 @@ class LearningLoop(BaseAlgorithm):
             while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
                 self.train(self._due_updates())
             self._begin_anew_where_moved()
+            self._end_learning()
+            callback.on_training_end()
         except BaseException:
+            self._end_learning()
             tell_failure(callback)
             raise
-        finally:
-            self._learning = False
-            if self._progress is not None:
-                self._progress.close()
-            self._progress = None
-        callback.on_training_end()
         return self
+
+    def _end_learning(self) -> None:
+        self._learning = False
+        if self._progress is not None:
+            self._progress.close()
+        self._progress = None
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         """Stable-Baselines3's, with a progress bar that knows gradient steps."""
@@ -136,24 +138,23 @@ class LearningLoop(BaseAlgorithm):
         assert replay is not None
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
-        starts = self._last_episode_starts
-        seen = self._last_obs
+        steps, starts, seen = self.num_timesteps, self._last_episode_starts, self._last_obs
         originals = seen if normalizer is None else self._last_original_obs
         assert originals is not None
-        self._collector.begin(replay, originals, starts, self.num_timesteps)
-        random = self.num_timesteps < self.learning_starts and not self._n_updates
+        self._collector.begin(replay, originals, starts, steps)
+        random = steps < self.learning_starts and not self._n_updates
         actions = self._collector.act(seen, starts, random)
         new_obs, rewards, dones, infos = env.step(actions)
-        dones = as_flags(dones, env.num_envs, self.num_timesteps)
+        dones = as_flags(dones, env.num_envs, steps)
         self.num_timesteps += env.num_envs
         self._note_moves()
         delivered: Any = new_obs if normalizer is None else normalizer.get_original_obs()
         earned = rewards if normalizer is None else normalizer.get_original_reward()
-        done_before = self.num_timesteps - env.num_envs
         try:
             callback.update_locals(locals())
             go_on = callback.on_step()
-            self._collector.store(replay, VecStep(delivered, earned, dones, infos, done_before), normalizer)
+            step = VecStep(originals, delivered, earned, dones, infos, steps)
+            self._collector.store(replay, step, normalizer)
         except BaseException:
             self._last_obs = None  # the step is not in the replay: a new episode begins
             raise
@@ -176,6 +177,12 @@ class LearningLoop(BaseAlgorithm):
         """As in Stable-Baselines3, but not below 0, and rates with it: the last vector step may go beyond the end."""
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+
+    def _watch_env(self) -> None:
+        """Have what arrives from the environments checked, which live longer than this agent may."""
+        me = weakref.ref(self)
+        if self.env is not None:
+            watch(self.env, lambda: getattr(me(), "num_timesteps", 0))
 
     def _note_moves(self) -> None:
         """Take the environments to be where this loop left them."""
@@ -220,6 +227,8 @@ class LearningLoop(BaseAlgorithm):
         assert self.replay_buffer is not None
         gradient_steps = checks.whole("gradient_steps", gradient_steps, 0)
         if gradient_steps:
+            if self.device.type == "cpu":
+                keep_freed_memory()
             rates = self._rates().values()
             self.learner.set_learning_rates(*rates)
             if not (self._learning or any(rates)):
@@ -294,8 +303,6 @@ class LearningLoop(BaseAlgorithm):
             self.replay_buffer = self._make_replay(self.n_envs)
         add_episode(self.policy, self.replay_buffer, observations, actions, rewards, terminated)
         self._last_obs = None
-        if self.device.type == "cpu":
-            keep_freed_memory()  # train() may come without learn()
 
     def save_replay_buffer(self, path: Archive) -> None:
         """Write the replay to ``path`` (".replay" is added if it has no suffix); nothing in it is executable."""

@@ -59,11 +59,10 @@ class Guard:
             self._names = tuple(name for name in metrics if name.startswith(("loss/", "grad_norm/")))
             self._counts = self._counts.new_tensor([self._before.get(name, 0) for name in self._names])
         self._counts += ~torch.isfinite(torch.stack([metrics[name] for name in self._names]))
-        skipped = self.bad
-        self._rows += 1
-        self._rows[0] *= skipped.long()
-        self._rows[1] -= 1 - skipped.long()
-        return skipped
+        skipped = self.bad.long()
+        self._rows += skipped
+        self._rows[0] *= skipped
+        return self.bad
 
     def read(self) -> Tally:
         """The counts, by one copy that waits for the device: once in many updates, not in each."""

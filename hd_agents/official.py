@@ -14,11 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from math import isqrt
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents.backbones import Networks, build
 from hd_agents.official_files import clean, read
@@ -180,6 +182,19 @@ def for_spaces(
     with blamed_on("The official model"), torch.device("meta"):  # sizes of a few arrays ask for all the others
         _table(clean(params), found.networks())
     return found
+
+
+def make_agent(
+    cls: Any, params: Mapping[str, Any] | str | Path, env: VecEnv, classes: int | None, settings: dict[str, Any]
+) -> Any:
+    """An agent of ``cls`` in ``env``; see :meth:`hd_agents.agent.HarmonyDreamAgent.from_official`."""
+    arrays = params if isinstance(params, Mapping) else read(params)
+    found = for_spaces(arrays, env.observation_space, env.action_space, classes)
+    shaped: dict[str, Any] = {"backbone": found.backbone, "harmony": found.harmony, "policy_kwargs": found.overrides}
+    agent = cls(ObservationCodec(env.observation_space).policy, env, **shaped, **settings)
+    load(arrays, agent.policy.networks)
+    agent._n_updates = agent.learner.updates = max(1, found.updates)  # it has learned, known or not for how long
+    return agent
 
 
 def load(params: Mapping[str, Any], networks: Networks) -> None:

@@ -1,7 +1,7 @@
 """The networks as a Stable-Baselines3 policy: acting, with the latent state filtered through time. NumPy in and out.
 
-Acting is one function, :meth:`DreamPolicy.step`. Training, ``predict`` and the player all call it, so their latents
-cannot differ; who calls it keeps the latent, so they cannot disturb each other either.
+Acting is one function, :meth:`DreamPolicy.step_on_device`. Training, ``predict`` and the player all end in it, so their
+latents cannot differ; who calls it keeps the latent, so they cannot disturb each other either.
 """
 
 import math

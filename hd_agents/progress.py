@@ -164,11 +164,10 @@ def _check_tqdm() -> None:
 
 def tell_failure(callback: Any) -> None:
     """Let callbacks that have an ``on_training_failure`` know that ``learn`` ends by an exception."""
-    for one in [callback, *getattr(callback, "callbacks", ())]:
-        if one is not callback:
-            tell_failure(one)
-        elif hasattr(one, "on_training_failure"):
-            one.on_training_failure()
+    if hasattr(callback, "on_training_failure"):
+        callback.on_training_failure()
+    for one in getattr(callback, "callbacks", ()):
+        tell_failure(one)
 
 
 def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) -> None:

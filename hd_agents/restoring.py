@@ -13,10 +13,12 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import FloatSchedule, get_system_info
 
+from hd_agents import checks
 from hd_agents.checks import LinearRate
+from hd_agents.jsonable import ArchiveError
 from hd_agents.policies import Latent
-from hd_agents.saving import ArchiveError
-from hd_agents.vetting import fitting_optimizer
+from hd_agents.saving import read_archive
+from hd_agents.vetting import blamed_on, check_values, check_weights, fitting_optimizer
 
 Archive = str | Path | io.BufferedIOBase  # Stable-Baselines3's word for the next line
 File = str | Path | BinaryIO
@@ -117,6 +119,42 @@ def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, An
         )
     stored = {name: data[name] for name in names if name in data and name not in PLACES}
     return {"policy": policy, **stored, **changes}
+
+
+def load(
+    cls: Any,
+    path: Archive,
+    env: Any,
+    device: Any,
+    custom_objects: Mapping[str, Any],
+    print_system_info: bool,
+    force_reset: bool,
+    changes: Mapping[str, Any],
+) -> Any:
+    """An agent of ``cls``; arguments and errors of ``HarmonyDreamAgent.load``, ``changes`` being the further ones."""
+    data, tensors = read_archive(as_file(path))
+    given = {**custom_objects, **changes}
+    check_values({name: value for name, value in data.items() if name not in given})
+    data.update({name: value for name, value in custom_objects.items() if name in data})
+    if print_system_info:
+        print_systems(data)
+    arguments = stored_arguments(cls, data, changes)
+    verbose = checks.verbosity(arguments.get("verbose", 0))
+    arguments["verbose"] = 0 if env is None else verbose  # what it would learn with is of no interest then
+    agent = cls(**arguments, env=env, device=device, _init_setup_model=False)
+    if agent.env is not None:
+        checks.spaces(agent.env, data["observation_space"], data["action_space"])
+    with blamed_on(f"The archive with {', '.join(sorted(changes))} as given" if changes else "The archive"):
+        restore(agent, data, given)
+        if agent.env is not None:
+            agent.action_space = agent.env.action_space  # the same object, as in a new agent: both may draw from it
+        check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs)
+        agent._setup_model()
+        if env is None or not force_reset:
+            agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))
+        agent.set_parameters(tensors, exact_match=True, device=device)
+    agent.verbose = verbose
+    return agent
 
 
 def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

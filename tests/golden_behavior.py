@@ -62,7 +62,7 @@ def behavior(case: Case) -> list[Row]:
     distribution(
         report, policy, action, {key: data[key][:acting] for key in data if key.startswith("policy/")}, "policy/"
     )
-    actor_loss = goals.actor_loss(policy, action, targets, scale)
+    actor_loss = goals.actor_loss(policy, policy.entropy(), action, targets, scale)
     report.forward("actor loss", actor_loss, data["actor_loss"])
     prefix = "" if jax else "_task_behavior.actor."
     report.tensors(

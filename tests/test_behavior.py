@@ -162,7 +162,7 @@ def test_reinforce_raises_the_probability_of_what_beat_the_baseline():
     loss = ActorLoss(0.0, reinforce=True, baseline=True)
     policy = net.actor.distribution(net.actor.parameters_of(features))
     before = policy.log_prob(action)
-    loss(policy, action, targets, torch.ones(())).backward()
+    loss(policy, policy.entropy(), action, targets, torch.ones(())).backward()
     with torch.no_grad():
         for parameter in net.actor.parameters():
             parameter -= 0.01 * parameter.grad

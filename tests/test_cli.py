@@ -208,7 +208,7 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     told: list[str] = []
-    monkeypatch.setattr(train, "_tell_machine", lambda device, plan: told.append(plan.task))
+    monkeypatch.setattr(train, "_tell_machine", lambda plan: told.append(plan.task))
     monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
     monkeypatch.setattr(filming, "MAX_STEPS", 5)
     assert main(["train", "Pendulum-v1", "--folder", str(tmp_path), *TINY]) == 130
@@ -306,14 +306,14 @@ def test_large_networks_on_the_cpu_are_told_once(capsys: pytest.CaptureFixture[s
     train._hint_of_gpu.cache_clear()
     told = []
     for size in (None, "xsmall", "xsmall"):
-        train._tell_machine("cpu", make_plan("CartPole-v1", size=size))
+        train._tell_machine(make_plan("CartPole-v1", size=size))
         told.append(capsys.readouterr().err.count("--preset nano"))
     assert told == [0, 1, 0]
 
 
 def test_other_work_on_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(train, "crowding", lambda threads: f"{threads} threads are too many")
-    train._tell_machine("cpu", make_plan("CartPole-v1"))
+    train._tell_machine(make_plan("CartPole-v1"))
     assert capsys.readouterr().err == f"hd-agents: {torch.get_num_threads()} threads are too many\n"
 
 
@@ -324,7 +324,7 @@ def test_float32_products_are_made_by_tensor_cores_where_there_are_some(
     said: list[str] = []
     monkeypatch.setattr("torch.set_float32_matmul_precision", said.append)
     monkeypatch.setattr(tasks, "get_device", lambda _: SimpleNamespace(type=kind))
-    train._tell_machine("auto", make_plan("CartPole-v1"))
+    assert tasks.allow_tensor_cores("auto") == (kind == "cuda")
     assert said == expected
 
 

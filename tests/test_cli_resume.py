@@ -6,8 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import facts, main, pictures, resuming, train
-from hd_agents.host import atomic_write
+from hd_agents.host import write_text
 from tests.agents import Clock
 
 TINY = [
@@ -202,15 +201,13 @@ def test_a_full_disk_leaves_the_settings_as_they_were(tmp_path: Path, monkeypatc
     assert learn(tmp_path, *words, "40") == 0
     before = (tmp_path / "config.yml").read_text()
 
-    @contextmanager
-    def full(path: Path) -> Iterator[Any]:
+    def full(path: Path, text: str) -> None:
         if path.name == "config.yml":
             raise OSError(errno.ENOSPC, "No space left on device")
-        with atomic_write(path) as file:
-            yield file
+        write_text(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(facts, "atomic_write", full)
+        patch.setattr(facts, "write_text", full)
         with pytest.raises(OSError, match="No space"):
             learn(tmp_path, *words, "60")
     assert (tmp_path / "config.yml").read_text() == before
@@ -259,11 +256,15 @@ def test_resume_needs_a_folder(
 
 
 def test_a_run_of_another_task_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gym.register("tests/Same-v0", CartPoleEnv, max_episode_steps=500)
     assert learn(tmp_path, "--resume", "--steps", "20") == 0
-    assert main(["train", "Acrobot-v1", "--folder", str(tmp_path), "--resume", "--device", "cpu", *TINY]) == 2
-    told = capsys.readouterr().err
-    assert f"{tmp_path} holds a run of CartPole-v1, which cannot go on with Acrobot-v1: " in told
-    assert "the agent's is Box(" in told and "Give the run's task, or another --folder" in told
+    episodes = (tmp_path / "0.monitor.csv").read_text()
+    for other in ("Acrobot-v1", "tests/Same-v0"):  # of other spaces, and of the same class
+        assert main(["train", other, "--folder", str(tmp_path), "--resume", "--device", "cpu", *TINY]) == 2
+        told = capsys.readouterr().err
+        assert f"{tmp_path} holds a run of CartPole-v1, which cannot go on with {other}: give the run's task" in told
+    assert (tmp_path / "0.monitor.csv").read_text() == episodes
+    del gym.registry["tests/Same-v0"]
 
 
 @pytest.mark.parametrize("stored", [True, False])

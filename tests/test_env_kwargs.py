@@ -1,5 +1,6 @@
 """Arguments of the environment: from what is typed to the run, its files, its evaluation and its package."""
 
+import argparse
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from gymnasium import spaces
 from hd_agents import zoo
 from hd_agents.cli import main
 from hd_agents.cli.errors import UsageError
-from hd_agents.cli.resuming import with_own_env_kwargs
+from hd_agents.cli.flags import plan_defaults
+from hd_agents.cli.resuming import begun
 from hd_agents.cli.tasks import as_json, make_plan, parse_setting
 from hd_agents.evaluation import evaluate
 from hd_agents.jsonable import ArchiveError
@@ -127,7 +129,9 @@ def test_a_run_that_goes_on_states_what_gives_its_own_again(tmp_path: Path) -> N
     own = {"colour": "5", "length": 5, "deep": [1, {"a": None}], "on": True}
     own |= {"kind": "vec", "no": "none", "spaced": " a", "row": "[1]"}
     (tmp_path / "run.json").write_text(json.dumps({"env_kwargs": own}))
-    plan, settings = with_own_env_kwargs(make_plan(ID), ["size=nano"], tmp_path)
+    told = {**plan_defaults(), "task": "CartPole-v1", "seed": None, "settings": ["size=nano"]}
+    plan, options = begun(argparse.Namespace(**told), tmp_path)
+    settings = options.settings
     assert plan.env_kwargs == own
     assert settings[0] == "size=nano"
     assert {"env_kwargs.kind=vec", "env_kwargs.no='none'", "env_kwargs.length=5"} < set(settings)

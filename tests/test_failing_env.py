@@ -51,7 +51,10 @@ def test_a_training_leaves_its_curve_and_says_what_is_missing(
     words = ["train", "Flaky-v0", "--steps", "60", "--folder", str(tmp_path), "--env-kwargs", "seeds=[0]", *TINY]
     assert main(words) == 0
     told, folder = capsys.readouterr().out.splitlines(), tmp_path / "Flaky-v0_1"
-    assert "Pictures left out: RuntimeError('motor driver timeout')" in told
+    assert (
+        "Pictures left out: The environment failed in the episode of seed 0: RuntimeError('motor driver timeout')"
+        in told
+    )
     for name in ("agent.zip", "curve.png", "tensorboard"):
         assert (folder / name).exists()
         assert any(line.startswith(f"  {folder / name}  ") for line in told)
@@ -63,7 +66,7 @@ def test_evaluate_and_enjoy_name_error_and_seed(tmp_path: Path, capsys: pytest.C
     agent = tiny(env=Flaky())
     said = (
         r"The environment failed in the episode of seed 2: RuntimeError('motor driver timeout'); "
-        "2 of 4 episodes were played to their end."
+        "2 of 4 episodes were played to their end, with the returns 7, 7."
     )
     with pytest.raises(EpisodeError) as caught:
         evaluate(agent, lambda: Flaky((2,)), 4)

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
-from hd_agents.envs.restarting import RestartingSubprocVecEnv
+from hd_agents.envs.processes import RestartingSubprocVecEnv
 from tests.agents import TINY, Clock, Scripted, tiny
 
 TWO = spaces.Discrete(2)

@@ -7,6 +7,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -18,12 +19,21 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
-from hd_agents.envs import restarting
-from hd_agents.envs.restarting import RestartingEnv, RestartingSubprocVecEnv, new_seed
+from hd_agents.envs import processes, restarting
+from hd_agents.envs.processes import RestartingSubprocVecEnv
+from hd_agents.envs.restarting import RestartingEnv, new_seed
 from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
 from hd_agents.jsonable import from_json, to_json
 from tests.agents import tiny
 from tests.test_collection import rows
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What would have been waited."""
+    waited: list[float] = []
+    monkeypatch.setattr(restarting, "time", SimpleNamespace(sleep=waited.append))
+    return waited
 
 
 class Fragile(gym.Env[Any, Any]):
@@ -215,7 +225,7 @@ def test_processes_do_not_import_everything_anew() -> None:
     from multiprocessing import forkserver
 
     RestartingSubprocVecEnv([Fragile], "forkserver").close()
-    assert "hd_agents.envs.restarting" in forkserver._forkserver._preload_modules
+    assert "hd_agents.envs.processes" in forkserver._forkserver._preload_modules
 
 
 def test_ctrl_c_in_the_terminal_does_not_end_the_processes() -> None:
@@ -230,7 +240,7 @@ def test_ctrl_c_in_the_terminal_does_not_end_the_processes() -> None:
 
 
 def test_close_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarting, "CLOSING_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "CLOSING_SECONDS", 0.5)
     env = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "f", 1), 1, "hang")], "fork")
     env.reset()
     env.step_async(np.zeros(1, int))

@@ -7,7 +7,7 @@ import torch
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, pictures
-from hd_agents.envs.restarting import RestartingSubprocVecEnv
+from hd_agents.envs.processes import RestartingSubprocVecEnv
 from hd_agents.zoo.training import plan
 from tests.agents import tiny
 

@@ -133,8 +133,13 @@ class ActorLoss(NamedTuple):
     reinforce: bool
     baseline: bool
 
-    def __call__(self, policy: ActionDistribution, action: Tensor, targets: Targets, scale: Tensor) -> Tensor:
-        """The loss (0-d) of ``policy`` at states 0..L-1, where ``action`` (L, N, A) was taken; L as in ``targets``."""
+    def __call__(
+        self, policy: ActionDistribution, entropy: Tensor, action: Tensor, targets: Targets, scale: Tensor
+    ) -> Tensor:
+        """The loss (0-d) of ``policy`` at states 0..L-1, where ``action`` (L, N, A) was taken; L as in ``targets``.
+
+        :param entropy: (L, N) of ``policy``.
+        """
         if self.reinforce:
             advantage = (targets.actor_return - targets.baseline) / scale
             objective = policy.log_prob(action.detach()) * advantage.detach()
@@ -142,7 +147,7 @@ class ActorLoss(NamedTuple):
             objective = (targets.actor_return - targets.baseline) / scale
         else:
             objective = targets.actor_return
-        objective = objective + self.entropy_coefficient * policy.entropy()
+        objective = objective + self.entropy_coefficient * entropy
         return -(targets.actor_weight * objective).mean()
 
 

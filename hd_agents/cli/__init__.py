@@ -23,7 +23,8 @@ from hd_agents.cli import (
     train,
     tune,
 )
-from hd_agents.cli.errors import UsageError
+from hd_agents.cli.errors import FAILED, UsageError
+from hd_agents.episodes import EpisodeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"hd-agents: {error}", file=sys.stderr)
         return 2
-    except CheckpointError as error:
+    except (CheckpointError, EpisodeError) as error:
         print(f"hd-agents: {error}", file=sys.stderr)
-        return 1
+        return FAILED
     except KeyboardInterrupt:
         print("\nhd-agents: stopped", file=sys.stderr)
         return 130

@@ -14,19 +14,19 @@ import numpy as np
 
 from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli import flags, tracking, train
-from hd_agents.cli.curves import EVALUATION_SEED, read_episodes
-from hd_agents.cli.errors import UsageError, checked, require
+from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes
+from hd_agents.cli.errors import FAILED, UsageError, checked, require
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
 from hd_agents.cli.tasks import make_env, plan_of, task_id
+from hd_agents.envs.closing import close
 from hd_agents.progress import bar_is_seen
 from hd_agents.scores import expected_range
 from hd_agents.zoo.catalogue import preset_of, suites
-from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG, training_facts
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, training_facts
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 from hd_agents.zoo.training import Plan
 
-FAILED = 1  # exit status where runs failed
 EVALUATION = "evaluation.json"  # in a run's folder once the run is done
 TABLE = "results.csv"
 WATCH_SECONDS = 5.0
@@ -82,9 +82,9 @@ def run(options: argparse.Namespace) -> int:
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
     runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
-    make_env(runs[0].plan.task, env_kwargs=runs[0].plan.env_kwargs).close()  # says which extra is missing
+    close(make_env(runs[0].plan.task, env_kwargs=runs[0].plan.env_kwargs))  # says which extra is missing
     for one in runs:
-        if changed := changed_settings(one.folder / CONFIG, one.plan, one.seed):
+        if changed := changed_settings(one.folder, one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
     with locked(folder):
         rows = checked(lambda: read_rows(results))
@@ -128,8 +128,8 @@ def row(one: Run) -> dict[str, Any]:
 def recorded(one: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """A run's row, if it has one: by its command, or, where that says the same in other words, by its folder."""
     told = {"name": one.name, "seed": one.seed, "command": one.command}
-    done = row(one) if (one.folder / EVALUATION).exists() else {}
-    for known in (told, {key: done[key] for key in SAME_RUN if done}):
+    facts = (training_facts(one.folder) or {}) if (one.folder / EVALUATION).exists() else {}
+    for known in (told, {key: {**facts, **told}[key] for key in SAME_RUN if facts}):
         for found in rows:
             if known and known.items() <= found.items():
                 return found
@@ -173,10 +173,10 @@ def _tasks(options: argparse.Namespace) -> list[str]:
 
 def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run:
     own = folder / f"{name.partition('/')[2]}_{seed}"
-    chosen = argparse.Namespace(**{**vars(options), "task": name, "seed": seed})
+    chosen = flags.changed(options, task=name, seed=seed)
     training = [*PROGRAM, "train", name, "--folder", str(own), "--resume", *typed(chosen)]
     evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / AGENT_FILE), "--seed", str(EVALUATION_SEED)]
-    evaluation += ["--n-envs", "5", "--device", options.device, "--output", str(own / EVALUATION)]
+    evaluation += ["--n-envs", str(EVALUATION_ENVS), "--device", options.device, "--output", str(own / EVALUATION)]
     evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
     job = Job(f"{name} seed {seed}", (tuple(training), tuple(evaluation)), own.with_name(f"{own.name}.log"))
     return Run(name, seed, plan_of(chosen), own, repeat_command(name, chosen), job)

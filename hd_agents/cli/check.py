@@ -19,15 +19,15 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
-from hd_agents.cli.errors import UsageError
+from hd_agents.cli.errors import FAILED, UsageError
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
 from hd_agents.collection import make_replay
+from hd_agents.envs.closing import close
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
 from hd_agents.graphs import WARMUP
 from hd_agents.host import format_bytes
 from hd_agents.zoo.training import Plan
 
-FAILED = 1  # exit status where the environment is not sound
 STEPS, SECONDS = 1_000, 10.0  # of random play at most, and of acting a quarter of each; but always a sequence
 UPDATES = 5  # at most, after the first, or after the capture of a graph
 RESTARTS = 1_000  # of an environment while it is measured
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         agent = HarmonyDreamAgent(env=envs, seed=SEED, device=options.device, verbose=1, **plan.arguments)
     except (TypeError, ValueError) as error:
-        envs.close()
+        close(envs)
         raise UsageError(str(error)) from error
     try:
         with _first_failure_told():
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"NOT SOUND: it cannot be played: {_told(error)}")
         fault = fault or _told(error)
     finally:
-        envs.close()
+        close(envs)
     if busy > 1.0:
         fewer = "; beside other work it may be with OMP_NUM_THREADS=1" if torch.get_num_threads() > 1 else ""
         print(f"The machine had other work to do (a load of {busy:.1f}): alone it is faster{fewer}.")
@@ -126,7 +126,7 @@ def faults(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
         except Exception as error:  # whatever an environment of anybody's does
             fault = _told(error)
         finally:
-            env.close()
+            close(env)
     texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
     return fault, [text for text in dict.fromkeys(texts) if "different from the unwrapped version" not in text]
 

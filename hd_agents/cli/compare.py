@@ -14,19 +14,19 @@ import numpy as np
 from hd_agents import HarmonyDreamAgent
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import flags, train
-from hd_agents.cli.curves import EVALUATION_SEED, curves_of, draw_mean
-from hd_agents.cli.errors import UsageError
+from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, curves_of, draw_mean
+from hd_agents.cli.errors import FAILED, UsageError
 from hd_agents.cli.figures import COLOURS
 from hd_agents.cli.resuming import changed_settings, told_folder
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
+from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate, protocol
-from hd_agents.host import atomic_write
+from hd_agents.host import write_text
 from hd_agents.progress import bar_is_seen
-from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS
 from hd_agents.zoo.training import Plan
 
 TABLE = "compare.json"
-FAILED = train.FAILED  # exit status where runs failed
 HARMONY = {"on": ["harmony=True"], "off": ["harmony=False"]}
 MEANING = {"on": "with harmony", "off": "without harmony"}  # other variants are called by their names
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     plan = next(iter(runs.values()))
     task = plan.task
     resumed = told_folder(options, "comparison") if options.resume else None
-    make_env(task, env_kwargs=plan.env_kwargs).close()
+    close(make_env(task, env_kwargs=plan.env_kwargs))
     folder = _own_folder(resumed, runs) if resumed else new_run_folder(options.folder or flags.RUNS, f"{task}_compare")
     rows, failed = _read_rows(folder / TABLE), list[str]()
     for (name, seed), plan in runs.items():
@@ -80,8 +80,7 @@ def run(options: argparse.Namespace) -> int:
             failed.append(f"{MEANING.get(name, name)}, seed {seed}")
             continue
         rows[name, seed] = row
-        with atomic_write(folder / TABLE) as file:
-            file.write((json.dumps(list(rows.values()), indent=1, allow_nan=False) + "\n").encode())
+        write_text(folder / TABLE, json.dumps(list(rows.values()), indent=1, allow_nan=False) + "\n")
     if found := [rows[run] for run in runs if run in rows]:
         print(table(found))
         draw(folder / "compare.png", task, found)
@@ -114,7 +113,7 @@ def _variants(options: argparse.Namespace) -> dict[str, list[str]]:
 
 def _with(settings: Sequence[str], options: argparse.Namespace) -> argparse.Namespace:
     """The options of a run of one variant."""
-    return argparse.Namespace(**{**vars(options), "settings": [*options.settings, *settings]})
+    return flags.changed(options, settings=[*options.settings, *settings])
 
 
 def _own_folder(folder: Path, runs: Mapping[tuple[str, int], Plan]) -> Path:
@@ -133,7 +132,7 @@ def _own_folder(folder: Path, runs: Mapping[tuple[str, int], Plan]) -> Path:
             f"{folder} holds files, but no comparison: with --resume, --folder is the folder of one comparison.{hint}"
         )
     for (name, seed), plan in runs.items():
-        if changed := changed_settings(_run_folder(folder, name, seed) / CONFIG, plan, seed):
+        if changed := changed_settings(_run_folder(folder, name, seed), plan, seed):
             raise UsageError(f"{folder} was begun with other settings ({changed}): give another --folder.")
     return folder
 
@@ -169,12 +168,12 @@ def _run(
     """Train and evaluate what is not yet; the exit status, and the run's row where that is 0."""
     own, status = _run_folder(folder, name, seed), 0
     if not _is_trained(own, plan):
-        status = train.run(argparse.Namespace(**{**vars(options), "seed": seed, "folder": own}))
+        status = train.run(flags.changed(options, seed=seed, folder=own))
     if status:
         return status, None
     own = _run_folder(folder, name, seed)
     agent = HarmonyDreamAgent.load(own / AGENT_FILE, device=options.device, verbose=0)
-    how: dict[str, Any] = {"seed": EVALUATION_SEED, "n_envs": 5, "env_kwargs": plan.env_kwargs}
+    how: dict[str, Any] = {"seed": EVALUATION_SEED, "n_envs": EVALUATION_ENVS, "env_kwargs": plan.env_kwargs}
     try:
         found = evaluate(agent, plan.task, options.episodes, **how, progress_bar=bar_is_seen())
     except Exception as error:  # whatever an environment of anybody's does; the other runs are worth more

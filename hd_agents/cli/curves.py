@@ -14,6 +14,7 @@ WINDOW = 10  # episodes; of the curve's moving average
 POINTS = 100  # of a mean curve
 SCORES = "scores.jsonl"  # in a run's folder: evaluations while it learned
 EVALUATION_SEED = 10_000  # of an evaluation's first episode; the same episodes for every agent
+EVALUATION_ENVS = 5  # side by side, which sampled episodes depend on
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 

@@ -1,7 +1,6 @@
 """`hd-agents enjoy`: watch a trained agent play, and see what it dreams."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from hd_agents import filming, zoo
@@ -9,11 +8,9 @@ from hd_agents.cli import flags
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
 from hd_agents.cli.tasks import make_env, task_id
-from hd_agents.episodes import EpisodeError, SeededEpisodes
+from hd_agents.episodes import SeededEpisodes
 from hd_agents.evaluation import acting, player_for
 from hd_agents.zoo.packages import ActingAgent
-
-FAILED = 1  # exit status where the environment fails
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -39,7 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Play as asked and return the exit status: 0, or FAILED where the environment raises an exception."""
+    """Play as asked and return the exit status: 0."""
     drawn = {"cv2": options.video, "matplotlib": options.dream}
     require("train", *(library for library, path in drawn.items() if path is not None))
     if options.video is not None:
@@ -57,9 +54,6 @@ def run(options: argparse.Namespace) -> int:
         player = player_for(agent, acting(task_id(task), "paper"))  # as in the scores of the cards
         played = [filming.play(agent, env, options.seed + number, player=player) for number in range(options.episodes)]
         fps = filming.frames_per_second(env)
-    except EpisodeError as error:
-        print(f"hd-agents: {error}", file=sys.stderr)
-        return FAILED
     finally:
         env.close()
     for number, episode in enumerate(played):

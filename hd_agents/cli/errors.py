@@ -5,6 +5,8 @@ from typing import Any
 
 from hd_agents import host
 
+FAILED = 1  # exit status of what was asked for rightly and came to nothing: a training, an environment, a verification
+
 
 class UsageError(Exception):
     """Something typed that cannot be done; the message says what is possible instead."""

@@ -6,15 +6,13 @@ import sys
 from pathlib import Path
 
 from hd_agents.cli import flags
-from hd_agents.cli.errors import checked
+from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
 from hd_agents.cli.tasks import make_env, task_id
-from hd_agents.episodes import EpisodeError
+from hd_agents.envs.closing import close
 from hd_agents.evaluation import RULES, Evaluation, evaluate
-from hd_agents.host import atomic_write
+from hd_agents.host import write_text
 from hd_agents.progress import bar_is_seen
-
-FAILED = 1  # exit status where the environment fails
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,7 +48,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate as asked and return the exit status: 0, or FAILED where the environment raises an exception."""
+    """Evaluate as asked and return the exit status: 0."""
+    if options.output is not None and options.output.is_dir():  # now, and not when all is played
+        raise UsageError(f"--output {options.output} is a folder: give a file's name.")
     agent = load_model(options.model, options.device)
     task = task_id(options.task)
     env_kwargs = env_kwargs_for(options.model, task, options.env_kwargs)
@@ -58,13 +58,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         check_spaces(agent, options.model, task, env)
     finally:
-        env.close()
+        close(env)
     arguments = (options.episodes, options.rule, options.seed, options.n_envs, bar_is_seen(), env_kwargs)
-    try:
-        found = checked(lambda: evaluate(agent, task, *arguments))
-    except EpisodeError as error:
-        print(f"hd-agents: {error}", file=sys.stderr)
-        return FAILED
+    found = checked(lambda: evaluate(agent, task, *arguments))
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}
     entries = {**trained, **found.to_json()}.items()  # a line each, as lists of an episode a line are long
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in entries)
@@ -72,8 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output is None:
         sys.stdout.write(text)
     else:
-        with atomic_write(options.output) as file:
-            file.write(text.encode())
+        checked(lambda: write_text(options.output, text))
     print(summary(found), file=sys.stderr)
     return 0
 

@@ -14,11 +14,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli.curves import WINDOW
 from hd_agents.cli.resuming import changed_settings, repeat_command
-from hd_agents.host import atomic_write
+from hd_agents.host import write_text
 from hd_agents.provenance import commit, machine
 from hd_agents.restoring import system_info
 from hd_agents.score_curve import ScoreCurve
-from hd_agents.zoo.models import CONFIG, training_facts
+from hd_agents.zoo.models import training_facts
 from hd_agents.zoo.training import Plan
 
 
@@ -31,7 +31,7 @@ class Facts:
         self.scores: ScoreCurve | None = None  # whose evaluations are no part of the training
         before = (training_facts(path.parent) or {}) if resuming else {}
         changes = list(before.get("changes", []))
-        if resuming and (changed := changed_settings(path.with_name(CONFIG), plan, options.seed)):
+        if resuming and (changed := changed_settings(path.parent, plan, options.seed)):
             changes.append({"env_steps": agent.num_timesteps, "changed": changed})
         began = {"trained_agent": before["trained_agent"]} if "trained_agent" in before else {}
         self._path, self._started = path, time.monotonic() - before.get("wall_seconds", 0.0)
@@ -52,8 +52,7 @@ class Facts:
         """Write the file, with the seconds that were spent so far; those before the run was resumed count."""
         scoring = self.scores.seconds if self.scores else 0.0
         facts = {**self._facts, "wall_seconds": round(time.monotonic() - self._started - scoring, 1)}
-        with atomic_write(self._path) as file:
-            file.write((json.dumps(facts, indent=1) + "\n").encode())
+        write_text(self._path, json.dumps(facts, indent=1) + "\n")
 
 
 def _beginning(trained: HarmonyDreamAgent | None, name: str | None) -> dict[str, Any]:
@@ -76,10 +75,11 @@ class Report(BaseCallback):
         self._next = (self.model.num_timesteps // self._every + 1) * self._every
 
     def _on_step(self) -> bool:
+        if self.num_timesteps < self._next:
+            return True
         from tqdm.auto import tqdm
 
-        episodes = [info["r"] for info in self.model.ep_info_buffer or ()][-WINDOW:]
-        if self.num_timesteps >= self._next and episodes:
+        if episodes := [info["r"] for info in self.model.ep_info_buffer or ()][-WINDOW:]:
             self._next = (self.num_timesteps // self._every + 1) * self._every
             mean = sum(episodes) / len(episodes)
             self._facts.write()
@@ -93,5 +93,4 @@ def write_config(path: Path, plan: Plan, options: argparse.Namespace) -> None:
 
     command = shlex.join(["hd-agents", *sys.argv[1:]])
     text = yaml.safe_dump({plan.task: plan.settings(options.seed)}, sort_keys=False)
-    with atomic_write(path) as file:
-        file.write(f"# {command}\n{text}".encode())
+    write_text(path, f"# {command}\n{text}")

@@ -77,6 +77,11 @@ def add_seeds_flags(parser: argparse.ArgumentParser, usual: int) -> None:
     )
 
 
+def changed(options: argparse.Namespace, **values: Any) -> argparse.Namespace:
+    """The options with other values for some of them."""
+    return argparse.Namespace(**{**vars(options), **values})
+
+
 def seeds(options: argparse.Namespace) -> range:
     """The seeds that are asked for."""
     return range(options.first_seed, options.first_seed + options.seeds)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from hd_agents import zoo
 from hd_agents.cli import report
-from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.errors import FAILED, UsageError, checked
 from hd_agents.cli.flags import count
+from hd_agents.cli.tasks import find_own_modules
 from hd_agents.jsonable import ArchiveError
 from hd_agents.progress import bar_is_seen
 from hd_agents.zoo.precision import BITS
-
-FAILED = 1  # exit status of a verification that fails
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -74,6 +73,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_pack(options: argparse.Namespace) -> int:
     """Pack a model and say where it is and what it scores."""
+    find_own_modules()
     facts = None
     if options.facts is not None:
         facts = checked(lambda: json.loads(options.facts.read_text(encoding="utf-8")))
@@ -102,6 +102,7 @@ def run_pack(options: argparse.Namespace) -> int:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Verify a model and print the verdict; the exit status is FAILED if it does not hold."""
+    find_own_modules()
     try:
         stated = zoo.card(options.name)["evaluation"]
         if "env_kwargs" in stated:

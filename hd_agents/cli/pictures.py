@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hd_agents import HarmonyDreamAgent, filming
 from hd_agents.cli.curves import SCORES, draw_curve, evaluations, read_episodes
+from hd_agents.episodes import EpisodeError, SeededEpisodes
 from hd_agents.evaluation import acting, player_for
 from hd_agents.zoo.models import AGENT_FILE
 from hd_agents.zoo.training import Plan
@@ -28,7 +29,7 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None
     try:
         left |= _film(agent, plan, seed, folder)
     except Exception as error:  # whatever an environment of anybody's does; what was learnt is stored
-        print(f"Pictures left out: {error!r}")
+        print(f"Pictures left out: {error if isinstance(error, EpisodeError) else repr(error)}")
     if len(evaluated[0]):
         left[SCORES] = f"the {len(evaluated[0])} evaluations while it learned; the last: {evaluated[1][-1]:g}"
     left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
@@ -39,7 +40,7 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None
 def _film(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> dict[str, str]:
     """Video and dream of episodes played for them; the files, and what each shows."""
     left: dict[str, str] = {}
-    task, env = plan.task, plan.make_env(drawn=True)
+    task, env = plan.task, SeededEpisodes(plan.make_env(drawn=True), ())
     try:
         player = player_for(agent, acting(task, "paper"))
         episodes = [filming.play(agent, env, seed + number, player=player) for number in range(EPISODES)]

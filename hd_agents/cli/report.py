@@ -5,7 +5,7 @@ from typing import Any
 
 from hd_agents import zoo
 from hd_agents.cli.errors import UsageError
-from hd_agents.host import atomic_write
+from hd_agents.host import write_text
 from hd_agents.zoo import report
 
 
@@ -30,7 +30,6 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     for name, text in texts.items():
         path = zoo.folder() / name
-        with atomic_write(path) as file:
-            file.write(text.encode())
+        write_text(path, text)
         print(path)
     return 0

@@ -15,10 +15,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
+from hd_agents.cli import flags
 from hd_agents.cli.curves import SCORES
 from hd_agents.cli.errors import UsageError, checked
-from hd_agents.cli.flags import plan_defaults
-from hd_agents.cli.tasks import parse_setting
+from hd_agents.cli.tasks import parse_setting, plan_of
 from hd_agents.score_curve import forget_scores
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.training import Plan
@@ -27,7 +27,7 @@ from hd_agents.zoo.transfer import NETWORKS
 # The flags of `train` that a command repeats, in the order that those of earlier runs have.
 REPEATED = ["preset", "steps", "size", "device", "checkpoint_every", "track_project", "trained_agent", "eval_every"]
 REPEATED += ["eval_episodes"]
-DEFAULTS = {"seed": None, **{flag: plan_defaults()[flag] for flag in REPEATED}}  # a run's seed is always told
+DEFAULTS = {"seed": None, **{flag: flags.plan_defaults()[flag] for flag in REPEATED}}  # a run's seed is always told
 OF_ENV = "env_kwargs."  # what `--env-kwargs` puts before its settings
 WITHOUT_INFLUENCE = ("track_project", "checkpoint_every", "eval_every", "eval_episodes", "device")  # on the agent
 
@@ -52,38 +52,51 @@ def own_run_folder(folder: Path) -> Path:
     return folder
 
 
-def with_own_seed(options: argparse.Namespace, folder: Path | None) -> argparse.Namespace:
-    """The options, with the seed of the run in ``folder`` where none was typed; 0 for a new run."""
-    if options.seed is not None:
-        return options
-    facts = None if folder is None else checked(lambda: training_facts(folder))
-    return argparse.Namespace(**{**vars(options), "seed": (facts or {}).get("seed", 0)})
+def begun(options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Namespace]:
+    """Plan and options of a run that goes on: with its seed, environments and trained agent where none were typed.
 
-
-def with_begun_env_kwargs(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
-    """The options, with the arguments that the run's environments were made with where none were typed."""
-    facts = checked(lambda: training_facts(folder))
-    if facts is None or any(setting.strip().startswith("env_kwargs") for setting in options.settings):
-        return options
-    began = facts.get("env_kwargs", {})
-    settings = [*options.settings, *_as_settings(began)]
-    return argparse.Namespace(**{**vars(options), "settings": settings})
-
-
-def with_own_env_kwargs(plan: Plan, settings: Sequence[str], folder: Path) -> tuple[Plan, list[str]]:
-    """Plan and settings with the arguments that the run's environments were made with, which cannot change on the way.
-
-    Raises UsageError where others were typed.
+    The trained agent is not read again, but its networks are kept. Raises UsageError where another task, other
+    environments or another trained agent were typed, which cannot change on the way.
     """
     facts = checked(lambda: training_facts(folder))
-    began = plan.env_kwargs if facts is None else facts.get("env_kwargs", {})
-    others = [setting for setting in settings if not setting.strip().startswith("env_kwargs")]
-    if len(others) < len(settings) and plan.env_kwargs != began:
+    told = facts or {}
+    options = flags.changed(options, seed=told.get("seed", 0) if options.seed is None else options.seed)
+    others = [setting for setting in options.settings if not setting.strip().startswith("env_kwargs")]
+    own = flags.changed(options, settings=[*others, *_as_settings(told.get("env_kwargs", {}))])
+    typed_env = len(others) < len(options.settings)
+    plan = plan_of(options if typed_env else own)
+    if (tasks := settings_in(folder)) and plan.task not in tasks:
         raise UsageError(
-            f"{folder} was begun in environments made with {began or 'no arguments'}, and cannot go on with "
+            f"{folder} holds a run of {', '.join(tasks)}, which cannot go on with {plan.task}: give the run's task, or "
+            f"another --folder. There a new run can begin with its weights: --trained-agent {folder}."
+        )
+    env_kwargs = plan.env_kwargs if facts is None else facts.get("env_kwargs", {})
+    if typed_env and plan.env_kwargs != env_kwargs:
+        raise UsageError(
+            f"{folder} was begun in environments made with {env_kwargs or 'no arguments'}, and cannot go on with "
             f"{plan.env_kwargs}: leave --env-kwargs out, or give another --folder."
         )
-    return plan._replace(env_kwargs=began), [*others, *_as_settings(began)]
+    model = told.get("trained_agent", {}).get("model")
+    if options.trained_agent not in (None, model):
+        raise UsageError(
+            f"{folder} was begun with {model or 'random weights'}, and goes on with its own weights, not with "
+            f"{options.trained_agent}: leave --trained-agent out, or give another --folder."
+        )
+    arguments = plan.arguments if model is None else {**plan.arguments, **_own_networks(options, plan.task, folder)}
+    settings = [*others, *_as_settings(env_kwargs)]
+    plan = plan._replace(env_kwargs=env_kwargs, arguments=arguments)
+    return plan, flags.changed(options, settings=settings, trained_agent=model)
+
+
+def _own_networks(options: argparse.Namespace, task: str, folder: Path) -> dict[str, Any]:
+    """The settings of a run's networks, but for those that were typed."""
+    typed = dict(map(parse_setting, options.settings)) | ({} if options.size is None else {"size": options.size})
+    then = settings_in(folder).get(task, {})
+    own = {name: then[name] for name in NETWORKS if name in then and name not in typed}
+    entries = {key.partition(".")[2]: value for key, value in typed.items() if key.startswith("policy_kwargs.")}
+    if entries and "policy_kwargs" in own:
+        own["policy_kwargs"] = {**own["policy_kwargs"], **entries}
+    return own
 
 
 def _as_settings(env_kwargs: Mapping[str, Any]) -> list[str]:
@@ -94,32 +107,6 @@ def _as_settings(env_kwargs: Mapping[str, Any]) -> list[str]:
         is_word = isinstance(value, str) and parse_setting(plain)[1] == value
         found.append(plain if is_word else f"{OF_ENV}{key}={value!r}")
     return found
-
-
-def with_own_beginning(plan: Plan, options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Namespace]:
-    """Plan and options with the trained agent that the run began with, and with its networks. It is not read again.
-
-    Raises UsageError where another one was typed.
-    """
-    import yaml
-
-    config = folder / CONFIG
-    began = (checked(lambda: training_facts(folder)) or {}).get("trained_agent")
-    model = None if began is None else began["model"]
-    if options.trained_agent not in (None, model):
-        raise UsageError(
-            f"{folder} was begun with {model or 'random weights'}, and goes on with its own weights, not with "
-            f"{options.trained_agent}: leave --trained-agent out, or give another --folder."
-        )
-    typed = dict(map(parse_setting, options.settings)) | ({} if options.size is None else {"size": options.size})
-    if model is not None and config.exists():
-        then = yaml.safe_load(config.read_text(encoding="utf-8")).get(plan.task, {})
-        own = {name: then[name] for name in NETWORKS if name in then and name not in typed}
-        entries = {key.partition(".")[2]: value for key, value in typed.items() if key.startswith("policy_kwargs.")}
-        if entries and "policy_kwargs" in own:
-            own["policy_kwargs"] = {**own["policy_kwargs"], **entries}
-        plan = plan._replace(arguments={**plan.arguments, **own})
-    return plan, argparse.Namespace(**{**vars(options), "trained_agent": model})
 
 
 def resume(
@@ -134,19 +121,14 @@ def resume(
     except CheckpointError:
         raise
     except (TypeError, ValueError) as error:
-        if "spaces do not match" in str(error):
-            raise UsageError(
-                f"{folder} holds a run of {_task_of(folder)}, which cannot go on with {plan.task}: {error} Give the "
-                "run's task, or another --folder."
-            ) from error
         raise UsageError(str(error)) from error
     for warning in caught:
         print(f"Warning: {warning.message}", file=sys.stderr)
     if agent is not None:
         _forget_episodes(folder, agent._ended.tolist())
         forget_scores(folder / SCORES, agent.num_timesteps)
-        changed = changed_settings(folder / CONFIG, plan, options.seed)
-        print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {changed}" if changed else ""), flush=True)
+        told = changed_settings(folder, plan, options.seed)
+        print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {told}" if told else ""), flush=True)
     return agent
 
 
@@ -158,7 +140,7 @@ def resume_command(options: argparse.Namespace, folder: Path) -> str:
 def repeat_command(task: str, options: argparse.Namespace) -> str:
     """What to type for the same run on another machine: without folders, device, and what has no influence on it."""
     usual = {"track": False, **{name: DEFAULTS[name] for name in WITHOUT_INFLUENCE}}
-    return shlex.join(["hd-agents", "train", task, *typed(argparse.Namespace(**{**vars(options), **usual}))])
+    return shlex.join(["hd-agents", "train", task, *typed(flags.changed(options, **usual))])
 
 
 def typed(options: argparse.Namespace) -> list[str]:
@@ -174,23 +156,22 @@ def typed(options: argparse.Namespace) -> list[str]:
     return flags
 
 
-def changed_settings(config: Path, plan: Plan, seed: int) -> str:
+def changed_settings(folder: Path, plan: Plan, seed: int) -> str:
     """What was typed now that differs from the run's settings; nothing, if these were never written."""
-    import yaml
-
-    if not config.exists():
+    stored = settings_in(folder)
+    if not stored:
         return ""
-    now, then = plan.settings(seed), yaml.safe_load(config.read_text(encoding="utf-8")).get(plan.task, {})
+    now, then = plan.settings(seed), stored.get(plan.task, {})
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     return ", ".join(f"{key} {then.get(key)} -> {now.get(key)}" for key in keys)
 
 
-def _task_of(folder: Path) -> str:
-    """The task of the run in a folder, as far as its files tell."""
+def settings_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a run's folder holds of its settings, by its task; nothing if they were never written."""
     import yaml
 
     config = folder / CONFIG
-    return ", ".join(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.exists() else "another task"
+    return yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
 
 
 def forget_logs(logger: Logger, steps: int) -> None:

@@ -93,13 +93,19 @@ def allow_tensor_cores(device: str) -> bool:
     return True
 
 
-def task_id(task: str) -> str:
-    """The Gymnasium id of a name of the zoo, or the id itself. Raises UsageError for what is neither.
-
-    The module of an id `module:Name-v0` is looked for in the current directory too, as `python -m` does.
-    """
-    if ":" in task and os.getcwd() not in sys.path:
+def find_own_modules() -> None:
+    """Look for the module of an id `module:Name-v0` in the current directory too, as `python -m` does."""
+    if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+
+
+def task_id(task: str) -> str:
+    """The Gymnasium id of a name of the zoo, or the id itself. Raises UsageError for what is neither."""
+    module, colon, name = task.partition(":")
+    if colon:
+        find_own_modules()
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UsageError(f"{task}: {module} is no name of a module; write it as for import, my_module:{name}.")
     try:
         return zoo.env_id(task)
     except ValueError as error:

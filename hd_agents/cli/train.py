@@ -17,29 +17,26 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
 from hd_agents.checkpoint import CheckpointError, claim, release, steps_in
 from hd_agents.cli import flags, pictures, tasks, tracking
-from hd_agents.cli.curves import EVALUATION_SEED, SCORES
-from hd_agents.cli.errors import UsageError, require
+from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES
+from hd_agents.cli.errors import FAILED, UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_model
 from hd_agents.cli.resuming import (
+    begun,
     forget_logs,
     own_run_folder,
     resume,
     resume_command,
     told_folder,
-    with_begun_env_kwargs,
-    with_own_beginning,
-    with_own_env_kwargs,
-    with_own_seed,
 )
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
+from hd_agents.envs.closing import close
 from hd_agents.host import crowding
 from hd_agents.presets import SIZES
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
 from hd_agents.zoo.training import Plan
 
-FAILED = 1  # exit status where a training ended with an error
 UNTIL_FAILURE = "agent_until_failure.zip"
 DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
@@ -85,18 +82,17 @@ def run(options: argparse.Namespace) -> int:
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
     trained = load_model(options.trained_agent, "cpu") if begins else None
-    options = with_own_seed(options, resumed if resuming else None)
-    plan = plan_of(with_begun_env_kwargs(options, resumed) if resumed and resuming else options, trained)
     if resumed and resuming:
-        plan, settings = with_own_env_kwargs(plan, options.settings, resumed)
-        options = argparse.Namespace(**{**vars(options), "settings": settings})
-    make_env(plan.task, env_kwargs=plan.env_kwargs).close()  # a task that does not exist gets no folder
-    _tell_machine(options.device, plan)
+        plan, options = begun(options, resumed)
+    else:
+        options = flags.changed(options, seed=options.seed or 0)
+        plan = plan_of(options, trained)
+    close(make_env(plan.task, env_kwargs=plan.env_kwargs))  # a task that does not exist gets no folder
+    if not tasks.allow_tensor_cores(options.device):
+        _tell_machine(plan)
     folder = _choose_folder(options, plan.task)
     if options.resume:
         claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
-    if resuming:
-        plan, options = with_own_beginning(plan, options, folder)
     env = plan.make_envs(options.seed, folder, resuming)
     checkpoint = None
     if options.resume or options.checkpoint_every is not None:
@@ -120,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         assert agent is not None
         return _after(failure, folder, agent, resume_command(options, folder) if checkpoint else None)
     finally:
-        env.close()
+        close(env)
         release(folder / CHECKPOINTS)
     if status and checkpoint:
         print(f"To go on: {resume_command(options, folder)}", flush=True)
@@ -136,10 +132,8 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def _tell_machine(device: str, plan: Plan) -> None:
-    """On a CPU, tell what makes learning slow."""
-    if tasks.allow_tensor_cores(device):
-        return
+def _tell_machine(plan: Plan) -> None:
+    """Tell what makes learning slow on this CPU."""
     if hint := crowding(torch.get_num_threads()):
         print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
     _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
@@ -171,7 +165,7 @@ def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Pa
     try:
         return plan.make_agent(env, options.seed, options.device, verbose=1)
     except (TypeError, ValueError) as error:
-        env.close()
+        close(env)
         if not options.resume:
             for path in folder.iterdir():
                 path.unlink()
@@ -187,7 +181,7 @@ def _callbacks(
         how = {
             "episodes": options.eval_episodes,
             "seed": EVALUATION_SEED,
-            "n_envs": 5,
+            "n_envs": EVALUATION_ENVS,
             "env_kwargs": plan.env_kwargs,
             "verbose": 1,
         }
@@ -206,6 +200,8 @@ def _learn(
             if left:
                 agent.dump_logs()  # what came after the last table
     except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != SIGNALS["SIGTERM"]:
+            raise TrainingFailed(f"sys.exit({stop.code!r}) after {agent.num_timesteps} env steps") from stop
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
         return SIGNALS["SIGTERM" if isinstance(stop, SystemExit) else "SIGINT"]
     except CheckpointError:

@@ -16,10 +16,12 @@ from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
+from hd_agents.cli.curves import EVALUATION_ENVS
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
+from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate
-from hd_agents.host import atomic_write
+from hd_agents.host import write_text
 from hd_agents.progress import bar_is_seen
 from hd_agents.provenance import commit, machine
 from hd_agents.zoo import search_space
@@ -85,7 +87,7 @@ def _usual(plan: Plan, space: Space, device: str) -> dict[str, Any]:
     except TypeError as error:
         raise UsageError(str(error)) from error
     finally:
-        env.close()
+        close(env)
     return search_space.within({**{key: getattr(agent, key, None) for key in space}, **plan.arguments}, space)
 
 
@@ -204,7 +206,7 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
             trial.set_user_attr("error", str(error).partition("\n")[0] or repr(error))
             raise TrialFailed from error
     finally:
-        env.close()
+        close(env)
     if watch.pruned:
         raise optuna.TrialPruned
     trial.report(score, agent.num_timesteps)
@@ -212,7 +214,9 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
 
 
 def _score(agent: HarmonyDreamAgent, plan: Plan, episodes: int) -> float:
-    found = evaluate(agent, plan.task, episodes, seed=EVALUATION_SEED, n_envs=5, env_kwargs=plan.env_kwargs)
+    found = evaluate(
+        agent, plan.task, episodes, seed=EVALUATION_SEED, n_envs=EVALUATION_ENVS, env_kwargs=plan.env_kwargs
+    )
     return sum(found.returns) / episodes
 
 
@@ -231,8 +235,7 @@ def _tell(study: Any, trial: Any, plan: Plan, path: Path, options: argparse.Name
 def _write_best(study: Any, plan: Plan, path: Path, options: argparse.Namespace) -> None:
     """The best trial so far as a row of the zoo, if any has come to its end."""
     if any(other.state.name == "COMPLETE" for other in study.trials):
-        with atomic_write(path) as file:
-            file.write(_row(study, plan, options).encode())
+        write_text(path, _row(study, plan, options))
 
 
 def _row(study: Any, plan: Plan, options: argparse.Namespace) -> str:

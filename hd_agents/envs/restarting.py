@@ -1,30 +1,24 @@
 """Environments that fail are made anew, a bounded number of times, and training goes on.
 
-:class:`RestartingEnv` stands around one environment and catches what it raises. :class:`RestartingSubprocVecEnv` runs
-one environment per process and replaces a process that dies, whether of an exception or of a crash in a simulator's own
-code, or that does not answer in time. In both the interrupted episode ends as one that a time limit cut off: its last
-observation is the one before the failure, its last reward 0, and its last ``info`` names the cause under
-``"restarted"``; so does the log.
+:class:`RestartingEnv` stands around one environment and catches what it raises, and :mod:`hd_agents.envs.processes`
+replaces whole processes. In both the interrupted episode ends as one that a time limit cut off: its last observation is
+the one before the failure, its last reward 0, and its last ``info`` names the cause under ``"restarted"``; so does the
+log.
 """
 
 import logging
-import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
-from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
+
+from hd_agents.envs.closing import close
 
 MAX_RESTARTS = 10  # of one environment; something that fails more often than that has to be looked at
-CLOSING_SECONDS = 10.0  # that a running step may take to its end when all is closed
-DEAD = (EOFError, ConnectionResetError, BrokenPipeError)  # what the pipe to a dead process says
+PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each restart in a row: a robot takes time to boot
 
 _log = logging.getLogger(__name__)
 
@@ -34,22 +28,56 @@ def new_seed(first: int | None, restarts: int) -> int | None:
     return None if first is None else int(np.random.SeedSequence([first, restarts]).generate_state(1)[0])
 
 
-class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment that is made anew when ``step`` or ``reset`` raises an exception.
+class Restarts:
+    """How often one environment was made anew, and whether it may be once more.
 
-    ``restarts`` counts them.
+    :param most: in the life of this object, beyond those that :meth:`restore` tells of; in a row, without a step that
+        succeeds in between, at most MAX_RESTARTS.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.count, self.limit = 0, most
+        self._in_a_row = 0
+
+    def once_more(self) -> bool:
+        """Count one, after a pause if the one before was of no use; False where there have been too many."""
+        self.count += 1
+        self._in_a_row += 1
+        if self.count > self.limit or self._in_a_row > MAX_RESTARTS:
+            return False
+        time.sleep(PAUSES[min(self._in_a_row, len(PAUSES)) - 1])
+        return True
+
+    def helped(self) -> None:
+        """A step has succeeded."""
+        self._in_a_row = 0
+
+    def restore(self, count: int) -> None:
+        """Go on counting where a run that is gone on with was; it may make as many more as a new one."""
+        self.count, self.limit = count, self.limit - self.count + count
+
+
+class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment that is made anew when ``step`` or ``reset`` raises an exception, or when it cannot be made anew.
+
+    Where that happens again at once, it waits a little longer each time, up to half a minute. ``restarts`` counts them.
 
     :param make: makes the environment. :param max_restarts: in the whole life of this object.
-    :raises RuntimeError: from ``step`` or ``reset`` when it fails once more than that, with the failure as its cause.
+    :raises RuntimeError: from ``step`` or ``reset`` when it fails once more than that, or eleven times without a step
+        in between, with the failure as its cause.
     """
 
     def __init__(self, make: Callable[[], gym.Env[Any, Any]], max_restarts: int = MAX_RESTARTS) -> None:
         super().__init__(make())
-        self._make, self._max_restarts = make, max_restarts
-        self.restarts = 0
+        self._make, self._restarts = make, Restarts(max_restarts)
         self._first_seed: int | None = None
         self._seed: int | None = None  # that the next reset takes if it is given none
         self._last: Any = None
+
+    @property
+    def restarts(self) -> int:
+        """How often it was made anew."""
+        return self._restarts.count
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is not None:
@@ -70,7 +98,12 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
             self._restart(error)
             return self._last, 0.0, False, True, {"restarted": repr(error)}
         self._last = result[0]
+        self._restarts.helped()
         return result
+
+    def close(self) -> None:
+        """Close the environment. Where that fails a warning says so, and nothing is lost by it."""
+        close(self.env)
 
     def get_state(self) -> dict[str, Any]:
         """For :mod:`hd_agents.envs.state`."""
@@ -78,168 +111,21 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Undo :meth:`get_state`."""
-        self.restarts, (self._first_seed, self._seed), self._last = state["restarts"], state["seeds"], state["last"]
+        self._restarts.restore(state["restarts"])
+        (self._first_seed, self._seed), self._last = state["seeds"], state["last"]
 
     def _restart(self, error: Exception) -> None:
         """Put a new environment in the failed one's place; the caller resets it."""
-        self.restarts += 1
-        if self.restarts > self._max_restarts:
-            raise RuntimeError(f"{self.env} failed again after {self._max_restarts} restarts: {error!r}") from error
-        _log.warning("%s failed; restart %d of %d.", self.env, self.restarts, self._max_restarts, exc_info=error)
-        with suppress(Exception):
-            self.env.close()
-        self.env = self._make()
-        self._seed = new_seed(self._first_seed, self.restarts)
-
-
-class RestartingSubprocVecEnv(SubprocVecEnv):
-    """One environment per process; a process that dies is replaced.
-
-    A ``Monitor`` inside the process would start anew with it, and its file too: put a ``VecMonitor`` around the whole
-    instead. ``restarts`` counts them for each process. Ctrl-C does not reach the processes: it is for the program that
-    started them, which closes them.
-
-    :param env_fns: N functions that make the environments.
-    :param start_method: "forkserver", "spawn" or "fork"; None for the first of them that the system has.
-    :param max_restarts: of each process.
-    :param timeout: seconds that a process may take for a step or a reset (a replaced one with its start) before it is
-        ended and replaced; None for as long as it takes: one that hangs is waited for.
-    :raises RuntimeError: from ``step`` or ``reset`` when a process fails once more than ``max_restarts``.
-    :raises ValueError: for a ``timeout`` that is not above 0.
-    """
-
-    def __init__(
-        self,
-        env_fns: list[Callable[[], gym.Env[Any, Any]]],
-        start_method: str | None = None,
-        max_restarts: int = MAX_RESTARTS,
-        timeout: float | None = None,
-    ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout={timeout} is not allowed: give seconds above 0, or None to wait for ever")
-        start_method = start_method or ("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-        env_fns = [partial(_without_ctrl_c, make) for make in env_fns]
-        self._context: Any = get_context(start_method)
-        self._context.set_forkserver_preload(["__main__", __name__])  # once, instead of in each process
-        try:
-            super().__init__(env_fns, start_method)
-        except DEAD as error:
-            raise RuntimeError(
-                "A process ended before its environment was made, see the traceback above: call the functions of "
-                "env_fns here first, one by one, to see which fails and why."
-            ) from error
-        self.remotes = list(self.remotes)
-        self._env_fns, self._max_restarts = env_fns, max_restarts
-        self._timeout = timeout
-        self.restarts = [0] * self.num_envs
-        self._failures = [""] * self.num_envs
-        self._first_seeds: list[int | None] = [None] * self.num_envs
-        self._last: list[Any] = [None] * self.num_envs
-        self._unanswered = [False] * self.num_envs  # which owe an answer, as after a Ctrl-C within a step
-
-    def step_async(self, actions: np.ndarray) -> None:
-        for env, action in enumerate(actions):
-            self._send(env, ("step", action))
-        self.waiting = True
-
-    def step_wait(self) -> VecEnvStepReturn:
-        results = [self._receive(env) or self._cut_off(env) for env in range(self.num_envs)]
-        self.waiting = False
-        observations, rewards, dones, infos, self.reset_infos = zip(*results, strict=True)  # type: ignore[assignment]
-        self._last = list(observations)
-        stacked = _stack_obs(observations, self.observation_space)
-        return stacked, np.stack(rewards), np.stack(dones), infos  # type: ignore[return-value]
-
-    def reset(self) -> VecEnvObs:
-        seeds, options = self._seeds, self._options
-        self._first_seeds = [new if new is not None else old for new, old in zip(seeds, self._first_seeds, strict=True)]
-        for env in range(self.num_envs):
-            if self._unanswered[env]:
-                self._receive(env)
-            self._send(env, ("reset", (seeds[env], options[env])))
-        results = [self._receive(env) or self._restart(env, options[env]) for env in range(self.num_envs)]
-        observations, self.reset_infos = zip(*results, strict=True)  # type: ignore[assignment]
-        self._reset_seeds()
-        self._reset_options()
-        self._last = list(observations)
-        return _stack_obs(observations, self.observation_space)
-
-    def close(self) -> None:
-        if self.closed:
+        while self._restarts.once_more():
+            told = (self.env, self.restarts, self._restarts.limit)
+            _log.warning("%s failed; restart %d of %d.", *told, exc_info=error)
+            with suppress(Exception):
+                self.env.close()
+            try:
+                self.env = self._make()
+            except Exception as failure:
+                error = failure
+                continue
+            self._seed = new_seed(self._first_seed, self.restarts)
             return
-        for env in range(self.num_envs):
-            if self._unanswered[env]:
-                self._receive(env, self._timeout or CLOSING_SECONDS)
-            self._send(env, ("close", None))
-        for process, remote in zip(self.processes, self.remotes, strict=True):
-            process.join(self._timeout)
-            process.kill()  # does nothing to one that has ended
-            process.join()
-            remote.close()
-        self.closed = True
-
-    def get_state(self) -> dict[str, Any]:
-        """For :mod:`hd_agents.envs.state`: of the restarts, not of the environments."""
-        return {"restarts": list(self.restarts), "seeds": list(self._first_seeds), "last": list(self._last)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Undo :meth:`get_state`."""
-        self.restarts, self._first_seeds, self._last = state["restarts"], state["seeds"], state["last"]
-
-    def _send(self, env: int, message: tuple[str, Any]) -> None:
-        with suppress(*DEAD):  # _receive will find out
-            self.remotes[env].send(message)
-        self._unanswered[env] = message[0] in ("step", "reset")
-
-    def _receive(self, env: int, timeout: float | None = None) -> Any:
-        """What the process answers; None if it is dead, as it is after a time without an answer."""
-        remote, process, timeout = self.remotes[env], self.processes[env], timeout or self._timeout
-        in_time = wait([remote, process.sentinel], timeout)
-        if not in_time:
-            process.kill()
-        with suppress(*DEAD, OSError):  # the latter for a process that died in the middle of its answer
-            if in_time and remote.poll():
-                answer, self._unanswered[env] = remote.recv(), False
-                return answer
-        process.join()
-        self._unanswered[env] = False
-        self._failures[env] = f"exit code {process.exitcode}" if in_time else f"no answer for {timeout:g} s"
-        return None
-
-    def _cut_off(self, env: int) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
-        """What a step answers in which the process died: the end of its episode, and the start of the next one."""
-        info = {
-            "restarted": self._failures[env],
-            "TimeLimit.truncated": True,
-            "terminal_observation": self._last[env],
-        }
-        observation, reset_info = self._restart(env, {})
-        return observation, 0.0, True, info, reset_info
-
-    def _restart(self, env: int, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Replace a dead process until one lives through ``reset``, and give what that answers."""
-        while True:
-            failure = f"The process of environment {env} died ({self._failures[env]})"
-            self.restarts[env] += 1
-            if self.restarts[env] > self._max_restarts:
-                self.waiting = False
-                raise RuntimeError(f"{failure}, after {self._max_restarts} restarts.")
-            _log.warning("%s; restart %d of %d.", failure, self.restarts[env], self._max_restarts)
-            self._start(env)
-            self._send(env, ("reset", (new_seed(self._first_seeds[env], self.restarts[env]), options)))
-            if (answer := self._receive(env)) is not None:
-                return answer
-
-    def _start(self, env: int) -> None:
-        self.remotes[env].close()
-        self.remotes[env], work_remote = self._context.Pipe()
-        arguments = (work_remote, self.remotes[env], CloudpickleWrapper(self._env_fns[env]))
-        self.processes[env] = self._context.Process(target=_worker, args=arguments, daemon=True)
-        self.processes[env].start()
-        work_remote.close()
-
-
-def _without_ctrl_c(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
-    """What ``make`` makes, in a process that Ctrl-C in its terminal does not end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make()
+        raise RuntimeError(f"{self.env} failed again after {self.restarts - 1} restarts: {error!r}") from error

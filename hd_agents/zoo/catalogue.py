@@ -12,6 +12,7 @@ import gymnasium as gym
 
 from hd_agents import checks
 from hd_agents.envs import PACKAGES, make, namespace
+from hd_agents.envs.closing import close
 from hd_agents.host import needing
 
 PRESETS = ("paper", "nano")
@@ -116,7 +117,7 @@ def make_with(name: str, env_kwargs: Mapping[str, Any], drawn: bool = False) -> 
     found = env_id(name)
     env = make(found, env_kwargs)
     if drawn and "rgb_array" in env.metadata.get("render_modes", ()):
-        env.close()
+        close(env)
         env = make(found, {**env_kwargs, "render_mode": "rgb_array"})
     return env
 

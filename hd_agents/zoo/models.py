@@ -114,9 +114,11 @@ def locate(name: str | Path, version: str | None = None, media: bool = False) ->
     if not local and (source := hub.repository(str(name))) is not None:
         return hub.download(source, version, media)
     found = Path(name) if local else _shipped(str(name))
-    commit = str(packages.read_card(found).get("commit"))
-    if version is not None and not (len(str(version)) >= 7 and commit.startswith(str(version).lower())):
-        raise ValueError(f"version={version!r}: {name} is there once, trained with commit {commit}; leave version out.")
+    if version is not None:
+        commit = str(packages.read_card(found).get("commit"))
+        if not (len(str(version)) >= 7 and commit.startswith(str(version).lower())):
+            told = f"{name} is there once, trained with commit {commit}; leave version out"
+            raise ValueError(f"version={version!r}: {told}.")
     return found
 
 

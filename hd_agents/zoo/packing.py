@@ -9,6 +9,7 @@ import torch
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.envs.closing import close
 from hd_agents.evaluation import acting, evaluate, player_for
 from hd_agents.filming import (
     CONTEXT,
@@ -140,7 +141,7 @@ def _film(
         dreamer = play(dreaming, env, seed, CONTEXT + max(HORIZON, CURVE_HORIZON))
         fps = frames_per_second(env)
     finally:
-        env.close()
+        close(env)
     video = _write_video(made / packages.VIDEO, episode, task, fps) if episode.frames else None
     return {"video": video, "dream": {**draw_dream(made / packages.DREAM, dreaming, dreamer, task)}}
 

@@ -1,7 +1,7 @@
 """Weights in fewer bits than they were trained with: half precision, or 8 bits per number.
 
 In 8 bits a tensor of two or more dimensions is stored as int8 from -127 to 127, with ``<name>.scale`` beside it:
-float32, one factor for each output channel (dimension 0). Vectors are few, and stay in half precision. Single numbers
+float32, one factor for each row of its first dimension. Vectors are few, and stay in half precision. Single numbers
 are no weights (a range of returns, a loss's coefficient) and stay as they are.
 """
 
@@ -67,5 +67,5 @@ def restored(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _spread(scale: Tensor, tensor: Tensor) -> Tensor:
-    """One factor per output channel, in a shape that multiplies ``tensor``."""
+    """One factor per row of the first dimension, in a shape that multiplies ``tensor``."""
     return scale.reshape(-1, *[1] * (tensor.ndim - 1))

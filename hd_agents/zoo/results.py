@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hd_agents.host import alone_in, atomic_write
+from hd_agents.host import alone_in, write_text
 from hd_agents.zoo import models
 from hd_agents.zoo.catalogue import names, preset_of
 from hd_agents.zoo.packages import AGENT
@@ -85,8 +85,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         columns = next(csv.reader(before.splitlines()), None)
         before += "\n" if before and not before.endswith("\n") else ""  # as some editors leave it
-        with atomic_write(path) as file:
-            file.write((before + table([row], columns)).encode())
+        write_text(path, before + table([row], columns))
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:

@@ -17,7 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv, RestartingSubprocVecEnv
+from hd_agents.envs.closing import close
+from hd_agents.envs.processes import RestartingSubprocVecEnv
+from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
 from hd_agents.envs.state import Restorable
 from hd_agents.replay_memory import MOST_ROWS
 from hd_agents.spaces import ObservationCodec
@@ -136,7 +138,7 @@ def train(
         agent = run.make_agent(env, seed, device, verbose)
         return agent.learn(run.steps, callback=callback, progress_bar=progress_bar)
     except BaseException:
-        env.close()
+        close(env)
         raise
 
 
@@ -210,7 +212,7 @@ def _fitting(task: str, env_kwargs: Mapping[str, Any], device: str) -> dict[str,
     except ValueError as error:
         raise ValueError(f"{task}: {error}") from error
     finally:
-        env.close()
+        close(env)
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     small = hyperparameters("classic/default")
     chosen = {"n_timesteps": small["n_timesteps"], "size": "small"} if on_gpu else small
