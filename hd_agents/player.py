@@ -20,6 +20,8 @@ class Player:
         player.reset()
         action = player.act(obs)
 
+    An agent that was trained in a ``VecNormalize`` wants observations as that makes them (``normalize_obs``).
+
     :param deterministic: as for :meth:`DreamPolicy.predict`.
     """
 

@@ -457,6 +457,22 @@ def test_a_failed_learn_gives_folder_and_signals_back(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_callback_that_fails_at_the_end_gives_folder_and_signals_back(tmp_path: Path) -> None:
+    class FailsAtTheEnd(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_training_end(self) -> None:
+            raise RuntimeError("no room for the report")
+
+    before, checkpoint, agent = signal.getsignal(signal.SIGTERM), RunCheckpoint(tmp_path, every=20), agent_of()
+    with pytest.raises(RuntimeError, match="no room"):
+        agent.learn(30, callback=[FailsAtTheEnd(), checkpoint])
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert claimed_elsewhere(tmp_path)
+    agent.add_episode(np.zeros((3, 3)), np.zeros(2, int), np.zeros(2), terminated=True)  # learn() is over
+
+
 def test_a_forked_process_has_no_claim(tmp_path: Path) -> None:
     checkpoint.claim(tmp_path)
     child = os.fork()

@@ -1,5 +1,7 @@
 """Replay rows line up with what the environments did: actions, rewards, ends and resets, one row each."""
 
+import gc
+import weakref
 from typing import Any
 
 import gymnasium as gym
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.collection import normalize_batch
@@ -282,3 +285,74 @@ def test_what_is_not_to_be_normalised_is_not(left_out: str) -> None:
     normal = normalize_batch(batch, normalizer)
     same = torch.equal(normal.observation["observation"], batch.observation["observation"])
     assert (same, torch.equal(normal.reward, batch.reward)) == (left_out == "norm_obs", left_out == "norm_reward")
+
+
+class Lost(VecEnvWrapper):
+    """Tells no last observations, as vector environments of some simulators do not."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for info in infos:
+            info.pop("terminal_observation", None)
+        return observations, rewards, dones, infos
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_lost_last_observation_is_not_that_of_the_next_episode(normalized: bool) -> None:
+    env: Any = Lost(DummyVecEnv([lambda: Clock(3)]))
+    env = VecNormalize(env) if normalized else env
+    agent = tiny(env=env)
+    with pytest.warns(UserWarning, match="Environment 0 ended an episode without") as caught:
+        agent.learn(9)
+    assert len([one for one in caught if "terminal_observation" in str(one.message)]) == 1
+    found = [(observation[:2], reward, first, last) for observation, _, reward, first, last in rows(agent)]
+    assert found[:6] == [
+        ((1.0, 0.0), 0.0, True, False),
+        ((1.0, 1.0), 101.0, False, False),
+        ((1.0, 2.0), 102.0, False, False),
+        ((1.0, 2.0), 103.0, False, True),
+        ((2.0, 0.0), 0.0, True, False),
+        ((2.0, 1.0), 201.0, False, False),
+    ]
+
+
+@pytest.mark.parametrize("event", ["step", "rollout_end"])
+def test_a_callback_may_change_the_environment(event: str) -> None:
+    """As a curriculum does."""
+    other = Clock(5)
+    other.episode = 40
+
+    class Curriculum(BaseCallback):
+        def _on_step(self) -> bool:
+            if event == "step" and self.num_timesteps == 4:
+                self.model.set_env(other)
+            return True
+
+        def _on_rollout_end(self) -> None:
+            if event == "rollout_end" and self.num_timesteps == 4:
+                self.model.set_env(other)
+
+    agent = tiny(env=Clock(7))
+    agent.learn(8, callback=Curriculum())
+    seen = [(*observation[:2], first) for observation, _, _, first, _ in rows(agent)]
+    assert seen[:7] == [
+        (1, 0, True),
+        (1, 1, False),
+        (1, 2, False),
+        (1, 3, False),
+        (1, 4, False),
+        (41, 0, True),
+        (41, 1, False),
+    ]
+    assert len(seen) == 8 + 2
+
+
+def test_an_environment_does_not_keep_its_agent() -> None:
+    env = DummyVecEnv([lambda: Clock(3)])
+    agent = weakref.ref(tiny(env=env).learn(30))
+    gc.collect()
+    assert agent() is None
+    tiny(env=env).learn(30)

@@ -1,6 +1,7 @@
 """An environment that sometimes raises: what is played after a training, and what is left of it."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,29 @@ class Flaky(gym.Env[Any, Any]):
     observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
     action_space = spaces.Discrete(2)
 
-    def __init__(self, seeds: tuple[int, ...] = ()) -> None:
-        self.seeds = seeds
+    def __init__(self, seeds: tuple[int, ...] = (), closes: bool = True, how: str = "raises") -> None:
+        self.seeds, self.closes, self.how = seeds, closes, how
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
         self.left, self.fails = 7, seed in self.seeds
         return np.zeros(3, np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.left -= 1
         if self.fails and self.left == 4:
+            if self.how == "exits":
+                sys.exit("robot lost")
+            if self.how == "observes nan":
+                return np.full(3, np.nan, np.float32), 1.0, False, False, {}
+            if self.how == "pays nothing":
+                return np.zeros(3, np.float32), np.inf, False, False, {}
             raise RuntimeError("motor driver timeout")
         return np.zeros(3, np.float32), 1.0, self.left == 0, False, {}
+
+    def close(self) -> None:
+        if not self.closes:
+            raise RuntimeError("brake")
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +133,49 @@ def test_a_comparison_whose_evaluations_all_fail(
     told = capsys.readouterr()
     assert "2 of 2 runs FAILED: with harmony, seed 0; without harmony, seed 0" in told.out
     assert "failed in the episode of seed 10000: RuntimeError('motor driver timeout'); 0 of 1 episodes" in told.err
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("observes nan", "a wrong observation: the key 'observation' holds nan, expected finite numbers"),
+        ("pays nothing", "the reward inf"),
+    ],
+)
+def test_numbers_that_cannot_be_are_the_environments(how: str, what: str, tmp_path: Path) -> None:
+    agent = tiny(env=Flaky())
+    with pytest.raises(EpisodeError) as caught:
+        evaluate(agent, lambda: Flaky((2,), how=how), 4)
+    assert str(caught.value).startswith(f"The environment failed in the episode of seed 2: {what}; 2 of 4 episodes")
+
+
+def test_an_environment_that_cannot_be_closed_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = tiny(env=Flaky())
+    with pytest.warns(UserWarning, match=r"failed when it was closed: RuntimeError\('brake'\)"):
+        found = evaluate(agent, lambda: Flaky(closes=False), 2)
+    assert found.returns == [7.0, 7.0]
+    words = ["Flaky-v0", "--steps", "60", "--env-kwargs", "closes=False", *TINY]
+    with pytest.warns(UserWarning, match="failed when it was closed"):
+        assert main(["train", *words, "--folder", str(tmp_path)]) == 0
+    folder = tmp_path / "Flaky-v0_1"
+    assert {path.name for path in folder.iterdir()} >= {"agent.zip", "curve.png", "dream.png"}
+    with pytest.warns(UserWarning, match="failed when it was closed"):
+        assert main(["evaluate", "Flaky-v0", "--model", str(folder), "--episodes", "2"]) == 0
+    with pytest.warns(UserWarning, match="failed when it was closed"):
+        assert main(["enjoy", str(folder), "--episodes", "1"]) == 0
+    with pytest.warns(UserWarning, match="failed when it was closed"):
+        assert main(["check", *words]) == 0
+    assert "passed the checks of Gymnasium" in capsys.readouterr().out
+
+
+def test_an_environment_that_exits_is_no_signal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "Flaky-v0", "--steps", "60", "--folder", str(tmp_path), *TINY]
+    assert main([*words, "--env-kwargs", "how=exits", "--env-kwargs", "seeds=[0]"]) == 1
+    told = capsys.readouterr()
+    assert "the training failed after 2 env steps: sys.exit('robot lost')" in told.err.splitlines()[-1]
+
+
+def test_a_folder_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "CartPole-v1", "--model", "classic/CartPole", "--output"]
+    assert main([*words, str(tmp_path)]) == 2
+    assert f"--output {tmp_path} is a folder: give a file's name." in capsys.readouterr().err

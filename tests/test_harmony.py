@@ -109,6 +109,13 @@ def test_the_user_selects_what_is_harmonised(harmony, harmonized):
         assert terms["observation/b"].scale == 3.0
 
 
+def test_something_has_to_be_learned():
+    nothing = {"observation": 0.0, "reward": 0, "dynamics": 0.0}
+    with pytest.raises(ValueError, match="leaves no loss with a weight above 0"):
+        select_terms(TERMS, nothing, GROUPS)
+    assert select_terms(TERMS, {**nothing, "reward": 0.1}, GROUPS)["reward"].scale == 0.1
+
+
 @pytest.mark.parametrize("harmony", [{"rewards": True}, {"reward": -1.0}, {"reward": "yes"}])
 def test_bad_selections_are_named(harmony):
     with pytest.raises(ValueError, match=next(iter(harmony))):

@@ -55,6 +55,7 @@ def test_actions_without_a_dimension() -> None:
     ("env", "message"),
     [
         (lambda: gym.make("CartPole-v1"), "is a function or class: call it"),
+        (Clock, "is a function or class: call it"),  # which has spaces
         ([1], "is a list; use a Gymnasium environment or its id"),
         (gym.make_vec("CartPole-v1", num_envs=2), "one of gymnasium.vector: use .*make_vec_env"),
     ],

@@ -136,6 +136,58 @@ def test_the_number_of_restarts_is_bounded(tmp_path: Path) -> None:
     assert len(made) == 3
 
 
+def test_a_run_that_goes_on_may_restart_as_often_again(tmp_path: Path) -> None:
+    env = RestartingEnv(lambda: Fragile(fuses(tmp_path / "f", 3), fails_at=2), max_restarts=3)
+    one, other = RestartingEnv(Fragile, max_restarts=3), RestartingSubprocVecEnv([Fragile], "fork", max_restarts=3)
+    env.reset(seed=1)
+    while env.restarts < 3:
+        if env.step(0)[3]:
+            env.reset()
+    one.set_state(env.get_state())
+    other.set_state({"restarts": [3], "seeds": [1], "last": [None]})
+    other.close()
+    assert one.restarts == 3 and other.restarts == [3]  # so that seeds go on
+    assert [each._restarts.limit for each in (env, one)] == [3, 6]
+    assert other._restarts[0].limit == 6
+
+
+def test_what_cannot_be_made_anew_is_tried_again_later(tmp_path: Path, pauses: list[float]) -> None:
+    """As the controller of a robot that is booting."""
+    made: list[bool] = []
+
+    def make() -> Fragile:
+        made.append(True)
+        if 1 < len(made) < 6:
+            raise ConnectionRefusedError("booting")
+        return Fragile(fuses(tmp_path / "f", 1) if len(made) == 1 else None)
+
+    env = RestartingEnv(make)
+    env.reset(seed=0)
+    while not env.step(0)[3]:
+        pass
+    assert env.restarts == 5
+    assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0]
+    env.reset()
+    env.step(0)
+    env._restart(OSError("again"))
+    assert pauses[5:] == [0.0]  # a step has succeeded in between
+
+
+def test_failures_in_a_row_are_bounded_whatever_is_allowed() -> None:
+    made: list[bool] = []
+
+    def make() -> Fragile:
+        made.append(True)
+        if len(made) > 1:
+            raise ConnectionRefusedError("gone")
+        return Fragile()
+
+    env = RestartingEnv(make, max_restarts=1_000)
+    with pytest.raises(RuntimeError, match="failed again after 10 restarts: ConnectionRefusedError"):
+        env._restart(OSError("simulator lost"))
+    assert len(made) == 11
+
+
 def test_training_goes_on_after_exceptions(tmp_path: Path) -> None:
     folder = fuses(tmp_path / "f", 2)
     env = make_vec_env(lambda: RestartingEnv(lambda: Fragile(folder)), 1, seed=0)

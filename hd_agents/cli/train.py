@@ -201,7 +201,8 @@ def _learn(
                 agent.dump_logs()  # what came after the last table
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != SIGNALS["SIGTERM"]:
-            raise TrainingFailed(f"sys.exit({stop.code!r}) after {agent.num_timesteps} env steps") from stop
+            told = f"the training failed after {agent.num_timesteps} env steps: sys.exit({stop.code!r})"
+            raise TrainingFailed(told) from stop
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
         return SIGNALS["SIGTERM" if isinstance(stop, SystemExit) else "SIGINT"]
     except CheckpointError:
