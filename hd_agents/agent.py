@@ -28,18 +28,10 @@ from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
 from hd_agents.presets import DEFAULTS, SIZES
 from hd_agents.replay import SequenceReplay
-from hd_agents.restoring import (
-    NONFINITE,
-    RUNNING,
-    Archive,
-    archive_data,
-    as_file,
-    fit_optimizers,
-    load,
-    running_state,
-)
+from hd_agents.restoring import NONFINITE, RUNNING, Archive, as_file, fit_optimizers, load
 from hd_agents.saving import read_archive, write_archive
 from hd_agents.spaces import Observation
+from hd_agents.storing import archive_data, running_state
 from hd_agents.vetting import blamed_on
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
@@ -400,10 +392,6 @@ class HarmonyDreamAgent(LearningLoop):
         :param kwargs: further constructor arguments, other than those that shape the networks.
         :raises ValueError: where model and spaces do not match, naming the tensor and both shapes.
         """
-        if told := sorted({"policy", "backbone", "harmony", "policy_kwargs"} & kwargs.keys()):
-            raise ValueError(f"{', '.join(told)}: follows from the model; leave it out.")
-        if classes is not None:
-            classes = checks.whole("classes", classes, 1)
         return official.make_agent(cls, params, cls._wrap_env(_made(env)), classes, kwargs)
 
 

@@ -30,9 +30,9 @@ from hd_agents.episodes import EnvMaker, EpisodeError, seeded_envs, share_seeds
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
 from hd_agents.randomness import seeded
-from hd_agents.restoring import system_info
 from hd_agents.scores import human_normalized
 from hd_agents.spaces import Observation
+from hd_agents.storing import system_info
 
 RULES = ("paper", "deterministic")
 # What the papers do, by the namespace of the task's id: how they act in evaluation, and for how many episodes.

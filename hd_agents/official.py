@@ -22,6 +22,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from hd_agents import checks
 from hd_agents.backbones import Networks, build
 from hd_agents.official_files import clean, read
 from hd_agents.official_layout import (
@@ -188,6 +189,10 @@ def make_agent(
     cls: Any, params: Mapping[str, Any] | str | Path, env: VecEnv, classes: int | None, settings: dict[str, Any]
 ) -> Any:
     """An agent of ``cls`` in ``env``; see :meth:`hd_agents.agent.HarmonyDreamAgent.from_official`."""
+    if told := sorted({"policy", "backbone", "harmony", "policy_kwargs"} & settings.keys()):
+        raise ValueError(f"{', '.join(told)}: follows from the model; leave it out.")
+    if classes is not None:
+        classes = checks.whole("classes", classes, 1)
     arrays = params if isinstance(params, Mapping) else read(params)
     found = for_spaces(arrays, env.observation_space, env.action_space, classes)
     shaped: dict[str, Any] = {"backbone": found.backbone, "harmony": found.harmony, "policy_kwargs": found.overrides}

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from hd_agents.learner import Draws
 from hd_agents.nonfinite import PATIENCE
-from hd_agents.restoring import NONFINITE, archive_data
+from hd_agents.restoring import NONFINITE
 from hd_agents.saving import ArchiveError, write_archive
+from hd_agents.storing import archive_data
 from hd_agents.world_model.batch import Batch
 
 

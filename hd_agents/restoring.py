@@ -1,97 +1,29 @@
-"""What of an agent goes into an archive, and how it comes back: settings, spaces and counters as plain values."""
+"""An agent out of its archive: what :mod:`hd_agents.storing` wrote, checked before it is believed."""
 
-import inspect
 import io
 import warnings
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import FloatSchedule, get_system_info
+from stable_baselines3.common.utils import get_system_info
 
 from hd_agents import checks
-from hd_agents.checks import LinearRate
 from hd_agents.jsonable import ArchiveError
 from hd_agents.policies import Latent
 from hd_agents.saving import read_archive
+from hd_agents.storing import COUNTERS, LAST, PLACES, SPACES, argument_names
 from hd_agents.vetting import blamed_on, check_values, check_weights, fitting_optimizer
 
 Archive = str | Path | io.BufferedIOBase  # Stable-Baselines3's word for the next line
 File = str | Path | BinaryIO
 
-RATES = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
 SHAPES_NETWORKS = ("backbone", "size", "harmony", "policy_kwargs")
-COUNTERS = (
-    "num_timesteps",
-    "_total_timesteps",
-    "_num_timesteps_at_start",
-    "_current_progress_remaining",
-    "_episode_num",
-    "_n_updates",
-    "_replay_credit",
-    "_pretrained",
-    "n_envs",
-)
-SPACES = ("observation_space", "action_space")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")
 RUNNING = "running"  # the archive's part for where the environments were: last observations and latents
 NONFINITE = "nonfinite"  # the part that a record of a failed gradient step has beside an agent's
-LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-PLACES = {"replay_folder"}  # arguments that name a place on this machine, which no file may choose
-NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
-
-
-def argument_names(cls: type[BaseAlgorithm]) -> list[str]:
-    """Constructor arguments that are stored under their own names, those that a subclass adds or passes on included."""
-    names: dict[str, None] = {}
-    for klass in cls.__mro__[: cls.__mro__.index(BaseAlgorithm)]:
-        for name, parameter in inspect.signature(klass).parameters.items():
-            if name not in NOT_STORED and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                names[name] = None
-    return list(names)
-
-
-def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> dict[str, Any]:
-    """Everything but tensors that an archive of ``agent`` holds; names as for ``HarmonyDreamAgent.save``.
-
-    :raises ArchiveError: for a name in ``include``, or an argument of a subclass, that the agent has no attribute for.
-    """
-    data: dict[str, Any] = {"policy_class": policy_name(agent), "system_info": system_info()}
-    data |= {name: getattr(agent, name) for name in (*SPACES, *COUNTERS)}
-    arguments = {name: f"_{name}" if name == "stats_window_size" else name for name in argument_names(type(agent))}
-    arguments = {name: attribute for name, attribute in arguments.items() if name not in PLACES}
-    unkept = [name for name, attribute in arguments.items() if not hasattr(agent, attribute)]
-    if unkept:
-        raise ArchiveError(f"{type(agent).__name__} takes {unkept} but keeps no attributes of these names to store.")
-    data |= {name: getattr(agent, attribute) for name, attribute in arguments.items()}
-    data["frozen_schedules"] = dict(agent._frozen_schedules)
-    for name in RATES:
-        data[name] = _freeze(name, data[name], agent._current_progress_remaining, data["frozen_schedules"])
-    data["ep_info_buffer"] = [{key: float(info[key]) for key in "rlt"} for info in agent.ep_info_buffer or ()]
-    data["ep_success_buffer"] = [float(np.mean(success)) for success in agent.ep_success_buffer or ()]
-    wanted = set(include)
-    missing = sorted(name for name in wanted - data.keys() if not hasattr(agent, name))
-    if missing:
-        raise ArchiveError(f"include={missing}: the agent has no such attributes.")
-    data["included"] = {name: getattr(agent, name) for name in sorted(wanted - data.keys())}
-    return {name: value for name, value in data.items() if name not in set(exclude) - wanted}
-
-
-def system_info() -> dict[str, str]:
-    """Versions of what the agent runs on."""
-    return {key: str(value) for key, value in get_system_info(print_info=False)[0].items()}
-
-
-def policy_name(agent: Any) -> str:
-    """The alias of one of our policies, or where a user's own class is defined."""
-    for alias, policy_class in agent.policy_aliases.items():
-        if agent.policy_class is policy_class:
-            return alias
-    return f"{agent.policy_class.__module__}.{agent.policy_class.__qualname__}"
 
 
 def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,12 +106,6 @@ def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> 
         setattr(agent, name, deque(data.get(name, ()), maxlen=agent._stats_window_size))
 
 
-def running_state(agent: Any, latent: Latent | None) -> dict[str, Any]:
-    """Where the environments were, as tensors: what it takes to go on in mid-episode."""
-    state: dict[str, Any] = {name: _to_tensors(getattr(agent, name)) for name in LAST}
-    return {**state, "latent": None if latent is None else list(latent)}
-
-
 def restore_running_state(agent: Any, state: Mapping[str, Any]) -> Latent | None:
     """Undo :func:`running_state` and give the latent, unless the number of environments is another now.
 
@@ -202,29 +128,10 @@ def restore_running_state(agent: Any, state: Mapping[str, Any]) -> Latent | None
     return None if state["latent"] is None else agent.policy.read_state(tuple(state["latent"]), agent.n_envs)
 
 
-def _to_tensors(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _to_tensors(item) for key, item in value.items()}
-    return None if value is None else torch.as_tensor(np.array(value))
-
-
 def _to_arrays(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _to_arrays(item) for key, item in value.items()}
     return None if value is None else value.cpu().numpy()
-
-
-def _freeze(name: str, rate: Any, progress: float, notes: dict[str, str]) -> float | str:
-    """A function as its present value, with a note if it is not constant; what can be written stays what it is."""
-    if isinstance(rate, LinearRate):
-        return str(rate)
-    if not callable(rate):
-        return rate
-    schedule = FloatSchedule(rate)
-    now = schedule(progress)
-    if any(schedule(point) != now for point in (1.0, 0.5, 0.0)):
-        notes[name] = f"{rate!r}, stored as {now:g}"
-    return now
 
 
 def warn_of_frozen_schedules(notes: dict[str, str]) -> None:

@@ -37,6 +37,7 @@ RANKS = (
         "progress",
         "replay",
         "saving",
+        "storing",
         "vetting",
     },
     {"export", "learner", "policies", "official_files", "official_layout"},

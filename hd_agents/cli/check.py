@@ -5,21 +5,19 @@ import logging
 import os
 import statistics
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import gymnasium as gym
 import torch
-from gymnasium.utils.env_checker import check_env
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
 from hd_agents.cli.errors import FAILED, UsageError
+from hd_agents.cli.soundness import is_raised, told, tried
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
 from hd_agents.collection import make_replay
 from hd_agents.envs.closing import close
@@ -31,9 +29,7 @@ from hd_agents.zoo.training import Plan
 STEPS, SECONDS = 1_000, 10.0  # of random play at most, and of acting a quarter of each; but always a sequence
 UPDATES = 5  # at most, after the first, or after the capture of a graph
 RESTARTS = 1_000  # of an environment while it is measured
-TRIES = 3  # of Gymnasium's checks, where the environment itself raises something
 SEED = 0
-ADDED = (OrderEnforcing, PassiveEnvChecker, TimeLimit)  # around an environment by gymnasium.make
 
 
 class Times(NamedTuple):
@@ -78,20 +74,16 @@ def run(options: argparse.Namespace) -> int:
     except UsageError:
         raise
     except Exception as error:  # whatever anybody's environment does
-        print(f"{options.task}: NOT SOUND, it cannot be made: {_told(error)}")
+        print(f"{options.task}: NOT SOUND, it cannot be made: {told(error)}")
         return FAILED
-    fault, remarks = faults(env)
-    for _ in range(TRIES - 1):
-        if _is_raised(fault):
-            failure, (fault, remarks) = fault, faults(plan.make_env())
-            remarks += [] if fault else [f"it failed in Gymnasium's checks, and passed them made anew ({failure})"]
+    fault, remarks = tried(env, plan.make_env)
     print(f"{plan.task}: {'NOT SOUND: ' + fault if fault else 'passed the checks of Gymnasium'}", flush=True)
     for remark in remarks:
         print(f"  remark: {remark}")
     allow_tensor_cores(options.device)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     # As in `train` they are made anew where they fail, if that is not always: here as often as it takes.
-    envs = plan.make_envs(SEED, max_restarts=None if _is_raised(fault) else RESTARTS)
+    envs = plan.make_envs(SEED, max_restarts=None if is_raised(fault) else RESTARTS)
     try:
         agent = HarmonyDreamAgent(env=envs, seed=SEED, device=options.device, verbose=1, **plan.arguments)
     except (TypeError, ValueError) as error:
@@ -104,36 +96,14 @@ def run(options: argparse.Namespace) -> int:
             print(_warning(failures, plan, agent))
         print(_tell(plan, agent, times))
     except Exception as error:
-        print(f"NOT SOUND: it cannot be played: {_told(error)}")
-        fault = fault or _told(error)
+        print(f"NOT SOUND: it cannot be played: {told(error)}")
+        fault = fault or told(error)
     finally:
         close(envs)
     if busy > 1.0:
         fewer = "; beside other work it may be with OMP_NUM_THREADS=1" if torch.get_num_threads() > 1 else ""
         print(f"The machine had other work to do (a load of {busy:.1f}): alone it is faster{fewer}.")
     return FAILED if fault else 0
-
-
-def faults(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
-    """What Gymnasium finds wrong with an environment, or None, and what it remarks on besides; closes it."""
-    fault, own = None, env
-    while isinstance(own, ADDED):
-        own = own.env
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            check_env(own, skip_render_check=True, skip_close_check=True)
-        except Exception as error:  # whatever an environment of anybody's does
-            fault = _told(error)
-        finally:
-            close(env)
-    texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
-    return fault, [text for text in dict.fromkeys(texts) if "different from the unwrapped version" not in text]
-
-
-def _is_raised(fault: str | None) -> bool:
-    """Whether a fault is an exception of the environment, and none of Gymnasium's checks of it."""
-    return fault is not None and not fault.startswith("AssertionError")
 
 
 def _warning(failures: int, plan: Plan, agent: HarmonyDreamAgent) -> str:
@@ -267,14 +237,3 @@ def _spell(seconds: float) -> str:
     largest = next((index for index, count in enumerate(parts.values()) if count), 2)
     told = list(parts.items())[largest : largest + 2]
     return " ".join(f"{count} {'day' if (unit, count) == ('days', 1) else unit}" for unit, count in told if count)
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {_plain(str(error))}"
-
-
-def _plain(text: str) -> str:
-    """Without the colours that Gymnasium gives its warnings, and in one line."""
-    for colour in ("\x1b[33m", "\x1b[0m"):
-        text = text.replace(colour, "")
-    return " ".join(text.removeprefix("WARN: ").split())
