@@ -6,15 +6,8 @@ vector (N, A): concatenated one-hots, or numbers in [-1, 1] that stand for the b
 """
 
 from hd_agents.spaces.actions import ActionCodec
-from hd_agents.spaces.observations import (
-    SINGLE_KEY,
-    TO_PIXELS,
-    ImageSpec,
-    Observation,
-    ObservationCodec,
-    VectorSpec,
-    looks_like_images,
-)
+from hd_agents.spaces.images import TO_PIXELS, ImageSpec, looks_like_images
+from hd_agents.spaces.observations import SINGLE_KEY, Observation, ObservationCodec, VectorSpec
 
 __all__ = [
     "SINGLE_KEY",

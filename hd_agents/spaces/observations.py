@@ -7,37 +7,18 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from hd_agents.spaces.images import (
+    OBSERVATIONS_SUPPORTED,
+    ImageSpec,
+    image_spec,
+    is_image,
+    looks_like_images,
+    refuse_flat_image,
+)
 from hd_agents.spaces.one_hot import from_one_hot, one_hot_groups, to_one_hot
 
 SINGLE_KEY = "observation"
-SMALLEST_IMAGE = 16  # pixels a side; below that there is nothing to halve
-MOST_CHANNELS = 4
-
 Observation = NDArray[Any] | Mapping[str, Any] | int
-
-OBSERVATIONS_SUPPORTED = (
-    "supported observations: Box images (uint8, 0..255, HxWxC or CxHxW, 1 to 4 channels, 16 pixels or more a side), "
-    "any other finite-size Box (flattened to a vector), Discrete, MultiDiscrete, MultiBinary, and a Dict of these"
-)
-TO_PIXELS = (
-    "If it is an image, make it one of uint8, 0 to 255: gymnasium.wrappers.TransformObservation(env, lambda image: "
-    "(255 * image).astype('uint8'), gymnasium.spaces.Box(0, 255, shape, 'uint8')) for floats from 0 to 1, with an axis "
-    "of 1 to 4 channels and no axis of frames, as the agent has memory."
-)
-
-
-class ImageSpec(NamedTuple):
-    """One image of an observation: its size in pixels, and whether the environment delivers it as CxHxW."""
-
-    height: int
-    width: int
-    channels: int
-    channels_first: bool
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels), the layout used everywhere inside the package."""
-        return self.height, self.width, self.channels
 
 
 class VectorSpec(NamedTuple):
@@ -45,16 +26,6 @@ class VectorSpec(NamedTuple):
 
     size: int
     nvec: tuple[int, ...] | None
-
-
-def is_image(space: spaces.Space[Any]) -> bool:
-    """Whether a space is read as an image: uint8 Box with three axes and the full range 0..255."""
-    return (
-        isinstance(space, spaces.Box)
-        and len(space.shape) == 3
-        and space.dtype == np.uint8
-        and bool(np.all(space.low == 0) and np.all(space.high == 255))
-    )
 
 
 class ObservationCodec:
@@ -83,9 +54,9 @@ class ObservationCodec:
             self.vectors[key] = VectorSpec(sum(groups[0]), groups[0])
             self._starts[key] = groups[1]
         elif is_image(space):
-            self.images[key] = _image_spec(key, space)
+            self.images[key] = image_spec(key, space)
         elif isinstance(space, spaces.Box):
-            _refuse_flat_image(key, space)
+            refuse_flat_image(key, space)
             if 0 in space.shape:
                 raise ValueError(f"The observation {key!r} of shape {space.shape} is empty: leave the key out.")
             self.vectors[key] = VectorSpec(int(np.prod(space.shape)), None)
@@ -218,41 +189,3 @@ class ObservationCodec:
                 )
             rows = rows.astype(np.uint8)
         return rows if rows.shape[1:] == spec.shape else rows.transpose(0, 2, 3, 1)
-
-
-def _image_spec(key: str, space: spaces.Space[Any]) -> ImageSpec:
-    shape = space.shape or ()
-    first = int(np.argmin(shape)) == 0
-    channels, height, width = shape if first else (shape[2], shape[0], shape[1])
-    if not 1 <= channels <= MOST_CHANNELS or min(height, width) < SMALLEST_IMAGE:
-        raise ValueError(
-            f"The observation {key!r} is an image of shape {shape}; {OBSERVATIONS_SUPPORTED}. Use "
-            "gymnasium.wrappers.ResizeObservation or drop frame stacking (the agent has memory), or, if these are no "
-            "pixels, gymnasium.wrappers.FlattenObservation and MlpPolicy."
-        )
-    return ImageSpec(int(height), int(width), int(channels), first)
-
-
-def looks_like_images(space: spaces.Space[Any]) -> bool:
-    """Whether a Box has the shape of an image, or of several in a row, but cannot be used as one.
-
-    Its type or bounds are others than those of pixels, or its axis of channels is missing.
-    """
-    shape = space.shape or ()
-    if not isinstance(space, spaces.Box) or is_image(space) or not 2 <= len(shape) <= 4:
-        return False
-    if len(shape) == 2:
-        return min(shape) >= SMALLEST_IMAGE
-    image = shape if len(shape) == 3 else shape[1:] if min(shape[1:]) <= MOST_CHANNELS else shape[:-1]
-    channels, *sides = sorted(image)
-    return channels <= MOST_CHANNELS and min(sides) >= SMALLEST_IMAGE
-
-
-def _refuse_flat_image(key: str, space: spaces.Box) -> None:
-    """A grey image without a channel axis would be flattened to thousands of numbers without a word."""
-    shape = space.shape
-    if len(shape) == 2 and space.dtype == np.uint8 and min(shape) >= SMALLEST_IMAGE:
-        raise ValueError(
-            f"The observation {key!r} of shape {shape} looks like an image without a channel axis; "
-            f"{OBSERVATIONS_SUPPORTED}. Use gymnasium.wrappers.GrayscaleObservation(env, keep_dim=True)."
-        )
