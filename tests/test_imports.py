@@ -45,7 +45,7 @@ RANKS = (
     {"film_strip", "recorder"},
     {"loop"},
     {"agent"},
-    {"dream_film", "evaluation", "filming"},
+    {"dream_env", "dream_film", "evaluation", "filming"},
     {"score_curve"},
     {"callbacks"},
     {"zoo"},
