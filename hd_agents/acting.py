@@ -20,7 +20,7 @@ from hd_agents.world_model.encoder import Encoder, ImageEncoder
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 
-KINDS = {Encoder, ImageEncoder, RSSM, Actor, Conv, nn.Conv2d}
+KINDS = {WorldModel, Encoder, ImageEncoder, RSSM, Actor, Conv, nn.Conv2d}
 
 
 class Acting:
@@ -56,6 +56,7 @@ class FlatActing(Acting):
         self._rssm, self._encoder = rssm, encoder
         owners = _modules(model, actor)
         self._hooks = hooks_of(owners)
+        self._owners = [(vars(owner), len(vars(owner)), vars(owner).get("act")) for owner in owners]
         self._parts = [(owner._modules, name, part) for owner in owners for name, part in owner._modules.items()]
         weights = [(owner._parameters, name) for owner in owners for name in owner._parameters]
         found = [(owner, name, weight) for owner, name in weights if (weight := owner[name]) is not None]
@@ -68,7 +69,10 @@ class FlatActing(Acting):
         self._actor = [*(FlatLayer.of(layer) for layer in actor.mlp), FlatLayer.of(actor.out)]
 
     def fits(self, model: WorldModel, actor: Actor) -> bool:
-        """Whether it would act as these do: no module has another part, weight or hook, and no weight has moved."""
+        """Whether it would act as these do.
+
+        No module has another part, weight, activation, method or hook, and no weight has moved.
+        """
         if (
             any(self._hooks)
             or not super().fits(model, actor)
@@ -76,6 +80,9 @@ class FlatActing(Acting):
             or model.encoder is not self._encoder
         ):
             return False
+        for own, count, act in self._owners:  # a method of an instance's own is one more entry
+            if len(own) != count or own.get("act") is not act:
+                return False
         for owner, name, weight, place in self._weights:
             if owner.get(name) is not weight or weight.data_ptr() != place:
                 return False
@@ -122,13 +129,13 @@ class FlatActing(Acting):
 
 def make_acting(model: WorldModel, actor: Actor) -> Acting:
     """A flat one, unless there are modules that are not ours, or hooks, which want them called."""
-    flat = type(model) is WorldModel and can_be_flat(_modules(model, actor), KINDS)
+    flat = can_be_flat(_modules(model, actor), KINDS)
     return (FlatActing if flat else Acting)(model, actor)
 
 
 def _modules(model: WorldModel, actor: Actor) -> list[nn.Module]:
     """All that acting would call."""
-    return [*model.encoder.modules(), *model.rssm.modules(), *actor.modules()]
+    return [model, *model.encoder.modules(), *model.rssm.modules(), *actor.modules()]
 
 
 class Convolution:

@@ -13,9 +13,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
-from hd_agents import checks, footprint, official
+from hd_agents import checks, footprint, live_settings, official
 from hd_agents.arrivals import check_env
-from hd_agents.backbones import objectives
 from hd_agents.collection import Collector, GraphedActing
 from hd_agents.envs import register_suite
 from hd_agents.graphs import capture_on_cuda
@@ -240,15 +239,10 @@ class HarmonyDreamAgent(LearningLoop):
         pays = bfloat16_pays(self.device, sum(weight.numel() for weight in self.policy.networks.parameters()))
         if self.precision == "bfloat16" and self.device.type == "cuda" and not pays:
             warnings.warn("precision='bfloat16': this GPU is very slow in it. Use 'auto' or 'float32'.", stacklevel=3)
+        self._objectives = live_settings.objectives_of(self)
         self.learner = Learner(
             self.policy.networks,
-            objectives(
-                self.backbone,
-                discrete=bool(self.policy.actions.groups),
-                return_lambda=self.return_lambda,
-                entropy_coefficient=self.entropy_coefficient,
-                official_quirks=self.official_quirks,
-            ),
+            self._objectives,
             DEFAULTS[self.backbone],
             horizon=self.horizon,
             gamma=self.gamma,
@@ -259,6 +253,7 @@ class HarmonyDreamAgent(LearningLoop):
             **self._rates(),
         )
         self.learner.updates = self._n_updates
+        self.policy.set_training_mode(False)
         self._metrics = Metrics()
         replay = self._set_up_collecting(self.n_envs)
         self._note_moves()

@@ -89,7 +89,8 @@ class GraphedActing:
         return self._step(policy.to_device(encoded), latent, first, policy.draw(len(is_first)))
 
     def _bound_to(self) -> list[Any]:
-        return [next(part.parameters()) for part in (self._policy.networks.actor, self._policy.networks)]
+        """What acts, which is another one wherever anything has changed but the numbers."""
+        return [self._policy.acting_now(), next(self._policy.networks.actor.parameters())]
 
 
 class Collector:

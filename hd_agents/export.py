@@ -22,6 +22,7 @@ from hd_agents.host import atomic_write, require
 from hd_agents.spaces import ActionCodec, ObservationCodec
 from hd_agents.spaces.one_hot import one_hot_groups
 from hd_agents.world_model.rssm import State
+from hd_agents.world_model.world_model import WorldModel
 
 Part = TypeVar("Part", bound=nn.Module)
 CARRIED = ("deter", "stoch", "last_action")  # from one step to the next
@@ -66,6 +67,10 @@ class Step(nn.Module):
         self, networks: Networks, observations: ObservationCodec, actions: ActionCodec, deterministic: bool, n: int
     ) -> None:
         super().__init__()
+        if type(networks.world_model) is not WorldModel:
+            raise ValueError(
+                f"A {type(networks.world_model).__name__} cannot be exported: it may encode in its own way."
+            )
         self.encoder, self.rssm = _copied(networks.world_model.encoder), _copied(networks.world_model.rssm)
         self.actor = _copied(networks.actor)
         space, self.observations, self.actions = observations.space, observations, actions

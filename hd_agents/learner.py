@@ -18,6 +18,7 @@ from hd_agents.nonfinite import Guard
 from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
+from hd_agents.world_model.world_model import ModelOutput
 
 
 class Draws(NamedTuple):
@@ -67,14 +68,15 @@ class Learner:
         self.updates = 0
         self.device = next(networks.parameters()).device
         self.bfloat16 = bfloat16  # may be set at any time
-        losses = networks.world_model.losses
-        self._losses = compiled_or_plain(losses) if compiled else losses
+        self._compiled = compiled
+        self._compiled_losses: tuple[nn.Module, Callable[..., ModelOutput]] | None = None  # and whose they are
         weight_decay = defaults.weight_decay
         self.model_optimizer = self._adam(networks.world_model, defaults.model_eps, weight_decay)
         self.actor_optimizer = self._adam(networks.actor, BEHAVIOR_EPS, weight_decay)
         self.critic_optimizer = self._adam(networks.critic, BEHAVIOR_EPS, weight_decay)
         if networks.harmonizer.harmonized:
             self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
+        self._own_groups = len(self.model_optimizer.param_groups)  # others may be added
         self.graphed = capture is not None
         self._run: Callable[..., dict[str, Tensor]] = self.gradient_step
         if capture is not None:
@@ -102,7 +104,7 @@ class Learner:
         own = self.harmony_learning_rate
         rates = {"model": model, "actor": actor, "critic": critic, "harmony": model if own is None else own}
         groups = [optimizer.param_groups[0] for optimizer in self.optimizers.values()]
-        groups += self.model_optimizer.param_groups[1:]
+        groups += self.model_optimizer.param_groups[1 : self._own_groups]
         for group, (name, rate) in zip(groups, rates.items(), strict=False):
             if self.device.type != "cuda":
                 group["lr"] = rate
@@ -110,6 +112,21 @@ class Learner:
             if name not in self._rates:  # tensors, always the same ones: a CUDA graph reads them where they are
                 self._rates[name] = torch.zeros((), device=self.device)
             group["lr"] = self._rates[name].fill_(rate)
+
+    def follow_networks(self) -> None:
+        """Train what the networks are made of now, where parts were replaced. Weights that stay keep their moments."""
+        networks = self.networks
+        for optimizer, module in (
+            (self.model_optimizer, networks.world_model),
+            (self.actor_optimizer, networks.actor),
+            (self.critic_optimizer, networks.critic),
+        ):
+            group, weights = optimizer.param_groups[0], list(module.parameters())
+            if [id(one) for one in group["params"]] != [id(one) for one in weights]:
+                group["params"] = weights
+                kept = set(_parameters(optimizer))
+                for gone in [one for one in optimizer.state if one not in kept]:
+                    del optimizer.state[gone]
 
     def draw(self, batch: Batch) -> Draws:
         """Fresh random numbers for a step on ``batch``, from torch's global generator."""
@@ -140,8 +157,9 @@ class Learner:
         return metrics
 
     def _bound_to(self) -> list[Any]:
-        """For a graph: precision, weights, and moments, which the first update makes and loading exchanges."""
-        owners: list[Any] = [self.bfloat16]
+        """For a graph: settings, weights, and moments, which the first update makes and loading exchanges."""
+        owners: list[Any] = [self.bfloat16, self.gamma, self.objectives, *self.networks.parameters()]
+        owners += [weight.requires_grad for weight in owners[3:]]
         for optimizer in self.optimizers.values():
             weight = optimizer.param_groups[0]["params"][0]
             owners += [weight, optimizer.state.get(weight, {}).get("exp_avg")]
@@ -219,12 +237,24 @@ class Learner:
         targets = credit(reward, discount, value, self.gamma)
         return targets, critic_out, slow_value
 
+    def _losses(self, batch: Batch, draws: Tensor, state: State | None) -> ModelOutput:
+        model = self.networks.world_model
+        if not self._compiled:
+            return model.losses(batch, draws, state)
+        if self._compiled_losses is None or self._compiled_losses[0] is not model:
+            self._compiled_losses = model, compiled_or_plain(model.losses)
+        return self._compiled_losses[1](batch, draws, state)
+
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
-        """Backpropagate ``loss`` into the optimiser's parameters alone, clip, step if finite; the unclipped norm."""
-        parameters = list(_parameters(optimizer))
+        """Backpropagate ``loss`` into the optimiser's parameters alone, clip, step if finite; the unclipped norm.
+
+        Frozen ones (``requires_grad_(False)``) stay as they are.
+        """
+        parameters = [one for one in _parameters(optimizer) if one.requires_grad]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
+        if parameters:
+            loss.backward(inputs=parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=True) if parameters else torch.zeros_like(loss)
         self.guard.gate(optimizer, loss, norm)
         optimizer.step()
         return norm

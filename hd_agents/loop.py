@@ -14,8 +14,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule
 
-from hd_agents import checks, recorder
+from hd_agents import checks, live_settings, recorder
 from hd_agents.arrivals import as_flags, moves, watch
+from hd_agents.backbones import Objectives
 from hd_agents.collection import Collector, VecStep, add_episode, make_replay, normalize_batch
 from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
@@ -45,6 +46,7 @@ class LearningLoop(BaseAlgorithm):
     pretrain_steps: int
     policy: DreamPolicy
     learner: Learner
+    _objectives: Objectives  # that its settings ask for
     replay_buffer: SequenceReplay | None
     _collector: Collector
     _metrics: Metrics
@@ -222,27 +224,38 @@ class LearningLoop(BaseAlgorithm):
     def train(self, gradient_steps: int) -> None:
         """Make ``gradient_steps`` updates on batches from replay, which has to hold a sequence. ``learn`` calls it.
 
+        :raises ValueError: for settings that were changed on the agent and cannot be.
         :raises hd_agents.recorder.NonFiniteError: when updates in a row were not finite, see docs/robustness.md.
         """
         assert self.replay_buffer is not None
         gradient_steps = checks.whole("gradient_steps", gradient_steps, 0)
-        if gradient_steps:
-            if self.device.type == "cpu":
-                keep_freed_memory()
-            rates = self._rates().values()
-            self.learner.set_learning_rates(*rates)
-            if not (self._learning or any(rates)):
-                warnings.warn(
-                    "train() learns nothing: all learning rates are 0, as after a learn() to whose end they fall. Use "
-                    "numbers instead of 'lin_...'.",
-                    stacklevel=2,
-                )
+        if not gradient_steps:
+            return
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        live_settings.follow(self)
+        self.learner.follow_networks()
+        rates = self._rates().values()
+        self.learner.set_learning_rates(*rates)
+        if not (self._learning or any(rates)):
+            warnings.warn(
+                "train() learns nothing: all learning rates are 0, as after a learn() to whose end they fall. Use "
+                "numbers instead of 'lin_...'.",
+                stacklevel=2,
+            )
+        self.policy.set_training_mode(True)
+        try:
+            self._make_updates(self.replay_buffer, gradient_steps)
+        finally:
+            self.policy.set_training_mode(False)  # for whoever acts
+
+    def _make_updates(self, replay: SequenceReplay, gradient_steps: int) -> None:
         for _ in range(gradient_steps):
             begun = time.perf_counter()
-            metrics = self._update_if_it_fits(self.replay_buffer)
+            metrics = self._update_if_it_fits(replay)
             if metrics is None:  # only here, as the error has held the activations of the update that failed
                 torch.cuda.empty_cache()
-                metrics = self._update(self.replay_buffer)
+                metrics = self._update(replay)
             self._metrics.add(metrics)
             self._n_updates += 1
             if self._n_updates % PATIENCE == 0:
@@ -270,7 +283,8 @@ class LearningLoop(BaseAlgorithm):
     def _rates(self) -> dict[str, float]:
         """Learning rates of world model, actor and critic at the present progress."""
         names = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
-        return {name: FloatSchedule(getattr(self, name))(self._current_progress_remaining) for name in names}
+        schedules = {name: FloatSchedule(checks.rate(name, getattr(self, name), 0.0)) for name in names}
+        return {name: schedule(self._current_progress_remaining) for name, schedule in schedules.items()}
 
     def dump_logs(self) -> None:
         """Write one log table: episodes, speed, and the means of the training metrics since the last one."""

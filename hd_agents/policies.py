@@ -141,7 +141,7 @@ class DreamPolicy(BasePolicy):
 
         :param first: (N,) or None for nowhere. :param draws: what :meth:`draw` gives, or None twice for modes.
         """
-        acting, (of_latent, of_action) = self._acting_now(), draws
+        acting, (of_latent, of_action) = self.acting_now(), draws
         state = acting.filter(observation, State(latent.deter, latent.stoch), latent.action, first, of_latent)
         return Latent(state.deter, state.stoch, self._sample(acting.choose(state), of_action))
 
@@ -149,7 +149,7 @@ class DreamPolicy(BasePolicy):
     def choose(self, state: State, deterministic: bool) -> Tensor:
         """The actor's action vectors (N, A) in ``state``; continuous ones are cut to [-1, 1], as the env will see."""
         draw = None if deterministic else self.networks.actor.draw(len(state.deter), device=self.device)
-        return self._sample(self._acting_now().choose(state), draw)
+        return self._sample(self.acting_now().choose(state), draw)
 
     def to_device(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """Encoded observations as tensors where the networks are."""
@@ -165,7 +165,7 @@ class DreamPolicy(BasePolicy):
         """Random numbers (n, S) for one sample of the latent, from torch's global generator."""
         return torch.rand(n, self.networks.world_model.rssm.stoch, device=self.device)
 
-    def _acting_now(self) -> Acting:
+    def acting_now(self) -> Acting:
         """What acts as the networks do, made anew where they have changed by more than what they have learned."""
         model, actor = self.networks.world_model, self.networks.actor
         if self._acting is None or not self._acting.fits(model, actor):
@@ -263,6 +263,7 @@ class DreamPolicy(BasePolicy):
             check_weights(make, tensors.get("policy"), data["settings"].get("overrides") or {})
             policy = make()
             policy.load_state_dict(tensors["policy"])
+        policy.set_training_mode(False)
         return policy.to(get_device(device))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_a_single_image_is_seen_as_many_are(seen: str, backbone: str, monkeypatc
     with torch.no_grad():
         wanted = policy.networks.world_model.encode(rows)
         monkeypatch.delattr(F, "conv2d")  # it is by a product
-        embed = policy._acting_now()._embed(rows)
+        embed = policy.acting_now()._embed(rows)
     torch.testing.assert_close(embed, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -161,7 +161,7 @@ def test_weights_with_their_channels_first_are_not_copied() -> None:
     policy.load_state_dict({name: value.contiguous() for name, value in policy.state_dict().items()}, assign=True)
     walk(policy, 1)
     acting, seen = learn(policy)._acting, torch.randint(0, 256, (1, *IMAGE.shape), dtype=torch.uint8)
-    assert acting is policy._acting_now()
+    assert acting is policy.acting_now()
     with torch.no_grad():
         torch.testing.assert_close(
             acting._embed({"observation": seen}), policy.networks.world_model.encode({"observation": seen})
@@ -206,10 +206,10 @@ def test_a_layer_of_ones_own_is_called() -> None:
             return torch.zeros_like(super().forward(x))
 
     policy = make_policy("vector")
-    before = policy._acting_now().choose(State(*policy.initial(1)[:2]))
+    before = policy.acting_now().choose(State(*policy.initial(1)[:2]))
     mlp = policy.networks.actor.mlp
     mlp[1] = Silent(18, 18, norm=True, act="silu")
-    after = policy._acting_now().choose(State(*policy.initial(1)[:2]))
+    after = policy.acting_now().choose(State(*policy.initial(1)[:2]))
     assert not torch.equal(before, after)
     torch.testing.assert_close(after, policy.networks.actor.out.bias.unsqueeze(0))
 

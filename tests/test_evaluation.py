@@ -109,7 +109,7 @@ def test_evaluate_policy_gives_the_same_numbers(suites: None, agent: Any, task: 
 
 def test_the_papers_rules(suites: None, agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[bool, bool]] = []
-    acting, sample = agent.policy._acting_now(), agent.policy._sample
+    acting, sample = agent.policy.acting_now(), agent.policy._sample
     update = acting.filter
 
     def filtered(observation: Any, state: Any, action: Any, first: Any, draw: Any) -> Any:

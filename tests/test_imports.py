@@ -41,7 +41,7 @@ RANKS = (
         "vetting",
     },
     {"export", "learner", "policies", "official_files", "official_layout"},
-    {"collection", "episodes", "footprint", "imagine", "official", "player", "restoring", "run_state"},
+    {"collection", "episodes", "footprint", "imagine", "live_settings", "official", "player", "restoring", "run_state"},
     {"film_strip", "recorder"},
     {"loop"},
     {"agent"},

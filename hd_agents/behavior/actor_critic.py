@@ -53,16 +53,8 @@ class Actor(nn.Module):
         """(..., F) -> raw parameters of the distribution (..., outputs)."""
         return self.out(self.mlp(features))
 
-    def linear_outputs(self, features: Tensor) -> list[Tensor]:
-        """(..., F) -> what each linear layer gives, of which the last is :meth:`parameters_of`."""
-        outputs = []
-        for layer in self.mlp:
-            outputs.append(layer.linear(features))
-            features = layer.finish(outputs[-1])
-        return [*outputs, self.out(features)]
-
     def recall(self, features: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-        """:meth:`parameters_of` in the graph, without the products that :meth:`linear_outputs` has made before."""
+        """:meth:`parameters_of` in the graph, without its products, whose results are ``outputs``."""
         for layer, known in zip(self.mlp, outputs, strict=False):
             features = layer.finish(known_linear(layer.linear, features, known))
         return known_linear(self.out, features, outputs[-1])

@@ -47,13 +47,14 @@ def imagine(
         features, actions, outputs = _roll_out(Dreaming(model, actor), start, draws, action_draws)
         return Dream(torch.stack(features), torch.stack(actions), torch.stack([step[-1] for step in outputs]))
     with torch.no_grad():
-        modules = [*model.rssm.modules(), *actor.modules()]
-        flat = type(model) is WorldModel and can_be_flat(modules, {RSSM, Actor})
+        flat = can_be_flat([model, *model.rssm.modules(), *actor.modules()], {WorldModel, RSSM, Actor})
         dreaming = (FlatDreaming if flat else Dreaming)(model, actor)
         casts_itself = torch.autocast(start.deter.device.type, enabled=False) if flat else nullcontext()
         with casts_itself:
             features, actions, outputs = _roll_out(dreaming, start, draws, action_draws)
         stacked = torch.stack(features)
+    if not flat:
+        return Dream(stacked, torch.stack(actions), actor.parameters_of(stacked[:-1]))
     parameters = actor.recall(stacked[:-1], [torch.stack(steps) for steps in zip(*outputs, strict=True)])
     return Dream(stacked, torch.stack(actions), parameters)
 
@@ -61,10 +62,10 @@ def imagine(
 def _roll_out(
     dreaming: Dreaming, state: State, draws: Tensor, action_draws: Tensor
 ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
-    """Features of H + 1 states; actions, and what the actor's linear layers gave, of H steps."""
+    """Features of H + 1 states; actions, and what the actor gave, of H steps."""
     features, actions, outputs = [dreaming.features(state)], [], []
     for draw, action_draw in zip(draws.unbind(0), action_draws.unbind(0), strict=True):
-        outputs.append(dreaming.linear_outputs(features[-1].detach()))
+        outputs.append(dreaming.outputs(features[-1].detach()))
         actions.append(dreaming.actor.distribution(outputs[-1][-1]).sample(action_draw))
         state = dreaming.step(state, actions[-1], draw)
         features.append(dreaming.features(state))
@@ -81,9 +82,9 @@ class Dreaming:
         """(N, F)."""
         return self.model.features(state)
 
-    def linear_outputs(self, features: Tensor) -> list[Tensor]:
-        """See :meth:`Actor.linear_outputs`."""
-        return self.actor.linear_outputs(features)
+    def outputs(self, features: Tensor) -> list[Tensor]:
+        """(N, F) -> :meth:`Actor.parameters_of`, at the end of whatever is worth remembering."""
+        return [self.actor.parameters_of(features)]
 
     def step(self, state: State, action: Tensor, draw: Tensor) -> State:
         """See :meth:`RSSM.imagine_step`."""
@@ -107,8 +108,8 @@ class FlatDreaming(Dreaming):
         """(N, F), in the dtype of products."""
         return torch.cat([state.deter.to(self.dtype), state.stoch.to(self.dtype)], -1)
 
-    def linear_outputs(self, features: Tensor) -> list[Tensor]:
-        """See :meth:`Actor.linear_outputs`."""
+    def outputs(self, features: Tensor) -> list[Tensor]:
+        """What each linear layer of the actor gives, for :meth:`Actor.recall`."""
         outputs = []
         for layer in self._actor:
             outputs.append(layer.product(features))

@@ -7,6 +7,7 @@ with the same results to the last bit.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -70,10 +71,23 @@ class FlatLayer:
 
 def hooks_of(modules: Iterable[nn.Module]) -> list[Mapping[int, Any]]:
     """What wants to be called around the modules."""
-    return [hooks for one in modules for hooks in (one._forward_hooks, one._forward_pre_hooks)]
+    kinds = [f"_{way}{kind}" for way in ("forward", "backward") for kind in ("_pre_hooks", "_hooks")]
+    of_all = [vars(nn.modules.module)[f"_global{kind}"] for kind in kinds]
+    return [*of_all, *(vars(one)[kind] for one in modules for kind in kinds)]
 
 
 def can_be_flat(modules: Iterable[nn.Module], kinds: Set[type[nn.Module]]) -> bool:
-    """Whether operations alone do what calling these does: they are of ``kinds`` or :data:`OURS`, without hooks."""
+    """Whether operations alone do what calling these does.
+
+    They are of ``kinds`` or :data:`OURS`, not of subclasses, without hooks and without methods of their own, and their
+    norms are like ours.
+    """
     modules = list(modules)
-    return {type(module) for module in modules} <= kinds | OURS and not any(hooks_of(modules))
+    return all(_is_plain(module, kinds) for module in modules) and not any(hooks_of(modules))
+
+
+def _is_plain(module: nn.Module, kinds: Set[type[nn.Module]]) -> bool:
+    if type(module) is nn.LayerNorm and not (module.eps == NORM_EPS and module.elementwise_affine):
+        return False
+    known = type(module) in kinds or type(module) in OURS
+    return known and not any(map(inspect.isroutine, vars(module).values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from hd_agents.nn.products import Linear
 NORM_EPS = 1e-3  # both official codes
 Init = Literal["normal", "uniform", "zeros"]
 Activation = Literal["silu", "elu"]
+ACTIVATIONS = get_args(Activation)
 
 
 def init_(weight: Tensor, kind: Init) -> None:
@@ -112,6 +113,8 @@ class Dense(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, norm: bool, act: Activation) -> None:
         super().__init__()
+        if act not in ACTIVATIONS:
+            raise ValueError(f"act={act!r}: use one of {list(ACTIVATIONS)}.")
         self.linear = linear(inputs, outputs, "normal" if norm else "uniform", bias=not norm)
         self.norm = nn.LayerNorm(outputs, eps=NORM_EPS) if norm else None
         self.act = act

@@ -33,7 +33,7 @@ class State(NamedTuple):
 class RSSM(nn.Module):
     """prior:  h' = GRU(h, [z, a]),  z' ~ p(z' | h');   posterior:  z' ~ q(z' | h', embed).
 
-    A step is written here three times, module by module: :meth:`imagine_step`, :meth:`observe_step`, :meth:`_filter`.
+    A step is written here three times, module by module: :meth:`imagine_step`, :meth:`filter_step`, :meth:`_filter`.
     The same operations without the modules, for speed: :mod:`hd_agents.world_model.filtering` (with gradients),
     :mod:`hd_agents.acting` and :mod:`hd_agents.behavior.imagination`. Tests hold all of them to the same numbers. The
     official code's names: ``image_in`` and ``image_out`` are its layers of imagination (img), not of images.
@@ -118,13 +118,19 @@ class RSSM(nn.Module):
         :param action: (N, A) that led to the observation. :param embed: (N, E). :param is_first: (N,) bool,
             restart there; None for nowhere. :param draw: (N, S), or None for the mode.
         """
+        return self.filter_step(state, action, embed, is_first, draw)[0]
+
+    def filter_step(
+        self, state: State, action: Tensor, embed: Tensor, is_first: Tensor | None, draw: Tensor | None
+    ) -> tuple[State, Tensor]:
+        """:meth:`observe_step`, and the raw posterior logits (N, S, K)."""
         action = self.clip(action)
         if is_first is not None:
             state, action = self.restart(state, action, is_first)
         deter = self.gru(self.image_in(torch.cat([state.stoch, action], -1)), state.deter)
         hidden = self.observe_in(torch.cat([deter, embed], -1))
         logits = self.posterior_out(hidden).unflatten(-1, (self.stoch, self.classes))
-        return State(deter, self.sample(logits, draw))
+        return State(deter, self.sample(logits, draw)), logits
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, draws: Tensor | None, state: State | None = None
@@ -133,11 +139,14 @@ class RSSM(nn.Module):
 
         What does not depend on the recurrence is computed for all steps at once, before the loop: the parts of the
         first layers that see the action and the embedding. The prior is left to the caller, who knows all ``deter``.
+        Where a part was replaced or has hooks, all goes by :meth:`filter_step`.
 
         :param embed: (B, T, E). :param action: (B, T, A); action[:, t] led to embed[:, t]. :param is_first: (B, T)
             bool. :param draws: (B, T, S), or None for modes. :param state: where the sequences start; default the
             initial state.
         """
+        if not can_be_flat(self.modules(), {RSSM}):
+            return self._step_by_step(embed, action, is_first, draws, state)
         first, observe = self.image_in.linear, self.observe_in.linear
         keep = (~is_first).float().unsqueeze(-1)
         initial = self.initial(embed.shape[0])
@@ -154,9 +163,26 @@ class RSSM(nn.Module):
             keep.transpose(0, 1),
             None if draws is None else draws.transpose(0, 1).contiguous(),
         )
-        by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling() and can_be_flat(self.modules(), {RSSM})
+        by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        by_hand = by_hand and self.image_in.act == self.observe_in.act
         deter, stoch, logits = self._filter_by_hand(inputs) if by_hand else self._filter(inputs)
         return State(deter.transpose(0, 1), stoch.transpose(0, 1)), logits.transpose(0, 1)
+
+    def _step_by_step(
+        self, embed: Tensor, action: Tensor, is_first: Tensor, draws: Tensor | None, state: State | None
+    ) -> tuple[State, Tensor]:
+        """:meth:`observe` by :meth:`filter_step`, whatever the modules are."""
+        if type(self).observe_step is not RSSM.observe_step and type(self).filter_step is RSSM.filter_step:
+            raise TypeError(
+                f"{type(self).__name__} overrides observe_step: override filter_step, which learning needs."
+            )
+        made, state = [], self.initial(len(embed)) if state is None else state
+        for step in range(embed.shape[1]):
+            draw = None if draws is None else draws[:, step]
+            state, logits = self.filter_step(state, action[:, step], embed[:, step], is_first[:, step], draw)
+            made.append((*state, logits))
+        deter, stoch, logits = (torch.stack(parts, 1) for parts in zip(*made, strict=True))
+        return State(deter, stoch), logits
 
     def _filter(self, inputs: Sequences) -> tuple[Tensor, Tensor, Tensor]:
         """:func:`hd_agents.world_model.filtering.filter_by_hand` step by step, with gradients by autograd."""

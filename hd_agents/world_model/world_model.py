@@ -89,7 +89,7 @@ class WorldModel(nn.Module):
         # Filter the sequences.
         size = batch.reward.shape
         prepared = self.encoder.prepare(batch.observation)
-        embed = self.encoder(prepared).unflatten(0, size)
+        embed = self.encode(batch.observation, prepared)
         posterior, logits = self.rssm.observe(embed, batch.action, batch.is_first, draws, state)
         posterior_probs = self.rssm.log_probs(logits)
         prior_probs = self.rssm.log_probs(self.rssm.prior(posterior.deter))
@@ -117,11 +117,14 @@ class WorldModel(nn.Module):
 
         return {"kl": kl.mean(), "entropy/posterior": entropy(posterior), "entropy/prior": entropy(prior)}
 
-    def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Observations with any leading axes, as in :class:`Batch` -> embeddings (..., E)."""
+    def encode(self, observation: Mapping[str, Tensor], prepared: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Observations with any leading axes, as in :class:`Batch` -> embeddings (..., E).
+
+        :param prepared: what the encoder's ``prepare`` has made of them, where that is known.
+        """
         key = next(iter(observation))
         lead = observation[key].shape[: -3 if key in self.encoder.image_keys else -1]
-        return self.encoder(self.encoder.prepare(observation)).unflatten(0, lead)
+        return self.encoder(self.encoder.prepare(observation) if prepared is None else prepared).unflatten(0, lead)
 
     def features(self, state: State) -> Tensor:
         """(..., F): memory and samples side by side, what every head reads."""
