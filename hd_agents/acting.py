@@ -56,7 +56,7 @@ class FlatActing(Acting):
         self._rssm, self._encoder = rssm, encoder
         owners = _modules(model, actor)
         self._hooks = hooks_of(owners)
-        self._owners = [(vars(owner), len(vars(owner)), vars(owner).get("act")) for owner in owners]
+        self._owners = [(one, type(one), vars(one), len(vars(one)), vars(one).get("act")) for one in owners]
         self._parts = [(owner._modules, name, part) for owner in owners for name, part in owner._modules.items()]
         weights = [(owner._parameters, name) for owner in owners for name in owner._parameters]
         found = [(owner, name, weight) for owner, name in weights if (weight := owner[name]) is not None]
@@ -71,7 +71,7 @@ class FlatActing(Acting):
     def fits(self, model: WorldModel, actor: Actor) -> bool:
         """Whether it would act as these do.
 
-        No module has another part, weight, activation, method or hook, and no weight has moved.
+        No module has another type, part, weight, activation, method or hook, and no weight has moved.
         """
         if (
             any(self._hooks)
@@ -80,8 +80,8 @@ class FlatActing(Acting):
             or model.encoder is not self._encoder
         ):
             return False
-        for own, count, act in self._owners:  # a method of an instance's own is one more entry
-            if len(own) != count or own.get("act") is not act:
+        for owner, kind, own, count, act in self._owners:  # a method of an instance's own is one more entry
+            if type(owner) is not kind or len(own) != count or own.get("act") is not act:
                 return False
         for owner, name, weight, place in self._weights:
             if owner.get(name) is not weight or weight.data_ptr() != place:

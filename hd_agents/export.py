@@ -75,6 +75,9 @@ class Step(nn.Module):
         self.actor = _copied(networks.actor)
         space, self.observations, self.actions = observations.space, observations, actions
         self.deterministic, self.n = deterministic, n
+        if isinstance(actions.space, spaces.Box):
+            for name, bound in (("low", actions.space.low), ("high", actions.space.high)):
+                self.register_buffer(name, torch.from_numpy(bound.astype(np.float64).ravel()))
         self.spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
 
     def inputs(self) -> dict[str, tuple[Tensor, str]]:
@@ -131,8 +134,7 @@ class Step(nn.Module):
         if groups := one_hot_groups(space):
             parts = [part.argmax(-1) for part in chosen.split(list(groups[0]), -1)]
             return (torch.stack(parts, -1) + torch.from_numpy(groups[1])).reshape(shape)
-        assert isinstance(space, spaces.Box)
-        low, high = (torch.from_numpy(bound.astype(np.float64).ravel()) for bound in (space.low, space.high))
+        low, high = self.get_buffer("low"), self.get_buffer("high")
         scaled = (low + 0.5 * (chosen.double() + 1.0) * (high - low)).clamp(low, high)
         scaled = scaled.round() if np.issubdtype(space.dtype, np.integer) else scaled
         return scaled.to(_dtype(space)).reshape(shape)

@@ -170,6 +170,8 @@ class DreamPolicy(BasePolicy):
         model, actor = self.networks.world_model, self.networks.actor
         if self._acting is None or not self._acting.fits(model, actor):
             self._acting = make_acting(model, actor)
+        if type(self._acting) is Acting:  # modules that may act otherwise while they learn, such as dropout
+            self.set_training_mode(False)
         return self._acting
 
     def _sample(self, parameters: Tensor, draw: Tensor | None) -> Tensor:

@@ -1,0 +1,330 @@
+"""What researchers change in an agent is what acts, dreams and learns, on the fast paths as on the plain ones."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.behavior.actor_critic import Actor
+from hd_agents.behavior.imagination import imagine
+from hd_agents.collection import GraphedActing
+from hd_agents.nn.layers import Dense
+from hd_agents.world_model.rssm import RSSM, State
+from hd_agents.world_model.world_model import WorldModel
+from tests.agents import TINY, Clock, tiny
+
+CLOCK = np.array([1.0, 2.0, 3.0], np.float32)
+CONTINUOUS = pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+
+
+def learned(env: Any = None, **changes: Any) -> HarmonyDreamAgent:
+    """An agent with a replay and some updates behind it."""
+    return tiny(env=Clock(7) if env is None else env, seed=0, **changes).learn(60)
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [weight.detach().clone() for weight in module.parameters()]
+
+
+def moved(module: nn.Module, before: list[Tensor]) -> bool:
+    return any(not torch.equal(weight, old) for weight, old in zip(module.parameters(), before, strict=True))
+
+
+def acted(agent: HarmonyDreamAgent) -> Any:
+    """The state after an episode's first observation: deter, stoch and action."""
+    return agent.predict(CLOCK, None, np.ones(1, bool), deterministic=True)[1]
+
+
+class Cold(Actor):
+    """Surer of itself."""
+
+    def parameters_of(self, features: Tensor) -> Tensor:
+        return 5.0 * super().parameters_of(features)
+
+
+class LowRank(nn.Linear):
+    """A frozen linear layer and a learned correction, as LoRA."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
+        self.load_state_dict(layer.state_dict())
+        self.requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(2, layer.in_features) / 4)
+        self.up = nn.Parameter(torch.randn(layer.out_features, 2) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x @ self.down.T @ self.up.T
+
+
+def dream_of(agent: HarmonyDreamAgent) -> Any:
+    networks = agent.policy.networks
+    start = State(*(part[:1].expand(6, -1) for part in networks.world_model.rssm.initial(1)))
+    draws, drawn = torch.rand(3, 6, networks.world_model.rssm.stoch), networks.actor.draw(3, 6)
+    return imagine(
+        networks.world_model,
+        networks.actor,
+        start.__class__(*map(torch.detach, start)),
+        draws,
+        drawn,
+        differentiable=not networks.actor.discrete,
+    )
+
+
+@CONTINUOUS
+@pytest.mark.parametrize("how", ["subclass", "method", "low rank"])
+def test_the_actor_is_the_same_in_dreams(task: str, how: str) -> None:
+    agent = learned(task)
+    actor = agent.policy.networks.actor
+    if how == "subclass":
+        actor.__class__ = Cold
+    elif how == "method":
+        plain = actor.parameters_of
+        actor.parameters_of = lambda features: 5.0 * plain(features)  # type: ignore[method-assign]
+    else:
+        actor.out = LowRank(actor.out)
+    dream = dream_of(agent)
+    with torch.no_grad():
+        expected = actor.parameters_of(dream.features[:-1])
+    torch.testing.assert_close(dream.actor_parameters, expected, check_dtype=False)
+    if how == "low rank":
+        before = weights(actor.out)
+        agent.train(3)
+        changed = [not torch.equal(new, old) for new, old in zip(actor.out.parameters(), before, strict=True)]
+        assert changed == [False, False, True, True]
+
+
+PARTS = [
+    "world_model.encoder",
+    "world_model.rssm",
+    "world_model.rssm.gru",
+    "world_model.decoder",
+    "world_model",
+    "actor",
+    "critic",
+]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_was_replaced_is_trained(name: str, tmp_path: Path) -> None:
+    agent = learned()
+    networks = agent.policy.networks
+    owner = networks.get_submodule(name.rpartition(".")[0])
+    state = agent.learner.model_optimizer.state
+    others = {key: weight for key, weight in networks.named_parameters() if not key.startswith((name, "slow"))}
+    moments = {key: state[weight]["exp_avg"] for key, weight in others.items() if weight in state}
+    setattr(owner, name.rpartition(".")[2], copy.deepcopy(networks.get_submodule(name)))
+    before = weights(networks.get_submodule(name))
+    acted(agent)
+    agent.train(2)
+    assert moved(networks.get_submodule(name), before)
+    for key, moment in moments.items():
+        assert state[others[key]]["exp_avg"] is moment
+    agent.save(tmp_path / "a.zip")
+    again = HarmonyDreamAgent.load(tmp_path / "a.zip", env=Clock(7))
+    for optimizer, stored in zip(again.learner.optimizers.values(), agent.learner.optimizers.values(), strict=True):
+        assert len(optimizer.state_dict()["state"]) == len(stored.state_dict()["state"]) > 0
+    again.learn(60)
+
+
+@pytest.mark.parametrize("name", [*PARTS, "harmonizer"])
+def test_what_is_frozen_stays_and_the_rest_learns(name: str, tmp_path: Path) -> None:
+    agent = learned()
+    networks = agent.policy.networks
+    part = networks.get_submodule(name).requires_grad_(False)
+    others = ["critic" if name == "actor" else "actor", "world_model" if name in ("actor", "critic") else "critic"]
+    before, elsewhere = weights(part), {other: weights(networks.get_submodule(other)) for other in others}
+    agent.train(3)
+    assert not moved(part, before)
+    assert all(moved(networks.get_submodule(other), old) for other, old in elsewhere.items())
+    agent.save(tmp_path / "a.zip")
+    part.requires_grad_(True)
+    agent.train(3)
+    assert moved(part, before)
+
+
+class Wider(RSSM):
+    """Doubles the embedding."""
+
+    calls = 0
+
+    def filter_step(self, state: State, action: Tensor, embed: Tensor, is_first: Any, draw: Any) -> Any:
+        Wider.calls += 1
+        return super().filter_step(state, action, 2.0 * embed, is_first, draw)
+
+
+class Lost(RSSM):
+    def observe_step(self, *arguments: Any) -> State:
+        return super().observe_step(*arguments)
+
+
+def test_a_step_of_filtering_of_ones_own_acts_and_learns() -> None:
+    agent = learned()
+    rssm = agent.policy.networks.world_model.rssm
+    embed, action = torch.randn(2, 5, rssm.observe_in.linear.in_features - rssm.deter), torch.zeros(2, 5, 5)
+    first = torch.zeros(2, 5, dtype=torch.bool)
+    with torch.no_grad():
+        expected, logits = rssm.observe(2.0 * embed, action, first, None)
+    rssm.__class__, Wider.calls = Wider, 0
+    found, found_logits = rssm.observe(embed, action, first, None)
+    torch.testing.assert_close(found.deter, expected.deter)
+    torch.testing.assert_close(found_logits, logits)
+    assert Wider.calls == 5
+    acted(agent)
+    assert Wider.calls == 6
+    agent.train(1)
+    assert Wider.calls == 6 + 8
+    rssm.__class__ = Lost
+    acted(agent)
+    with pytest.raises(TypeError, match="Lost overrides observe_step: override filter_step, which learning needs"):
+        agent.train(1)
+
+
+def test_an_encoding_of_ones_own_acts_and_learns() -> None:
+    calls: list[int] = []
+
+    class Own(WorldModel):
+        def encode(self, observation: Any, prepared: Any = None) -> Tensor:
+            calls.append(1)
+            return super().encode(observation, prepared)
+
+    agent = learned()
+    agent.policy.networks.world_model.__class__ = Own
+    acted(agent)
+    agent.train(1)
+    assert len(calls) == 2
+    with pytest.raises(ValueError, match="A Own cannot be exported"):
+        agent.player().export("nowhere.pt2")
+
+
+@pytest.mark.parametrize("name", ["image_in", "observe_in", "image_out"])
+def test_layers_of_ones_own(name: str) -> None:
+    calls: list[int] = []
+
+    class Counted(Dense):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(1)
+            return super().forward(x)
+
+    agent = learned(policy_kwargs={**TINY["policy_kwargs"], "free_nats": 0.0})
+    rssm = agent.policy.networks.world_model.rssm
+    getattr(rssm, name).__class__ = Counted
+    agent.train(1)
+    assert len(calls) >= (1 if name == "image_out" else 8)
+    setattr(rssm, name, nn.Sequential(nn.Linear(getattr(rssm, name).linear.in_features, 16), nn.ReLU()))
+    before = weights(getattr(rssm, name))
+    acted(agent)
+    agent.train(2)
+    assert moved(getattr(rssm, name), before)
+
+
+def test_dropout_is_for_learning() -> None:
+    agent = learned()
+    encoder, modes = agent.policy.networks.world_model.encoder, []
+    assert encoder.mlp is not None
+    encoder.mlp = nn.Sequential(*encoder.mlp, nn.Dropout(0.5))  # type: ignore[assignment]
+    encoder.mlp[-1].register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    latents = [acted(agent)[1] for _ in range(4)]
+    assert all(np.array_equal(latents[0], latent) for latent in latents)
+    agent.train(1)
+    acted(agent)
+    assert modes == [False] * 4 + [True, False]
+
+
+def test_settings_that_are_set_later_are_followed() -> None:
+    agent, other = learned(), learned()
+    agent.entropy_coefficient, agent.gamma, agent.return_lambda = 1.0, 0.5, 0.2
+    agent.horizon, agent.harmony_learning_rate, agent.learning_rate = 4, 0.01, 0.002
+    agent.train(1)
+    learner = agent.learner
+    assert (learner.horizon, learner.gamma, learner.objectives.actor_loss.entropy_coefficient) == (4, 0.5, 1.0)
+    assert learner.newest is not None and learner.newest[1].prior.shape[0] == 4
+    assert learner.model_optimizer.param_groups[1]["lr"] == 0.01
+    assert learner.model_optimizer.param_groups[0]["lr"] == 0.002
+    agent.learning_rate = "lin_0.002"
+    assert agent._rates()["learning_rate"] == 0.0  # at the end of the run
+    other.train(1)
+    assert moved(agent.policy.networks.actor, weights(other.policy.networks.actor))
+    surer = learner.objectives.actor_loss._replace(entropy_coefficient=0.7)
+    own = learner.objectives = learner.objectives._replace(actor_loss=surer)
+    agent.train(1)
+    assert learner.objectives is own  # nobody has asked for others since
+    agent.harmony = False
+    with pytest.raises(ValueError, match=r"agent.harmony was set to False, but its networks were made with True"):
+        agent.train(1)
+
+
+def test_the_discount_that_dreamerv2_predicts_follows() -> None:
+    agent = learned(backbone="dreamerv2")
+    agent.gamma = 0.5
+    agent.train(1)
+    head = agent.policy.networks.world_model.continue_head
+    assert head is not None and head.target_scale == 0.5
+
+
+@pytest.mark.parametrize("kind", ["full_backward", "forward", "everywhere"])
+def test_hooks_are_called_where_it_learns(kind: str) -> None:
+    agent = learned()
+    calls: list[str] = []
+    rssm, actor = agent.policy.networks.world_model.rssm, agent.policy.networks.actor
+    for layer in (rssm.observe_in, actor.mlp[0] if kind == "forward" else rssm.posterior_out):
+        if kind != "everywhere":
+            getattr(layer, f"register_{kind}_hook")(lambda module, *_: calls.append(type(module).__name__))
+    handle = None
+    if kind == "everywhere":
+        handle = nn.modules.module.register_module_forward_hook(lambda module, *_: calls.append(type(module).__name__))
+    agent.train(1)
+    if handle is not None:
+        handle.remove()
+        assert {"Dense", "RSSM"} & set(calls)
+    assert calls.count("Dense") >= 8 + (kind == "forward")
+
+
+def test_what_changes_between_two_actions_changes_the_second() -> None:
+    agent = learned()
+    policy, rssm = agent.policy, agent.policy.networks.world_model.rssm
+
+    def memory() -> np.ndarray:
+        return acted(agent)[0]
+
+    first = memory()
+    rssm.image_in.act = "elu"
+    assert not np.array_equal(first, memory())
+    rssm.image_in.act = "silu"
+    assert np.array_equal(first, memory())
+    before, graphed = policy.acting_now(), GraphedActing(policy)
+    bound, learners = graphed._bound_to(), agent.learner._bound_to()
+    policy.networks.actor.out = copy.deepcopy(policy.networks.actor.out)
+    assert policy.acting_now() is not before
+    assert graphed._bound_to()[0] is not bound[0]
+    assert [id(one) for one in agent.learner._bound_to()] != [id(one) for one in learners]
+    calls: list[int] = []
+    plain = rssm.observe_step
+    rssm.observe_step = lambda *arguments: calls.append(1) or plain(*arguments)  # type: ignore[method-assign, func-returns-value]
+    memory()
+    assert calls == [1]
+
+
+def test_norms_of_another_kind_are_not_taken_for_ours() -> None:
+    rssm = learned().policy.networks.world_model.rssm
+    rssm.gru.norm = nn.LayerNorm(rssm.gru.norm.normalized_shape, eps=10.0)
+    embed, action = torch.randn(2, 4, rssm.observe_in.linear.in_features - rssm.deter), torch.zeros(2, 4, 5)
+    first = torch.zeros(2, 4, dtype=torch.bool)
+    with torch.no_grad():
+        plain, _ = rssm.observe(embed, action, first, None)
+    torch.testing.assert_close(rssm.observe(embed, action, first, None)[0].deter, plain.deter)
+    with pytest.raises(ValueError, match="act='relu': use one of"):
+        Dense(3, 4, norm=True, act="relu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("harmony", [True, False])
+def test_groups_of_ones_own_keep_their_rate(harmony: bool) -> None:
+    agent = learned(harmony=harmony, harmony_learning_rate=0.123)
+    extra = nn.Parameter(torch.ones(3))
+    agent.learner.model_optimizer.add_param_group({"params": [extra], "lr": 7e-7})
+    agent.train(1)
+    assert agent.learner.model_optimizer.param_groups[-1]["lr"] == 7e-7
