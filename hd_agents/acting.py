@@ -80,8 +80,8 @@ class FlatActing(Acting):
             or model.encoder is not self._encoder
         ):
             return False
-        for owner, kind, own, count, act in self._owners:  # a method of an instance's own is one more entry
-            if type(owner) is not kind or len(own) != count or own.get("act") is not act:
+        for module, kind, own, count, act in self._owners:  # a method of an instance's own is one more entry
+            if type(module) is not kind or len(own) != count or own.get("act") is not act:
                 return False
         for owner, name, weight, place in self._weights:
             if owner.get(name) is not weight or weight.data_ptr() != place:

@@ -5,6 +5,7 @@ copies every observation into an array of the space's own type first, where a fl
 vector is repeated; so there the single observations are checked before it does (:func:`watch`).
 """
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -117,6 +118,20 @@ def moves(env: VecEnv) -> int:
         for name in ("reset", "step_wait"):
             setattr(env, name, _Counted(counter, getattr(env, name)))
     return int(getattr(env, MOVES).count)
+
+
+class StepsOf:
+    """How many env steps an agent has done, as long as it lives; the environments that hold this do not keep it."""
+
+    def __init__(self, agent: Any = None) -> None:
+        self._agent = (lambda: None) if agent is None else weakref.ref(agent)
+
+    def __call__(self) -> int:
+        """0 once the agent is gone."""
+        return getattr(self._agent(), "num_timesteps", 0)
+
+    def __reduce__(self) -> tuple[type["StepsOf"], tuple[()]]:
+        return StepsOf, ()  # a copy of the environments is nobody's until somebody learns in it
 
 
 class _Counter:

@@ -115,7 +115,8 @@ class Step(nn.Module):
             ), "height, width, channels"
         shape, meaning = space.shape or (), "as the environment gives it"
         if groups := one_hot_groups(space):
-            return torch.from_numpy(groups[1]).reshape(shape).expand(self.n, *shape).clone(), meaning
+            firsts = torch.from_numpy(groups[1]).reshape(shape).expand(self.n, *shape)
+            return firsts.to(_dtype(space), copy=True), meaning
         return torch.zeros(self.n, *shape, dtype=_dtype(space)), meaning
 
     def _encoded(self, key: str, space: spaces.Space[Any], rows: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ class Step(nn.Module):
         shape = (self.n, *(space.shape or ()))
         if groups := one_hot_groups(space):
             parts = [part.argmax(-1) for part in chosen.split(list(groups[0]), -1)]
-            return (torch.stack(parts, -1) + torch.from_numpy(groups[1])).reshape(shape)
+            return (torch.stack(parts, -1) + torch.from_numpy(groups[1])).reshape(shape).to(_dtype(space))
         low, high = self.get_buffer("low"), self.get_buffer("high")
         scaled = (low + 0.5 * (chosen.double() + 1.0) * (high - low)).clamp(low, high)
         scaled = scaled.round() if np.issubdtype(space.dtype, np.integer) else scaled

@@ -2,7 +2,6 @@
 
 import time
 import warnings
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, live_settings, recorder
-from hd_agents.arrivals import as_flags, moves, watch
+from hd_agents.arrivals import StepsOf, as_flags, moves, watch
 from hd_agents.backbones import Objectives
 from hd_agents.collection import Collector, VecStep, add_episode, make_replay, normalize_batch
 from hd_agents.host import keep_freed_memory
@@ -135,15 +134,15 @@ class LearningLoop(BaseAlgorithm):
         """One step of every environment into replay; False when the callback asks to stop."""
         callback.on_rollout_start()
         self._begin_anew_where_moved()  # callbacks may have moved them, this one and those before it
-        env, normalizer, replay = self.env, self._vec_normalize_env, self.replay_buffer
+        env, normalizer, replay_buffer = self.env, self._vec_normalize_env, self.replay_buffer
         assert env is not None
-        assert replay is not None
+        assert replay_buffer is not None
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
         steps, starts, seen = self.num_timesteps, self._last_episode_starts, self._last_obs
         originals = seen if normalizer is None else self._last_original_obs
         assert originals is not None
-        self._collector.begin(replay, originals, starts, steps)
+        self._collector.begin(replay_buffer, originals, starts, steps)
         random = steps < self.learning_starts and not self._n_updates
         actions = self._collector.act(seen, starts, random)
         new_obs, rewards, dones, infos = env.step(actions)
@@ -156,7 +155,7 @@ class LearningLoop(BaseAlgorithm):
             callback.update_locals(locals())
             go_on = callback.on_step()
             step = VecStep(originals, delivered, earned, dones, infos, steps)
-            self._collector.store(replay, step, normalizer)
+            self._collector.store(replay_buffer, step, normalizer)
         except BaseException:
             self._last_obs = None  # the step is not in the replay: a new episode begins
             raise
@@ -182,9 +181,8 @@ class LearningLoop(BaseAlgorithm):
 
     def _watch_env(self) -> None:
         """Have what arrives from the environments checked, which live longer than this agent may."""
-        me = weakref.ref(self)
         if self.env is not None:
-            watch(self.env, lambda: getattr(me(), "num_timesteps", 0))
+            watch(self.env, StepsOf(self))
 
     def _note_moves(self) -> None:
         """Take the environments to be where this loop left them."""
@@ -233,6 +231,7 @@ class LearningLoop(BaseAlgorithm):
             return
         if self.device.type == "cpu":
             keep_freed_memory()
+        warn_of_frozen_schedules(self._frozen_schedules)
         live_settings.follow(self)
         self.learner.follow_networks()
         rates = self._rates().values()

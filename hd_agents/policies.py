@@ -275,6 +275,10 @@ class DreamPolicy(BasePolicy):
             "settings": self.settings,
         }
 
+    def forward(self, observation: Any, deterministic: bool = False) -> Tensor:
+        """As Stable-Baselines3's policies: see :meth:`_predict`."""
+        return self._predict(observation, deterministic)
+
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """Stable-Baselines3's tensor interface: actions for the first observations of episodes, without memory."""
         isdict = isinstance(observation, Mapping)

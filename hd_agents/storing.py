@@ -1,6 +1,7 @@
 """What of an agent goes into an archive: settings, spaces and counters as plain values, where it stands as tensors."""
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,9 +57,12 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     data["frozen_schedules"] = dict(agent._frozen_schedules)
     for name in RATES:
         data[name] = _freeze(name, data[name], agent._current_progress_remaining, data["frozen_schedules"])
-    data["ep_info_buffer"] = [{key: float(info[key]) for key in "rlt"} for info in agent.ep_info_buffer or ()]
+    kinds = {"r": float, "l": int, "t": float}
+    data["ep_info_buffer"] = [
+        {key: kind(info[key]) for key, kind in kinds.items()} for info in agent.ep_info_buffer or ()
+    ]
     data["ep_success_buffer"] = [float(np.mean(success)) for success in agent.ep_success_buffer or ()]
-    wanted = set(include)
+    wanted = set(include) - {*LAST}  # which have a part of their own
     missing = sorted(name for name in wanted - data.keys() if not hasattr(agent, name))
     if missing:
         raise ArchiveError(f"include={missing}: the agent has no such attributes.")
@@ -99,6 +103,9 @@ def _freeze(name: str, rate: Any, progress: float, notes: dict[str, str]) -> flo
         return rate
     schedule = FloatSchedule(rate)
     now = schedule(progress)
+    start = schedule(1.0)
+    if start > 0.0 and math.isclose(schedule(0.5), start / 2, rel_tol=1e-6) and schedule(0.0) == 0.0:
+        return str(LinearRate(start))
     if any(schedule(point) != now for point in (1.0, 0.5, 0.0)):
         notes[name] = f"{rate!r}, stored as {now:g}"
     return now

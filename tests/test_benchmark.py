@@ -106,6 +106,18 @@ def test_a_finished_run_without_a_row_gets_one(stand_in: Path, tmp_path: Path) -
     assert sittings(stand_in) == {"CartPole_0": 1, "CartPole_1": 1}
 
 
+def test_other_numbers_of_episodes_are_refused(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(stand_in, "--tasks", "CartPole", "--episodes", "3") == 0
+    rows = read_rows(stand_in / "results.csv")
+    assert run(stand_in, "--tasks", "CartPole", "--episodes", str(rows[0]["episodes"])) == 0
+    assert run(stand_in, "--tasks", "CartPole") == 0
+    assert run(stand_in, "--tasks", "CartPole", "--episodes", "50") == 2
+    told = f"was evaluated in {rows[0]['episodes']} episodes: leave --episodes 50 out, or give another --folder."
+    assert told in capsys.readouterr().err
+    (stand_in / "results.csv").unlink()
+    assert run(stand_in, "--tasks", "CartPole", "--episodes", "50") == 2
+
+
 def test_flags_reach_the_runs(stand_in: Path) -> None:
     flags = ["--steps", "6e1", "--size", "xsmall", "--set=gamma=0.9", "--device", "cpu", "--checkpoint-every", "20"]
     flags += ["--preset", "nano", "--track", "--episodes", "3"]

@@ -1,9 +1,12 @@
 """Replay rows line up with what the environments did: actions, rewards, ends and resets, one row each."""
 
+import copy
 import gc
+import pickle
 import weakref
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -356,3 +359,17 @@ def test_an_environment_does_not_keep_its_agent() -> None:
     gc.collect()
     assert agent() is None
     tiny(env=env).learn(30)
+
+
+def test_agents_and_environments_can_be_copied_after_learning() -> None:
+    """As where an environment plays against the agent."""
+    agent = tiny(env=gym.make("CartPole-v1")).learn(30)
+    for copied in (
+        copy.deepcopy(agent),
+        pickle.loads(pickle.dumps(agent)),
+        cloudpickle.loads(cloudpickle.dumps(agent)),
+    ):
+        again = pickle.loads(pickle.dumps(copied))
+        assert again.learn(30).num_timesteps == 30
+    env = pickle.loads(pickle.dumps(agent.get_env()))
+    assert tiny(env=env).learn(30).num_timesteps == 30

@@ -176,6 +176,14 @@ def test_games_without_published_scores_stand_alone() -> None:
     assert list(plot._points(runs, [OURS])["atari100k/Skiing-v0"]) == [OURS]
 
 
+def test_what_is_there_twice_counts_once(tmp_path: Path) -> None:
+    row = {"name": "classic/Catch", "seed": 0, "commit": "abc", "wall_seconds": 3.0}
+    other, folder = {**row, "seed": 1}, Run("classic/Catch", 0, {}, row, tmp_path)
+    bare = Run("classic/Catch", 0, {}, None, tmp_path)
+    rows = [Run("classic/Catch", one["seed"], {}, one, None) for one in (row, other, dict(row))]
+    assert plot._once([*rows, bare, folder, bare]) == [folder, rows[1], bare]
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     output = ["--output", str(tmp_path / "plots")]
     (tmp_path / "empty").mkdir()

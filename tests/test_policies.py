@@ -265,7 +265,7 @@ def test_parameters_are_all_floats() -> None:
 
 def test_tensors_in_tensors_out() -> None:
     policy = tiny(seed=0).policy
-    actions = policy._predict(torch.tensor(OBSERVATIONS[0]), deterministic=True)
+    actions = policy(torch.tensor(OBSERVATIONS[0]), deterministic=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert np.array_equal(actions.numpy(), policy.predict(OBSERVATIONS[0], deterministic=True)[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hd_agents.cli.errors import UsageError
-from hd_agents.cli.running import Job, last_line, locked, run_jobs
+from hd_agents.cli.running import Job, last_line, locked, run_jobs, stopped_once
 
 
 def shell(name: str, folder: Path, *scripts: str) -> Job:
@@ -98,3 +98,14 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatc
     monkeypatch.setattr("fcntl.flock", no_locks)
     with locked(tmp_path / "runs"), locked(tmp_path / "runs"):
         assert (tmp_path / "runs").is_dir()
+
+
+@pytest.mark.parametrize(("first", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_what_comes_after_the_first_signal_is_left_alone(first: int, raised: type[BaseException]) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stopped_once():
+        with pytest.raises(raised):
+            signal.raise_signal(first)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)  # while it is being saved
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -305,14 +305,30 @@ def test_a_schedule_is_stored_as_its_present_value(tmp_path: Path) -> None:
     agent._update_current_progress_remaining(1, 4)
     agent.save(tmp_path / "agent")
     loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1")
-    assert loaded.learning_rate == pytest.approx(0.75e-3)
+    assert str(loaded.learning_rate) == "lin_0.001"  # which can be written
     assert loaded.actor_learning_rate == 3e-4
-    with pytest.warns(UserWarning, match=r"learning_rate: LinearSchedule.*load\(path, learning_rate") as caught:
-        loaded.learn(5)
-    assert "actor" not in str(caught[0].message)
-    loaded.learn(5)  # told once
+    loaded.learn(5)
+    agent.critic_learning_rate = lambda left: 1e-3 * left**2
+    agent._update_current_progress_remaining(1, 4)
+    agent.save(tmp_path / "agent")
+    for learns, steps in ((HarmonyDreamAgent.learn, 5), (HarmonyDreamAgent.train, 1)):
+        loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1")
+        loaded.add_episode(np.zeros((9, 4)), np.zeros(8, int), np.zeros(8), terminated=True)
+        assert loaded.critic_learning_rate == pytest.approx(0.5625e-3)
+        with pytest.warns(UserWarning, match=r"critic_learning_rate: .*load\(path, learning_rate") as caught:
+            learns(loaded, steps)
+        assert "actor" not in str(caught[0].message)
+        loaded.learn(5)  # told once
     for changes in ({"learning_rate": lambda left: 1e-3 * left}, {"custom_objects": {"learning_rate": 1e-3}}):
+        changes |= {"critic_learning_rate": 1e-3}
         HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1", **changes).learn(5)
+
+
+def test_what_is_stored_anyway_is_not_stored_twice(tmp_path: Path) -> None:
+    agent = tiny().learn(30)
+    agent.save(tmp_path / "agent", include=["_last_obs"])
+    HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1").learn(30, reset_num_timesteps=False)
+    assert all(type(info["l"]) is int for info in HarmonyDreamAgent.load(tmp_path / "agent").ep_info_buffer)
 
 
 def test_an_archive_holds_json_and_tensors(tmp_path: Path) -> None:

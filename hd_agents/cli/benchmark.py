@@ -88,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
     with locked(folder):
         rows = checked(lambda: read_rows(results))
+        _check_episodes(runs, rows, options.episodes)
         left = [one for one in runs if recorded(one, rows) is None]
         for one in left:
             if (one.folder / EVALUATION).exists():
@@ -107,6 +108,18 @@ def run(options: argparse.Namespace) -> int:
     if board.failed:
         print(f"{len(board.failed)} of {len(runs)} runs FAILED: {', '.join(board.failed)}")
     return FAILED if board.failed else 0
+
+
+def _check_episodes(runs: Sequence[Run], rows: Sequence[dict[str, Any]], wanted: int | None) -> None:
+    """Raises UsageError where a run was judged by other episodes than are wanted now."""
+    for one in runs if wanted is not None else ():
+        played = one.folder / EVALUATION
+        found = recorded(one, rows) or (json.loads(played.read_text(encoding="utf-8")) if played.exists() else {})
+        if found.get("episodes", wanted) != wanted:
+            raise UsageError(
+                f"{one.name}, seed {one.seed}, was evaluated in {found['episodes']} episodes: leave --episodes "
+                f"{wanted} out, or give another --folder."
+            )
 
 
 def row(one: Run) -> dict[str, Any]:
@@ -143,10 +156,14 @@ def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
         if found := recorded(one, rows):
             scores[one.name].append(found["mean_return"])
     width = max(map(len, scores))
-    return "\n".join(
+    lines = [
         f"{name:<{width}}  " + (f"{np.mean(x):.2f} ± {np.std(x):.2f} (seeds: {len(x)})" if x else "not run")
         for name, x in scores.items()
-    )
+    ]
+    commits = {str(found["commit"]) for one in runs if (found := recorded(one, rows))}
+    if len(commits) > 1:
+        lines.append(f"These runs are of several commits: {', '.join(sorted(commits))}")
+    return "\n".join(lines)
 
 
 def _tasks(options: argparse.Namespace) -> list[str]:

@@ -35,7 +35,7 @@ def curves(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Curve]]], retur
 
 
 def scores(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Path:
-    """A panel per task: the mean return of every run with its 99% interval, method by method."""
+    """A panel per task: every run's mean return, with the 99% interval of another evaluation's, method by method."""
     colours = _colours(method for methods in tasks.values() for method in methods)
     figure, panels = _panels(tasks)
     for axes, (name, methods) in zip(panels, tasks.items(), strict=True):

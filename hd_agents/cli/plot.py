@@ -16,8 +16,8 @@ from hd_agents.cli.curves import Curve, curves_of
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.scores import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
-from hd_agents.zoo.models import CONFIG
-from hd_agents.zoo.results import normalized, read_rows, settings_of
+from hd_agents.zoo.models import CONFIG, training_facts
+from hd_agents.zoo.results import SAME_RUN, normalized, read_rows, settings_of
 
 OURS = "hd_agents"
 TOLD = ("backbone", "harmony", "size", "preset", "env_steps")  # of a row of results
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     require("plot", "matplotlib", "yaml")
     known = checked(suites)
     asked = [what for what in options.what if what in known]
-    runs = [one for what in options.what for one in _read(what)]
+    runs = _once(one for what in options.what for one in _read(what))
     labels = label(runs)
     evaluated = [one.name.partition("/")[0] for one in runs if one.row is not None]
     found = {suite: scores(suite, runs, labels, suite in asked) for suite in dict.fromkeys([*asked, *evaluated])}
@@ -201,6 +201,17 @@ def _points(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, dict[str, l
     return found
 
 
+def _once(runs: Iterable[Run]) -> list[Run]:
+    """Without what is there twice: in two tables, or in a folder, which tells more, and in its table."""
+    found: dict[Any, Run] = {}
+    for one in runs:
+        known = tuple((one.row or {}).get(key) for key in SAME_RUN)
+        key = id(one) if None in known else known
+        if key not in found or found[key].folder is None:
+            found[key] = one
+    return list(found.values())
+
+
 def _read(what: str) -> Iterable[Run]:
     """The runs of a suite's results, of a table, or of a folder."""
     if what in suites():
@@ -229,6 +240,8 @@ def _of_folder(folder: Path) -> Run:
     name, row = name_of(task), None
     if (folder / EVALUATION).is_file():
         played = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-        row = {"success_rate": None, "human_normalized_score": None, **played, "name": name}
+        facts = training_facts(folder) or {}
+        row = {"success_rate": None, "human_normalized_score": None, **played, "name": name, "seed": settings["seed"]}
+        row |= {key: facts.get(key) for key in ("commit", "wall_seconds")}
         row["interval"] = expected_range(played["returns"], played["episodes"])
     return Run(name, settings.pop("seed"), settings, row, folder)

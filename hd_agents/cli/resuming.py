@@ -161,7 +161,9 @@ def changed_settings(folder: Path, plan: Plan, seed: int) -> str:
     stored = settings_in(folder)
     if not stored:
         return ""
-    now, then = plan.settings(seed), stored.get(plan.task, {})
+    if plan.task not in stored:
+        return f"task {', '.join(stored)} -> {plan.task}"
+    now, then = plan.settings(seed), stored[plan.task]
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     return ", ".join(f"{key} {then.get(key)} -> {now.get(key)}" for key in keys)
 

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -123,15 +123,37 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
     """Inside, SIGTERM raises SystemExit: time to stop children, or to save."""
+    with _handled({signal.SIGTERM: _leave}):
+        yield
 
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
 
+@contextmanager
+def stopped_once() -> Iterator[None]:
+    """Inside, the first SIGINT raises KeyboardInterrupt, or the first SIGTERM SystemExit; those after it do nothing."""
+
+    def stop(number: int, frame: object) -> None:
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        _leave(number, frame)
+
+    with _handled({signal.SIGINT: stop, signal.SIGTERM: stop}):
+        yield
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _handled(handlers: Mapping[int, Callable[[int, object], None]]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

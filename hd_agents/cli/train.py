@@ -29,7 +29,7 @@ from hd_agents.cli.resuming import (
     resume_command,
     told_folder,
 )
-from hd_agents.cli.running import sigterm_as_exit
+from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.host import crowding
@@ -109,9 +109,10 @@ def run(options: argparse.Namespace) -> int:
             write_config(folder / CONFIG, plan, options)
             facts.write()  # better now than after hours
             callbacks = _callbacks(plan, facts, checkpoint, options, folder)
-            status = _learn(agent, plan.steps, checkpoint, callbacks)
+            with nullcontext() if checkpoint else stopped_once():  # a checkpoint sees to signals by itself
+                status = _learn(agent, plan.steps, checkpoint, callbacks)
+                agent.save(folder / AGENT_FILE)
         facts.write()
-        agent.save(folder / AGENT_FILE)
     except TrainingFailed as failure:
         assert agent is not None
         return _after(failure, folder, agent, resume_command(options, folder) if checkpoint else None)
@@ -195,10 +196,9 @@ def _learn(
 ) -> int:
     left = max(0, steps - agent.num_timesteps)
     try:
-        with nullcontext() if checkpoint else sigterm_as_exit():  # a checkpoint sees to signals by itself
-            agent.learn(left, callback=callbacks, progress_bar=True, reset_num_timesteps=False)
-            if left:
-                agent.dump_logs()  # what came after the last table
+        agent.learn(left, callback=callbacks, progress_bar=True, reset_num_timesteps=False)
+        if left:
+            agent.dump_logs()  # what came after the last table
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != SIGNALS["SIGTERM"]:
             told = f"the training failed after {agent.num_timesteps} env steps: sys.exit({stop.code!r})"

@@ -33,6 +33,7 @@ ARGUMENTS = {"steps": "steps", "n_timesteps": "steps", "total_timesteps": "steps
 ARGUMENTS |= {name: name for name in ("seed", "device", "preset", "trained_agent")}
 # What others call a setting.
 OTHERS_NAMES = {"lr": "learning_rate", "ent_coef": "entropy_coefficient", "gae_lambda": "return_lambda"}
+OTHERS_NAMES |= {"train_freq": "train_ratio", "gradient_steps": "train_ratio", "utd_ratio": "train_ratio"}
 # Settings that are mappings: of `--set policy_kwargs.units=64` only the entry changes.
 MAPPINGS = ("env_kwargs", "policy_kwargs", "harmony")
 # Where the environments of a run live: in its process, one after the other, or in one process each. As in rl-zoo3.
