@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hd_agents import checks
 from hd_agents.backbones import Networks
 from hd_agents.host import atomic_write, require
+from hd_agents.nn.flat import can_be_flat
 from hd_agents.spaces import ActionCodec, ObservationCodec
 from hd_agents.spaces.one_hot import one_hot_groups
 from hd_agents.world_model.rssm import State
@@ -67,10 +68,9 @@ class Step(nn.Module):
         self, networks: Networks, observations: ObservationCodec, actions: ActionCodec, deterministic: bool, n: int
     ) -> None:
         super().__init__()
-        if type(networks.world_model) is not WorldModel:
-            raise ValueError(
-                f"A {type(networks.world_model).__name__} cannot be exported: it may encode in its own way."
-            )
+        if not can_be_flat([networks.world_model], {WorldModel}):
+            kind = type(networks.world_model).__name__
+            raise ValueError(f"This {kind} cannot be exported: it was changed, and may encode in its own way.")
         self.encoder, self.rssm = _copied(networks.world_model.encoder), _copied(networks.world_model.rssm)
         self.actor = _copied(networks.actor)
         space, self.observations, self.actions = observations.space, observations, actions

@@ -239,7 +239,7 @@ class Learner:
 
     def _losses(self, batch: Batch, draws: Tensor, state: State | None) -> ModelOutput:
         model = self.networks.world_model
-        if not self._compiled:
+        if not (self._compiled and model.rssm.is_plain()):
             return model.losses(batch, draws, state)
         if self._compiled_losses is None or self._compiled_losses[0] is not model:
             self._compiled_losses = model, compiled_or_plain(model.losses)

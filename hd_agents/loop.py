@@ -269,7 +269,7 @@ class LearningLoop(BaseAlgorithm):
         except torch.OutOfMemoryError:
             if not replay.leave_device():
                 raise
-            warnings.warn("The GPU's memory is short: the replay stays in the host's from now on.", stacklevel=3)
+            warnings.warn("The GPU's memory is short: the replay stays in the host's from now on.", stacklevel=4)
             return None
 
     def _update(self, replay: SequenceReplay) -> Mapping[str, torch.Tensor]:

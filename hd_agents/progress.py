@@ -124,7 +124,7 @@ class Forecast:
                 f"batch_size ({agent.batch_size}) and sequence_length ({agent.sequence_length}){smaller}. With "
                 "progress_bar=True you see how far it is.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def close(self) -> None:

@@ -197,7 +197,7 @@ def test_an_encoding_of_ones_own_acts_and_learns() -> None:
     acted(agent)
     agent.train(1)
     assert len(calls) == 2
-    with pytest.raises(ValueError, match="A Own cannot be exported"):
+    with pytest.raises(ValueError, match="This Own cannot be exported"):
         agent.player().export("nowhere.pt2")
 
 

@@ -145,7 +145,7 @@ class RSSM(nn.Module):
             bool. :param draws: (B, T, S), or None for modes. :param state: where the sequences start; default the
             initial state.
         """
-        if not can_be_flat(self.modules(), {RSSM}):
+        if not (torch.compiler.is_compiling() or self.is_plain()):
             return self._step_by_step(embed, action, is_first, draws, state)
         first, observe = self.image_in.linear, self.observe_in.linear
         keep = (~is_first).float().unsqueeze(-1)
@@ -167,6 +167,10 @@ class RSSM(nn.Module):
         by_hand = by_hand and self.image_in.act == self.observe_in.act
         deter, stoch, logits = self._filter_by_hand(inputs) if by_hand else self._filter(inputs)
         return State(deter.transpose(0, 1), stoch.transpose(0, 1)), logits.transpose(0, 1)
+
+    def is_plain(self) -> bool:
+        """Whether all of it is as we made it: no part of another kind, no hook, no method of its own."""
+        return can_be_flat(self.modules(), {RSSM})
 
     def _step_by_step(
         self, embed: Tensor, action: Tensor, is_first: Tensor, draws: Tensor | None, state: State | None
