@@ -75,6 +75,7 @@ class Step(nn.Module):
         self.actor = _copied(networks.actor)
         space, self.observations, self.actions = observations.space, observations, actions
         self.deterministic, self.n = deterministic, n
+        self.action_dtype = _dtype(actions.space)
         if isinstance(actions.space, spaces.Box):
             for name, bound in (("low", actions.space.low), ("high", actions.space.high)):
                 self.register_buffer(name, torch.from_numpy(bound.astype(np.float64).ravel()))
@@ -134,11 +135,11 @@ class Step(nn.Module):
         shape = (self.n, *(space.shape or ()))
         if groups := one_hot_groups(space):
             parts = [part.argmax(-1) for part in chosen.split(list(groups[0]), -1)]
-            return (torch.stack(parts, -1) + torch.from_numpy(groups[1])).reshape(shape).to(_dtype(space))
+            return (torch.stack(parts, -1) + torch.from_numpy(groups[1])).reshape(shape).to(self.action_dtype)
         low, high = self.get_buffer("low"), self.get_buffer("high")
         scaled = (low + 0.5 * (chosen.double() + 1.0) * (high - low)).clamp(low, high)
         scaled = scaled.round() if np.issubdtype(space.dtype, np.integer) else scaled
-        return scaled.to(_dtype(space)).reshape(shape)
+        return scaled.to(self.action_dtype).reshape(shape)
 
 
 def export(

@@ -19,7 +19,7 @@ from tests.agents import Clock, Scripted, tiny
 MIXED = spaces.Dict(
     eye=spaces.Box(0, 255, (40, 36, 3), np.uint8),
     arm=spaces.Box(-1.0, 1.0, (2, 2)),
-    grip=spaces.Discrete(3, start=1),
+    grip=spaces.Discrete(3),
 )
 SPACES = [
     ("MlpPolicy", spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)),
