@@ -158,24 +158,25 @@ class HarmonyDreamAgent(LearningLoop):
         self.critic_learning_rate = checks.rate(
             "critic_learning_rate", critic_learning_rate, usual.critic_learning_rate
         )
-        own = harmony_learning_rate
-        self.harmony_learning_rate = None if own is None else checks.number("harmony_learning_rate", own, 0.0)
         # Replay, and how much of it is learned from.
         self.buffer_size = None if buffer_size is None else checks.whole("buffer_size", buffer_size, 1)
         self.replay_folder = None if replay_folder is None else str(replay_folder)
         if replay_folder is not None and Path(replay_folder).is_file():
             raise ValueError(f"replay_folder={self.replay_folder!r} is a file: give a folder, which may not exist yet.")
         self.learning_starts = checks.whole("learning_starts", learning_starts, 0)
-        self.batch_size = checks.whole("batch_size", batch_size, 1, usual.batch_size)
-        self.sequence_length = checks.whole("sequence_length", sequence_length, 2, usual.sequence_length)
-        self.train_ratio = checks.number("train_ratio", train_ratio, 0.0, default=usual.train_ratio)
         self.pretrain_steps = checks.whole("pretrain_steps", pretrain_steps, 0)
-        # Behaviour.
-        self.horizon = checks.whole("horizon", horizon, 2, usual.horizon)
-        self.gamma = checks.number("gamma", gamma, 0.0, 1.0, default=usual.gamma, above=True)
-        self.return_lambda = checks.number("return_lambda", return_lambda, 0.0, 1.0, default=usual.return_lambda)
-        usual_entropy = usual.entropy_coefficient
-        self.entropy_coefficient = checks.number("entropy_coefficient", entropy_coefficient, 0.0, default=usual_entropy)
+        # What may be set again later.
+        live_settings.take(
+            self,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            train_ratio=train_ratio,
+            harmony_learning_rate=harmony_learning_rate,
+            horizon=horizon,
+            gamma=gamma,
+            return_lambda=return_lambda,
+            entropy_coefficient=entropy_coefficient,
+        )
         self.official_quirks = checks.choice("official_quirks", official_quirks, [False, True])
         self.action_repeat = checks.whole("action_repeat", action_repeat, 1)
 
@@ -315,6 +316,7 @@ class HarmonyDreamAgent(LearningLoop):
         return imagine(self.policy, obs, actions, horizon, decode, state, deterministic)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        self.learner.follow_networks()
         return ["policy", *(f"learner.{name}_optimizer" for name in self.learner.optimizers)], []
 
     def set_parameters(
@@ -333,14 +335,16 @@ class HarmonyDreamAgent(LearningLoop):
             parts = read_archive(as_file(given))[1]
             with blamed_on("The archive"):
                 return self.set_parameters(parts, exact_match, device)
+        self.learner.follow_networks()
         found = {name: state for name, state in given.items() if name not in (RUNNING, NONFINITE)}
         super().set_parameters(fit_optimizers(found, self), exact_match, device)
 
     def save(self, path: Archive, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Write an archive of JSON and tensors: settings, counters, weights and optimisers, but no replay.
 
-        A learning rate that is a function is stored as its present value. A policy class of your own is stored by name
-        and has to be passed again: ``load(path, custom_objects={"policy_class": MyPolicy})``.
+        A learning rate that is a function is stored as its present value, or as "lin_..." where it is that. A policy
+        class of your own is stored by name and has to be passed again: ``load(path, custom_objects={"policy_class":
+        MyPolicy})``.
 
         :param path: a path (".zip" is added if it has no suffix) or a binary file.
         :param exclude: names of stored attributes to leave out; loading takes the default there.

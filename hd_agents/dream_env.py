@@ -1,5 +1,6 @@
 """The world model as a vector environment, for whatever learns or is scored in one of Stable-Baselines3."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,10 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.arrivals import encode_actions
 from hd_agents.checks import whole
 from hd_agents.collection import normalize_batch
+from hd_agents.policies import DreamPolicy
 from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.world_model.rssm import State
+from hd_agents.world_model.world_model import WorldModel
 
 POOL = 512  # states at least that episodes begin in, before others are taken from the replay
 
@@ -52,7 +55,6 @@ class DreamVecEnv(VecEnv):
         deterministic: bool = False,
         seed: int | None = None,
     ) -> None:
-        self._policy, self._model = agent.policy, agent.policy.networks.world_model
         self.agent, self.max_steps = agent, whole("max_steps", max_steps, 1)
         self.decode, self.deterministic = decode, deterministic
         self.render_mode = None
@@ -64,15 +66,24 @@ class DreamVecEnv(VecEnv):
         space = self._space() if decode else spaces.Box(-np.inf, np.inf, (self._model.rssm.features,))
         super().__init__(whole("n_envs", n_envs, 1), space, agent.action_space)
         self._steps = np.zeros(self.num_envs, np.int64)
+        self._pool: State | None = None
         self.seed(seed)
-        self._pool = self._states()
         self._state, self._vectors = self._begin(self.num_envs), torch.zeros(0)
         if not self._model.reward(self._model.features(self._state)).isfinite().all():
             raise ValueError("The agent predicts rewards that are not finite; one that is packed for acting has none.")
 
+    @property
+    def _policy(self) -> DreamPolicy:
+        return self.agent.policy
+
+    @property
+    def _model(self) -> WorldModel:
+        return self.agent.policy.networks.world_model
+
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed all episodes from now on."""
+        """Seed all episodes from the next reset on."""
         seeds = super().seed(seed)
+        self._pool = None
         self._rng = np.random.default_rng(seeds[0])
         self._generator = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
         return seeds
@@ -85,6 +96,8 @@ class DreamVecEnv(VecEnv):
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Take actions (N, ...) of the action space. ValueError for others."""
+        if len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions for {self.num_envs} episodes: pass one for each.")
         self._vectors = torch.as_tensor(encode_actions(self._policy.actions, actions), device=self._policy.device)
 
     @torch.no_grad()
@@ -101,23 +114,25 @@ class DreamVecEnv(VecEnv):
         observations = self._observe(self._state)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if dones.any():
-            for env in map(int, np.flatnonzero(dones)):
+            begun = self._begin(int(dones.sum()))
+            first = self._observe(begun)
+            for number, env in enumerate(map(int, np.flatnonzero(dones))):
                 last, cut = _row(observations, env), bool(not terminated[env])
-                infos[env] = {"terminal_observation": last, "TimeLimit.truncated": cut}
-            where, begun = torch.as_tensor(dones, device=self._policy.device)[:, None], self._begin(int(dones.sum()))
+                infos[env] = {"terminal_observation": copy.deepcopy(last), "TimeLimit.truncated": cut}
+                _put(observations, env, _row(first, number))
+            where = torch.as_tensor(dones, device=self._policy.device)[:, None]
             pairs = zip(self._state, begun, strict=True)
             self._state = State(*(running.masked_scatter(where, new) for running, new in pairs))
             self._steps[dones] = 0
-            observations = self._observe(self._state)
         return observations, rewards, dones, infos
 
     def _begin(self, count: int) -> State:
         """So many states for episodes to begin in, each taken from the pool once."""
-        while len(self._pool.deter) < count:
-            self._pool = State(*(torch.cat(parts) for parts in zip(self._pool, self._states(), strict=True)))
-        taken = State(*(part[:count] for part in self._pool))
-        self._pool = State(*(part[count:] for part in self._pool))
-        return taken
+        pool = self._states() if self._pool is None else self._pool
+        while len(pool.deter) < count:
+            pool = State(*(torch.cat(parts) for parts in zip(pool, self._states(), strict=True)))
+        self._pool = State(*(part[count:] for part in pool))
+        return State(*(part[:count] for part in pool))
 
     @torch.no_grad()
     def _states(self) -> State:
@@ -161,6 +176,11 @@ class DreamVecEnv(VecEnv):
         parts = dict(own.spaces) if isinstance(own, spaces.Dict) else {SINGLE_KEY: own}
         images = {key: spaces.Box(0, 255, spec.shape, np.uint8) for key, spec in codec.images.items()}
         self._spaces = parts | images
+        normalizer = self.agent.get_vec_normalize_env()
+        if normalizer is not None and normalizer.norm_obs:  # the model knows normalised observations alone
+            known = normalizer.norm_obs_keys if codec.is_dict else [SINGLE_KEY]
+            limit = normalizer.clip_obs
+            self._spaces |= {key: spaces.Box(-limit, limit, parts[key].shape, np.float32) for key in known or ()}
         return spaces.Dict(self._spaces) if codec.is_dict else self._spaces[SINGLE_KEY]
 
     def close(self) -> None:
@@ -195,3 +215,12 @@ def _row(observations: Any, env: int) -> Any:
     if isinstance(observations, dict):
         return {key: part[env] for key, part in observations.items()}
     return observations[env]
+
+
+def _put(observations: Any, env: int, row: Any) -> None:
+    """Set the observation of one episode."""
+    if isinstance(row, dict):
+        for key, value in row.items():
+            observations[key][env] = value
+    else:
+        observations[env] = row

@@ -89,10 +89,11 @@ class Step(nn.Module):
             found[name] = torch.zeros(n, size), f"zeros at the start, then next_{name}"
         found["episode_start"] = torch.ones(n, dtype=torch.bool), "whether the observation is an episode's first"
         if not self.deterministic:
-            found["latent_draw"] = torch.rand(n, self.rssm.stoch), "random numbers, uniform in [0, 1)"
+            found["latent_draw"] = torch.full((n, self.rssm.stoch), 0.5), "random numbers, uniform in [0, 1)"
             continuous = "uniform in (0, 1)" if self.actor.bounded else "standard normal"
             kind = "uniform in [0, 1)" if self.actions.groups else continuous
-            found["action_draw"] = self.actor.draw(n), f"random numbers, {kind}"
+            size = len(self.actions.groups) or self.actions.size
+            found["action_draw"] = torch.full((n, size), 0.5), f"random numbers, {kind}"
         return found
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +126,7 @@ class Step(nn.Module):
         if key in self.observations.images:
             return rows
         if (groups := one_hot_groups(space)) is None:
-            return rows.flatten(1).float()
+            return rows.reshape(self.n, -1).float()
         index = rows.reshape(self.n, -1) - torch.from_numpy(groups[1])
         return torch.cat([index[:, [i]] == torch.arange(size) for i, size in enumerate(groups[0])], -1).float()
 

@@ -69,7 +69,7 @@ class Learner:
         self.device = next(networks.parameters()).device
         self.bfloat16 = bfloat16  # may be set at any time
         self._compiled = compiled
-        self._compiled_losses: tuple[nn.Module, Callable[..., ModelOutput]] | None = None  # and whose they are
+        self._compiled_losses: tuple[Any, Callable[..., ModelOutput]] | None = None  # and what they were made of
         weight_decay = defaults.weight_decay
         self.model_optimizer = self._adam(networks.world_model, defaults.model_eps, weight_decay)
         self.actor_optimizer = self._adam(networks.actor, BEHAVIOR_EPS, weight_decay)
@@ -116,17 +116,23 @@ class Learner:
     def follow_networks(self) -> None:
         """Train what the networks are made of now, where parts were replaced. Weights that stay keep their moments."""
         networks = self.networks
-        for optimizer, module in (
-            (self.model_optimizer, networks.world_model),
+        for optimizer, *modules in (
+            (self.model_optimizer, networks.world_model, networks.harmonizer),
             (self.actor_optimizer, networks.actor),
             (self.critic_optimizer, networks.critic),
         ):
-            group, weights = optimizer.param_groups[0], list(module.parameters())
-            if [id(one) for one in group["params"]] != [id(one) for one in weights]:
-                group["params"] = weights
-                kept = set(_parameters(optimizer))
-                for gone in [one for one in optimizer.state if one not in kept]:
-                    del optimizer.state[gone]
+            own = self._own_groups if optimizer is self.model_optimizer else 1
+            elsewhere = {id(weight) for group in optimizer.param_groups[own:] for weight in group["params"]}
+            for group, module in zip(optimizer.param_groups[:own], modules, strict=False):
+                weights = [weight for weight in module.parameters() if id(weight) not in elsewhere]
+                if [id(weight) for weight in group["params"]] != [id(weight) for weight in weights]:
+                    group["params"] = weights
+                    self._forget_others(optimizer)
+
+    def _forget_others(self, optimizer: torch.optim.Adam) -> None:
+        kept = set(_parameters(optimizer))
+        for gone in [weight for weight in optimizer.state if weight not in kept]:
+            del optimizer.state[gone]
 
     def draw(self, batch: Batch) -> Draws:
         """Fresh random numbers for a step on ``batch``, from torch's global generator."""
@@ -241,8 +247,8 @@ class Learner:
         model = self.networks.world_model
         if not (self._compiled and model.rssm.is_plain()):
             return model.losses(batch, draws, state)
-        if self._compiled_losses is None or self._compiled_losses[0] is not model:
-            self._compiled_losses = model, compiled_or_plain(model.losses)
+        if self._compiled_losses is None or self._compiled_losses[0] != model.losses:
+            self._compiled_losses = model.losses, compiled_or_plain(model.losses)
         return self._compiled_losses[1](batch, draws, state)
 
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:

@@ -43,6 +43,11 @@ class LearningLoop(BaseAlgorithm):
     sequence_length: int
     train_ratio: float
     pretrain_steps: int
+    horizon: int
+    gamma: float
+    return_lambda: float
+    entropy_coefficient: float
+    harmony_learning_rate: float | None
     policy: DreamPolicy
     learner: Learner
     _objectives: Objectives  # that its settings ask for
@@ -163,7 +168,8 @@ class LearningLoop(BaseAlgorithm):
         if normalizer is not None:
             self._last_original_obs = delivered
         self._update_info_buffer(infos, dones)
-        self._ended += [bool(done and "episode" in info) for done, info in zip(dones, infos, strict=True)]
+        if dones.any():
+            self._ended += [bool(done and "episode" in info) for done, info in zip(dones, infos, strict=True)]
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         if not go_on:
             return False

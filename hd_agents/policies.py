@@ -170,7 +170,7 @@ class DreamPolicy(BasePolicy):
         model, actor = self.networks.world_model, self.networks.actor
         if self._acting is None or not self._acting.fits(model, actor):
             self._acting = make_acting(model, actor)
-        if type(self._acting) is Acting:  # modules that may act otherwise while they learn, such as dropout
+        if type(self._acting) is Acting and any(part.training for part in self.modules()):  # dropout would drop
             self.set_training_mode(False)
         return self._acting
 

@@ -103,9 +103,9 @@ def _freeze(name: str, rate: Any, progress: float, notes: dict[str, str]) -> flo
         return rate
     schedule = FloatSchedule(rate)
     now = schedule(progress)
-    start = schedule(1.0)
-    if start > 0.0 and math.isclose(schedule(0.5), start / 2, rel_tol=1e-6) and schedule(0.0) == 0.0:
+    start, points = schedule(1.0), (0.75, 0.5, 0.25, 0.0)
+    if start > 0.0 and all(math.isclose(schedule(point), start * point, rel_tol=1e-6) for point in points):
         return str(LinearRate(start))
-    if any(schedule(point) != now for point in (1.0, 0.5, 0.0)):
+    if any(schedule(point) != now for point in (1.0, *points)):
         notes[name] = f"{rate!r}, stored as {now:g}"
     return now

@@ -1,5 +1,6 @@
 """The world model as a vector environment."""
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.dream_env import DreamVecEnv
@@ -122,6 +123,32 @@ def test_a_seed_repeats_it() -> None:
         ]
 
     assert played(3) == played(3) != played(4)
+    seen = []
+    for _ in range(2):
+        dream = DreamVecEnv(agent, n_envs=2)
+        dream.seed(5)
+        seen.append(dream.reset().tolist())
+    assert seen[0] == seen[1]
+
+
+def test_the_model_of_now_dreams() -> None:
+    agent = awake(tiny(env=Clock(7))).learn(60)
+    dream = DreamVecEnv(agent, n_envs=2, seed=0)
+    agent.policy.networks.world_model = copy.deepcopy(agent.policy.networks.world_model)
+    for weight in agent.policy.networks.world_model.reward_head.parameters():
+        torch.nn.init.zeros_(weight)
+    assert np.allclose(dream.step(np.zeros(2, int))[1], 0.0, atol=1e-6)
+    with pytest.raises(ValueError, match="3 actions for 2 episodes: pass one for each"):
+        dream.step(np.zeros(3, int))
+
+
+def test_normalised_observations_are_not_cut_to_the_bounds_of_others() -> None:
+    raw = spaces.Box(5.0, 10.0, (3,))
+    env = VecNormalize(DummyVecEnv([lambda: Scripted(raw, spaces.Discrete(2))]))
+    dream = DreamVecEnv(awake(tiny(env=env)).learn(60), n_envs=4, seed=0)
+    assert isinstance(dream.observation_space, spaces.Box)
+    assert (dream.observation_space.low.min(), dream.observation_space.high.max()) == (-10.0, 10.0)
+    assert dream.reset().max() < 5.0
 
 
 def test_episodes_begin_where_the_agent_has_been(monkeypatch: pytest.MonkeyPatch) -> None:

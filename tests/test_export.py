@@ -20,6 +20,7 @@ from tests.agents import TINY
 MIXED = spaces.Dict(
     eye=spaces.Box(0, 255, (20, 16, 3), np.uint8),  # not of a size that can be halved
     arm=spaces.Box(-np.inf, np.inf, (2, 3), np.float64),
+    force=spaces.Box(-1.0, 1.0, ()),
     grip=spaces.Discrete(4, start=2),
     keys=spaces.MultiBinary(2),
 )
@@ -114,7 +115,9 @@ def test_other_files_are_refused(name: str, tmp_path: Path, capsys: pytest.Captu
 def test_the_agent_stays_as_it_is(tmp_path: Path) -> None:
     ours = policy(VECTOR, SPEED)
     before = {name: value.clone() for name, value in ours.state_dict().items()}
+    drawn = torch.get_rng_state()
     Player(ours).export(tmp_path / "a.pt2")
+    assert torch.equal(torch.get_rng_state(), drawn)
     assert all(parameter.requires_grad for parameter in ours.networks.actor.parameters())
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
     with pytest.raises(ValueError, match="n_envs=0"):

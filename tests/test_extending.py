@@ -1,6 +1,7 @@
 """What researchers change in an agent is what acts, dreams and learns, on the fast paths as on the plain ones."""
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ class LowRank(nn.Linear):
         return super().forward(x) + x @ self.down.T @ self.up.T
 
 
+def _five_times(function: Any, features: Tensor) -> Tensor:
+    return 5.0 * function(features)
+
+
 def dream_of(agent: HarmonyDreamAgent) -> Any:
     networks = agent.policy.networks
     start = State(*(part[:1].expand(6, -1) for part in networks.world_model.rssm.initial(1)))
@@ -76,7 +81,7 @@ def dream_of(agent: HarmonyDreamAgent) -> Any:
 
 
 @CONTINUOUS
-@pytest.mark.parametrize("how", ["subclass", "method", "low rank"])
+@pytest.mark.parametrize("how", ["subclass", "method", "partial", "low rank"])
 def test_the_actor_is_the_same_in_dreams(task: str, how: str) -> None:
     agent = learned(task)
     actor = agent.policy.networks.actor
@@ -85,6 +90,8 @@ def test_the_actor_is_the_same_in_dreams(task: str, how: str) -> None:
     elif how == "method":
         plain = actor.parameters_of
         actor.parameters_of = lambda features: 5.0 * plain(features)  # type: ignore[method-assign]
+    elif how == "partial":
+        actor.parameters_of = functools.partial(_five_times, actor.parameters_of)  # type: ignore[method-assign]
     else:
         actor.out = LowRank(actor.out)
     dream = dream_of(agent)
@@ -109,7 +116,7 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", [*PARTS, "harmonizer"])
 def test_what_was_replaced_is_trained(name: str, tmp_path: Path) -> None:
     agent = learned()
     networks = agent.policy.networks
@@ -125,6 +132,11 @@ def test_what_was_replaced_is_trained(name: str, tmp_path: Path) -> None:
     for key, moment in moments.items():
         assert state[others[key]]["exp_avg"] is moment
     agent.save(tmp_path / "a.zip")
+    changed = learned()
+    owner = changed.policy.networks.get_submodule(name.rpartition(".")[0])
+    setattr(owner, name.rpartition(".")[2], copy.deepcopy(owner.get_submodule(name.rpartition(".")[2])))
+    changed.set_parameters(tmp_path / "a.zip")
+    assert not moved(changed.policy.networks, weights(networks))
     again = HarmonyDreamAgent.load(tmp_path / "a.zip", env=Clock(7))
     for optimizer, stored in zip(again.learner.optimizers.values(), agent.learner.optimizers.values(), strict=True):
         assert len(optimizer.state_dict()["state"]) == len(stored.state_dict()["state"]) > 0
@@ -180,7 +192,7 @@ def test_a_step_of_filtering_of_ones_own_acts_and_learns() -> None:
     assert Wider.calls == 6 + 8
     rssm.__class__ = Lost
     acted(agent)
-    with pytest.raises(TypeError, match="Lost overrides observe_step: override filter_step, which learning needs"):
+    with pytest.raises(TypeError, match="This Lost has its own observe_step: learning needs a filter_step"):
         agent.train(1)
 
 
@@ -253,6 +265,16 @@ def test_settings_that_are_set_later_are_followed() -> None:
     own = learner.objectives = learner.objectives._replace(actor_loss=surer)
     agent.train(1)
     assert learner.objectives is own  # nobody has asked for others since
+    for name, value in (("gamma", 1.5), ("horizon", 0), ("batch_size", 0), ("entropy_coefficient", "much")):
+        kept = getattr(agent, name)
+        setattr(agent, name, value)
+        with pytest.raises(ValueError, match=f"{name}="):
+            agent.train(1)
+        setattr(agent, name, kept)
+    agent.policy_kwargs = {**agent.policy_kwargs, "units": 99}
+    with pytest.raises(ValueError, match=r"agent.policy_kwargs was set to"):
+        agent.train(1)
+    agent.policy_kwargs["units"] = TINY["policy_kwargs"]["units"]
     agent.harmony = False
     with pytest.raises(ValueError, match=r"agent.harmony was set to False, but its networks were made with True"):
         agent.train(1)
@@ -307,6 +329,8 @@ def test_what_changes_between_two_actions_changes_the_second() -> None:
     rssm.observe_step = lambda *arguments: calls.append(1) or plain(*arguments)  # type: ignore[method-assign, func-returns-value]
     memory()
     assert calls == [1]
+    with pytest.raises(TypeError, match="This RSSM has its own observe_step: learning needs a filter_step"):
+        agent.train(1)
 
 
 def test_norms_of_another_kind_are_not_taken_for_ours() -> None:
@@ -324,7 +348,23 @@ def test_norms_of_another_kind_are_not_taken_for_ours() -> None:
 @pytest.mark.parametrize("harmony", [True, False])
 def test_groups_of_ones_own_keep_their_rate(harmony: bool) -> None:
     agent = learned(harmony=harmony, harmony_learning_rate=0.123)
-    extra = nn.Parameter(torch.ones(3))
-    agent.learner.model_optimizer.add_param_group({"params": [extra], "lr": 7e-7})
+    model, optimizer = agent.policy.networks.world_model, agent.learner.model_optimizer
+    model.encoder.mlp.append(nn.Linear(16, 16))  # type: ignore[union-attr]
+    extra = model.encoder.mlp[-1].weight  # type: ignore[union-attr, index]
+    optimizer.add_param_group({"params": list(model.encoder.mlp[-1].parameters()), "lr": 7e-7})  # type: ignore[union-attr, index]
+    before = extra.detach().clone()
     agent.train(1)
-    assert agent.learner.model_optimizer.param_groups[-1]["lr"] == 7e-7
+    assert optimizer.param_groups[-1]["lr"] == 7e-7
+    assert 0.0 < (extra - before).abs().max() < 2e-6
+
+
+def test_a_compiled_model_is_compiled_anew_where_its_losses_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("hd_agents.learner.compiled_or_plain", lambda function: made.append(function) or function)
+    agent = learned(compile=True)
+    assert len(made) == 1
+    model, calls = agent.policy.networks.world_model, []
+    plain = model.losses
+    model.losses = lambda *arguments: calls.append(1) or plain(*arguments)  # type: ignore[method-assign]
+    agent.train(2)
+    assert (len(calls), len(made)) == (2, 2)

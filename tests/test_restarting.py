@@ -161,11 +161,12 @@ def test_what_cannot_be_made_anew_is_tried_again_later(tmp_path: Path, pauses: l
             raise ConnectionRefusedError("booting")
         return Fragile(fuses(tmp_path / "f", 1) if len(made) == 1 else None)
 
-    env = RestartingEnv(make)
+    env, closed = RestartingEnv(make), list[bool]()
+    env.env.close = lambda: closed.append(True)  # type: ignore[method-assign]
     env.reset(seed=0)
     while not env.step(0)[3]:
         pass
-    assert env.restarts == 5
+    assert (env.restarts, closed) == (5, [True])
     assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0]
     env.reset()
     env.step(0)

@@ -308,6 +308,9 @@ def test_a_schedule_is_stored_as_its_present_value(tmp_path: Path) -> None:
     assert str(loaded.learning_rate) == "lin_0.001"  # which can be written
     assert loaded.actor_learning_rate == 3e-4
     loaded.learn(5)
+    agent.critic_learning_rate = lambda left: 0.5e-3 * (1.0 - np.cos(np.pi * left))  # half of it half way, too
+    agent.save(tmp_path / "agent")
+    assert HarmonyDreamAgent.load(tmp_path / "agent").critic_learning_rate == pytest.approx(1e-3 * 0.85355, rel=1e-4)
     agent.critic_learning_rate = lambda left: 1e-3 * left**2
     agent._update_current_progress_remaining(1, 4)
     agent.save(tmp_path / "agent")

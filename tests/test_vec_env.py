@@ -73,7 +73,6 @@ def test_zoo_train_leaves_its_processes_to_the_agent() -> None:
     agent = zoo.train("CartPole-v1", steps=20, n_envs=2, vec_env="subproc")
     env = agent.get_env()
     assert env is not None and isinstance(env.unwrapped, RestartingSubprocVecEnv)
-    assert "vec_env" not in agent.policy_kwargs
     env.close()
 
 

@@ -195,9 +195,7 @@ def _played(agent: HarmonyDreamAgent, clock: _Clock) -> str:
     low, high = min(clock.rewards), max(clock.rewards)
     text = f"Random play: {1 / clock.per_step():,.0f} env steps/s; rewards from {low:g} to {high:g}"
     if not episodes:
-        assert agent.env is not None
-        ours = str(getattr(agent.env.get_attr("spec")[0], "entry_point", "")).startswith("hd_agents.")  # which all end
-        limited = ours or agent.env.env_is_wrapped(TimeLimit)[0]
+        limited = agent.env is not None and agent.env.env_is_wrapped(TimeLimit)[0]
         advice = ": if none ever does, evaluations do not end. Register it with max_episode_steps=..."
         return f"{text}; no episode ended within {clock.steps:,} steps{'' if limited else advice}"
     ends = ("steps", "l", ".0f"), ("returns", "r", ".4g")

@@ -18,7 +18,7 @@ from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli import flags
 from hd_agents.cli.curves import SCORES
 from hd_agents.cli.errors import UsageError, checked
-from hd_agents.cli.tasks import parse_setting, plan_of
+from hd_agents.cli.tasks import parse_setting, plan_of, task_id
 from hd_agents.score_curve import forget_scores
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.training import Plan
@@ -64,12 +64,12 @@ def begun(options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Nam
     others = [setting for setting in options.settings if not setting.strip().startswith("env_kwargs")]
     own = flags.changed(options, settings=[*others, *_as_settings(told.get("env_kwargs", {}))])
     typed_env = len(others) < len(options.settings)
-    plan = plan_of(options if typed_env else own)
-    if (tasks := settings_in(folder)) and plan.task not in tasks:
+    if (tasks := settings_in(folder)) and (task := task_id(options.task)) not in tasks:
         raise UsageError(
-            f"{folder} holds a run of {', '.join(tasks)}, which cannot go on with {plan.task}: give the run's task, or "
+            f"{folder} holds a run of {', '.join(tasks)}, which cannot go on with {task}: give the run's task, or "
             f"another --folder. There a new run can begin with its weights: --trained-agent {folder}."
         )
+    plan = plan_of(options if typed_env else own)
     env_kwargs = plan.env_kwargs if facts is None else facts.get("env_kwargs", {})
     if typed_env and plan.env_kwargs != env_kwargs:
         raise UsageError(

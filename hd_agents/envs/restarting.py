@@ -58,9 +58,10 @@ class Restarts:
 
 
 class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment that is made anew when ``step`` or ``reset`` raises an exception, or when it cannot be made anew.
+    """An environment that is made anew when ``step`` or ``reset`` raises an exception.
 
-    Where that happens again at once, it waits a little longer each time, up to half a minute. ``restarts`` counts them.
+    Where that happens again at once, or it cannot be made, it waits a little longer each time, up to half a minute.
+    ``restarts`` counts them.
 
     :param make: makes the environment. :param max_restarts: in the whole life of this object.
     :raises RuntimeError: from ``step`` or ``reset`` when it fails once more than that, or eleven times without a step
@@ -116,15 +117,15 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def _restart(self, error: Exception) -> None:
         """Put a new environment in the failed one's place; the caller resets it."""
+        with suppress(Exception):
+            self.env.close()
+        what = f"{self.env} failed"
         while self._restarts.once_more():
-            told = (self.env, self.restarts, self._restarts.limit)
-            _log.warning("%s failed; restart %d of %d.", *told, exc_info=error)
-            with suppress(Exception):
-                self.env.close()
+            _log.warning("%s; restart %d of %d.", what, self.restarts, self._restarts.limit, exc_info=error)
             try:
                 self.env = self._make()
             except Exception as failure:
-                error = failure
+                error, what = failure, f"{self.env} could not be made anew"
                 continue
             self._seed = new_seed(self._first_seed, self.restarts)
             return

@@ -7,8 +7,8 @@ with the same results to the last bit.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Set
+from functools import cache
 from typing import Any
 
 import torch
@@ -90,4 +90,11 @@ def _is_plain(module: nn.Module, kinds: Set[type[nn.Module]]) -> bool:
     if type(module) is nn.LayerNorm and not (module.eps == NORM_EPS and module.elementwise_affine):
         return False
     known = type(module) in kinds or type(module) in OURS
-    return known and not any(map(inspect.isroutine, vars(module).values()))
+    kind: Any = type(module)
+    return known and _methods(kind).isdisjoint(vars(module))
+
+
+@cache
+def _methods(kind: Any) -> frozenset[str]:
+    """The names of a class's methods, in whose place an object can have others."""
+    return frozenset(name for name in dir(kind) if callable(getattr(kind, name, None)))

@@ -176,10 +176,9 @@ class RSSM(nn.Module):
         self, embed: Tensor, action: Tensor, is_first: Tensor, draws: Tensor | None, state: State | None
     ) -> tuple[State, Tensor]:
         """:meth:`observe` by :meth:`filter_step`, whatever the modules are."""
-        if type(self).observe_step is not RSSM.observe_step and type(self).filter_step is RSSM.filter_step:
-            raise TypeError(
-                f"{type(self).__name__} overrides observe_step: override filter_step, which learning needs."
-            )
+        steps = {name: getattr(getattr(self, name), "__func__", None) for name in ("observe_step", "filter_step")}
+        if steps["observe_step"] is not RSSM.observe_step and steps["filter_step"] is RSSM.filter_step:
+            raise TypeError(f"This {type(self).__name__} has its own observe_step: learning needs a filter_step.")
         made, state = [], self.initial(len(embed)) if state is None else state
         for step in range(embed.shape[1]):
             draw = None if draws is None else draws[:, step]
