@@ -23,7 +23,6 @@ from report import describe_machine, write_json
 from torch import Tensor, nn
 from update import Updates, Worker, take_turns
 
-import hd_agents.nn.functional
 from hd_agents.behavior import imagination
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn import convolution, layers, products
@@ -51,11 +50,6 @@ def channels_first() -> None:
     Conv.forward = contiguous  # type: ignore[method-assign]
 
 
-def library_softmax() -> None:
-    """PyTorch's softmax also below its vector width."""
-    hd_agents.nn.functional.softmax = lambda logits: torch.softmax(logits.float(), -1)
-
-
 def actor_twice() -> None:
     """The actor along a dream computed once more for its gradients."""
     Actor.recall = lambda actor, features, _: actor.parameters_of(features)  # type: ignore[method-assign]
@@ -63,7 +57,7 @@ def actor_twice() -> None:
 
 def dreams_by_modules() -> None:
     """Every layer of a dream called as a module."""
-    imagination.FlatDreaming = imagination.Dreaming  # type: ignore[misc]
+    imagination.can_be_flat = lambda *_: False
 
 
 def library_convolutions() -> None:
@@ -83,7 +77,7 @@ def norms_through_float32() -> None:
 
 def small_products_too() -> None:
     """The recurrence in bfloat16 however small its products are."""
-    rssm.SMALL_PRODUCT = 0
+    rssm.SMALL_PRODUCT = {}
 
 
 def library_products() -> None:
@@ -122,7 +116,6 @@ UNDONE: dict[str, Callable[[], None]] = {
     "norms through float32": norms_through_float32,
     "small products in bfloat16": small_products_too,
     "dense two-hot targets": dense_targets,
-    "PyTorch's softmax": library_softmax,
 }
 
 

@@ -1,0 +1,34 @@
+"""The programs of benchmarks/ still run: with little to do, and only when asked for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "update.py nano --updates 2 --block 1 --profiled 1",
+        "ablation.py nano --updates 2 --block 1 --warmup 1",
+        "ablation.py nano --updates 2 --block 1 --warmup 1 --precision bfloat16",
+        "policy.py nano",
+        "replay.py --rows 2000",
+        "train_loop.py --env CartPole-v1 --steps 20",
+    ],
+)
+def test_it_runs(command: str) -> None:
+    program, *words = command.split()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / program), *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
