@@ -62,7 +62,7 @@ class Player:
         Latent state and random numbers are inputs and outputs of it. Its numbers are those of :meth:`act`, in ONNX
         within float error.
 
-        :param path: ``.onnx`` for ONNX, or ``.pt2`` for ``torch.export.load`` (and AOTInductor).
+        :param path: ``.onnx`` for ONNX, or ``.pt2`` for ``torch.export.load``.
         :param n_envs: how many environments it acts for at once.
         :return: names, shapes, types and meanings of inputs and outputs, in their order; they stand in the file too,
             as JSON under ``"hd_agents"``: ONNX's metadata, or an extra file of ``torch.export.load``.

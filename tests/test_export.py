@@ -1,6 +1,8 @@
 """Exported programs act as the agent does, in ONNX Runtime and by torch.export."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,20 @@ def test_a_model_of_the_zoo_on_the_command_line(tmp_path: Path, capsys: pytest.C
     assert not told.err
     inputs = onnxruntime.InferenceSession(path).get_inputs()
     assert [one.name for one in inputs] == ["observation", "deter", "stoch", "last_action", "episode_start"]
+
+
+def test_no_more_than_pytorch_is_needed(tmp_path: Path) -> None:
+    Player(policy(VECTOR, SPEED), deterministic=True).export(tmp_path / "a.pt2")
+    script = (
+        "import sys; sys.modules |= dict.fromkeys(('hd_agents', 'gymnasium', 'stable_baselines3'))\n"
+        "import json, torch; about = {'hd_agents': ''}\n"
+        f"step = torch.export.load({str(tmp_path / 'a.pt2')!r}, extra_files=about).module()\n"
+        "ports = json.loads(about['hd_agents'])['inputs']\n"
+        "action, *_ = step(*(torch.ones(port['shape'], dtype=getattr(torch, port['dtype'])) for port in ports))\n"
+        "print(tuple(action.shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout == "(1, 2)\n", done.stderr
 
 
 @pytest.mark.parametrize("name", ["policy", "policy.zip", "policy.pt"])

@@ -248,7 +248,7 @@ def test_dropout_is_for_learning() -> None:
 
 
 def test_settings_that_are_set_later_are_followed() -> None:
-    agent, other = learned(), learned()
+    agent = learned()
     agent.entropy_coefficient, agent.gamma, agent.return_lambda = 1.0, 0.5, 0.2
     agent.horizon, agent.harmony_learning_rate, agent.learning_rate = 4, 0.01, 0.002
     agent.train(1)
@@ -259,8 +259,6 @@ def test_settings_that_are_set_later_are_followed() -> None:
     assert learner.model_optimizer.param_groups[0]["lr"] == 0.002
     agent.learning_rate = "lin_0.002"
     assert agent._rates()["learning_rate"] == 0.0  # at the end of the run
-    other.train(1)
-    assert moved(agent.policy.networks.actor, weights(other.policy.networks.actor))
     surer = learner.objectives.actor_loss._replace(entropy_coefficient=0.7)
     own = learner.objectives = learner.objectives._replace(actor_loss=surer)
     agent.train(1)
@@ -278,6 +276,63 @@ def test_settings_that_are_set_later_are_followed() -> None:
     agent.harmony = False
     with pytest.raises(ValueError, match=r"agent.harmony was set to False, but its networks were made with True"):
         agent.train(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("nothing", None),
+        ("entropy_coefficient", 1.0),
+        ("gamma", 0.5),
+        ("return_lambda", 0.2),
+        ("horizon", 4),
+        ("harmony_learning_rate", 0.01),
+        ("learning_rate", 0.003),
+        ("batch_size", 3),
+        ("sequence_length", 5),
+    ],
+)
+def test_each_setting_that_is_set_later_changes_what_is_learned(name: str, value: Any) -> None:
+    found = []
+    for changed in (False, True):
+        agent = learned()
+        agent.learning_rate = agent.actor_learning_rate = agent.critic_learning_rate = 0.001
+        if changed and value is not None:
+            setattr(agent, name, value)
+        torch.manual_seed(1)
+        agent.train(2)
+        found.append(agent.policy.networks)
+    assert moved(found[0], weights(found[1])) == (value is not None)
+
+
+# method -> how often at least it is called by an action, a gradient step and `imagine`
+CALLED = {
+    "world_model.encode": (1, 1, 1),
+    "world_model.features": (1, 1, 1),
+    "world_model.losses": (0, 1, 0),
+    "world_model.reward": (0, 1, 1),
+    "world_model.discount": (0, 1, 0),
+    "world_model.continues": (0, 0, 1),
+    "world_model.rssm.filter_step": (1, 8, 1),
+    "world_model.rssm.imagine_step": (0, 3, 5),
+    "actor.parameters_of": (1, 3, 5),
+    "actor.distribution": (1, 1, 5),
+}
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_methods_of_ones_own_are_called_where_the_documentation_says(name: str) -> None:
+    agent, calls = learned(), list[str]()
+    owner = agent.policy.networks.get_submodule(name.rpartition(".")[0])
+    plain = getattr(owner, name.rpartition(".")[2])
+    setattr(owner, name.rpartition(".")[2], lambda *given, **named: calls.append(name) or plain(*given, **named))
+    counts = []
+    for act in (lambda: acted(agent), lambda: agent.train(1), lambda: agent.imagine(CLOCK, horizon=5)):
+        calls.clear()
+        act()
+        counts.append(len(calls))
+    for count, least in zip(counts, CALLED[name], strict=True):
+        assert count >= least if least else count == 0, (counts, CALLED[name])
 
 
 def test_the_discount_that_dreamerv2_predicts_follows() -> None:
