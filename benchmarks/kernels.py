@@ -24,6 +24,7 @@ pretend_cuda.load()
 import argparse
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -34,9 +35,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from hd_agents.nn import fused
+
 LAUNCH = 2.5e-6  # seconds, of a small kernel in a graph
 TRAFFIC = 4.8e12  # bytes/s
 ARITHMETIC = {torch.bfloat16: 989e12, torch.float32: 495e12}  # operations/s of tensor cores, float32 as TF32
+KERNELS = {"norm_act", "norm_act_backward", "enter_backward", "gates", "gates_backward", "draw", "draw_backward"}
 MODE = FakeTensorMode()  # one for all, as constants are kept
 PACKAGE = f"{Path(__file__).resolve().parents[1] / 'hd_agents'}/"
 
@@ -68,6 +72,21 @@ class Demands(TorchDispatchMode):
         self.sites[_site()] += 1
         return results
 
+    def __getattr__(self, name: str) -> Any:
+        """In the place of :mod:`hd_agents.nn.kernels`: whatever is launched is an operation without arithmetic."""
+        if name not in KERNELS:
+            raise AttributeError(name)
+
+        def launch(*arguments: Any) -> None:
+            tensors = {id(leaf): leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)}
+            moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+            self.operations += 1
+            self.traffic += moved
+            self.seconds += max(LAUNCH, moved / TRAFFIC)
+            self.sites[_site()] += 1
+
+        return launch
+
 
 def _site() -> str:
     """The line of the package that asks; the backward pass of PyTorch's own functions has none."""
@@ -83,7 +102,7 @@ def _there(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
 
 
-def demands(name: str, precision: str) -> Demands:
+def demands(name: str, precision: str, *, fused_kernels: bool) -> Demands:
     """Of one update of a case, the second: the first makes the optimisers' moments."""
     case = CASES[name]
     networks = pretend_cuda.move(make_networks(case), MODE)
@@ -93,7 +112,8 @@ def demands(name: str, precision: str) -> Demands:
         there = type(batch)({key: _there(part) for key, part in batch.observation.items()}, *map(_there, batch[1:]))
         learner = make_learner(case, networks, bfloat16=precision == "bfloat16")
         learner.train_step(there)
-        with Demands() as counted:
+        networks.world_model.rssm.fused = fused_kernels
+        with Demands() as counted, mock.patch.multiple(fused, kernels=lambda: counted, usable=lambda *_, **__: True):
             learner.train_step(there)
     return counted
 
@@ -103,12 +123,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Count what an update asks of a GPU, without one.")
     parser.add_argument("cases", nargs="*", default=["nano", "atari100k"], metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--precision", nargs="+", default=["bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--plain", action="store_true", help="without the kernels of hd_agents/nn/kernels.py")
     parser.add_argument("--sites", type=int, default=0, help="lines of code to show, those with the most operations")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
     for name, precision in [(name, precision) for name in options.cases for precision in options.precision]:
-        found = demands(name, precision)
+        found = demands(name, precision, fused_kernels=not options.plain)
         numbers = {key: getattr(found, key) for key in ("operations", "from_host", "traffic", "arithmetic", "seconds")}
         rows.append({"case": name, "precision": precision, **numbers})
         print(

@@ -81,6 +81,7 @@ class Learner:
         self._run: Callable[..., dict[str, Tensor]] = self.gradient_step
         if capture is not None:
             self._run = Graphed(self.gradient_step, self._bound_to, "the update", capture)
+            networks.world_model.rssm.fused = self.device.type == "cuda"
         self.guard = Guard(self.device)
         self.newest: tuple[Batch, Draws] | None = None  # what the newest step saw, for the record of a failure
         self._rates: dict[str, Tensor] = {}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hd_agents.behavior.actor_critic import Actor
+from hd_agents.nn import fused
 from hd_agents.nn.flat import FlatLayer, can_be_flat
 from hd_agents.nn.functional import draw_one_hot, gru_update
 from hd_agents.nn.products import product_dtype
@@ -48,7 +49,10 @@ def imagine(
         return Dream(torch.stack(features), torch.stack(actions), torch.stack([step[-1] for step in outputs]))
     with torch.no_grad():
         flat = can_be_flat([model, *model.rssm.modules(), *actor.modules()], {WorldModel, RSSM, Actor})
-        dreaming = (FlatDreaming if flat else Dreaming)(model, actor)
+        if flat and model.rssm.can_be_fused(draws, product_dtype(draws.device.type)):
+            dreaming: Dreaming = FusedDreaming(model, actor, start, len(draws))
+        else:
+            dreaming = (FlatDreaming if flat else Dreaming)(model, actor)
         casts_itself = torch.autocast(start.deter.device.type, enabled=False) if flat else nullcontext()
         with casts_itself:
             features, actions, outputs = _roll_out(dreaming, start, draws, action_draws)
@@ -113,8 +117,12 @@ class FlatDreaming(Dreaming):
         outputs = []
         for layer in self._actor:
             outputs.append(layer.product(features))
-            features = layer.finish(outputs[-1])
+            features = self._finish(layer, outputs[-1])
         return outputs
+
+    def _finish(self, layer: FlatLayer, x: Tensor) -> Tensor:
+        """Norm and activation."""
+        return layer.finish(x)
 
     def step(self, state: State, action: Tensor, draw: Tensor) -> State:
         """See :meth:`RSSM.imagine_step`."""
@@ -126,3 +134,52 @@ class FlatDreaming(Dreaming):
         if self._room is None:
             self._room = deter.new_zeros(len(deter), rssm.stoch, rssm.classes + 1)
         return State(deter, draw_one_hot(logits, draw, rssm.unimix, self._room)[0].flatten(-2))
+
+
+class FusedDreaming(FlatDreaming):
+    """The same on a GPU, by :mod:`hd_agents.nn.kernels`: one launch between two products of the recurrence.
+
+    What a step makes is written where the next one reads it.
+
+    :param start: the state that :meth:`step` begins with. :param horizon: H, steps that there is room for.
+    """
+
+    def __init__(self, model: WorldModel, actor: Actor, start: State, horizon: int) -> None:
+        super().__init__(model, actor)
+        (deter, stoch), (rows, size), flat = start, start.deter.shape, model.rssm.flat
+        self._memory, self._keep, self._nothing = deter.clone(), deter.new_ones(rows), torch.zeros_like(stoch)
+        self._probs = deter.new_empty(rows, model.rssm.stoch, model.rssm.classes)
+        self._joint = deter.new_empty(rows, self._gru.weight.shape[0], dtype=self.dtype)
+        self._inputs = deter.new_empty(rows, self._image_in.weight.shape[0], dtype=self.dtype)
+        self._joint[:, :size], self._inputs[:, :flat] = deter, stoch
+        self._rooms = iter(deter.new_empty(horizon, rows, size + flat, dtype=self.dtype).unbind())
+        self._features: Tensor | None = None  # of the state made last
+
+    def features(self, state: State) -> Tensor:
+        """See :meth:`Dreaming.features`."""
+        return super().features(state) if self._features is None else self._features
+
+    def step(self, state: State, action: Tensor, draw: Tensor) -> State:
+        """See :meth:`RSSM.imagine_step`; ``state`` is the one made last."""
+        rssm, memory, keep, probs = self.model.rssm, self._memory, self._keep, self._probs
+        self._features = features = next(self._rooms)
+        deter, stoch = features[:, : rssm.deter], features[:, rssm.deter :]
+        joint, inputs = self._joint, self._inputs
+        inputs[:, rssm.flat :] = rssm.clip(action)
+        self._finish(self._image_in, self._image_in.product(inputs), joint[:, rssm.deter :])
+        gates, norm = self._gru.product(joint), self._gru.norm_weights
+        fused.kernels().gates(gates, None, norm, memory, memory, keep, memory, deter, memory, joint[:, : rssm.deter])
+        hidden = self._finish(self._image_out, self._image_out.product(deter))
+        prior = self._prior_out
+        logits = torch.mm(hidden, prior.weight)
+        places = self._nothing, keep, probs, stoch, inputs[:, : rssm.flat]
+        fused.kernels().draw(logits, prior.bias, draw, rssm.unimix, *places)
+        return State(deter, stoch)
+
+    def _finish(self, layer: FlatLayer, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Norm and activation, to ``out`` if there is one."""
+        if layer.act is None:
+            return layer.finish(x)
+        out = torch.empty_like(x) if out is None else out
+        fused.kernels().norm_act(x, None, layer.norm_weights, layer.act, out)
+        return out

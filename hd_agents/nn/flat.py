@@ -51,6 +51,11 @@ class FlatLayer:
             return cls(layer.weight, layer.bias, dtype=dtype)
         return cls(layer.linear.weight, layer.linear.bias, layer.norm, layer.act, dtype)
 
+    @property
+    def norm_weights(self) -> tuple[Tensor | None, Tensor | None]:
+        """The norm's weight and bias."""
+        return (None, None) if self.norm is None else self.norm[1:3]
+
     def __call__(self, x: Tensor) -> Tensor:
         """(N, inputs) -> (N, outputs)."""
         return self.finish(self.product(x))

@@ -16,8 +16,7 @@ in bfloat16 these sums are not rounded at every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,57 +24,21 @@ from torch import Tensor
 from hd_agents.nn.functional import draw_one_hot, gru_update, softmax_backward
 from hd_agents.nn.layers import NORM_EPS, Activation, activate
 from hd_agents.nn.products import product
-
-Grads = tuple[Tensor | None, ...]
-
-
-class Sequences(NamedTuple):
-    """What is filtered; time comes first in everything but the two inputs.
-
-    :param from_action: (B, T, U), what the first layer makes of the actions. :param from_embed: (B, T, U), what the
-        posterior's first layer makes of the embeddings. The dtype of the two is the one that products are made in.
-    :param initial_deter: (B, D) and :param initial_stoch: (B, S * K), where episodes begin.
-    :param deter: (B, D) and :param stoch: (B, S * K), the state before the first step.
-    :param keep: (T, B, 1), 0 where an episode begins, else 1. :param draws: (T, B, S), or None for modes.
-    """
-
-    from_action: Tensor
-    from_embed: Tensor
-    initial_deter: Tensor
-    initial_stoch: Tensor
-    deter: Tensor
-    stoch: Tensor
-    keep: Tensor
-    draws: Tensor | None
-
-
-class Weights(NamedTuple):
-    """The layers of a step: (outputs, inputs) each, and norms where the backbone has them.
-
-    :param norm_in: weight and bias, or None twice; likewise ``norm_obs``.
-    """
-
-    into: Tensor
-    norm_in: tuple[Tensor | None, Tensor | None]
-    gru: Tensor
-    gru_bias: Tensor | None
-    norm_gru: tuple[Tensor, Tensor]
-    observe: Tensor
-    norm_obs: tuple[Tensor | None, Tensor | None]
-    posterior: Tensor
-    posterior_bias: Tensor
+from hd_agents.world_model.filter_parts import WEIGHTS, Grads, Norm, Pulls, Seen, Sequences, Weights, gradients
+from hd_agents.world_model.fused_filtering import FusedFilter
 
 
 def filter_by_hand(
-    inputs: Sequences, weights: Weights, *, stoch: int, unimix: float, act: Activation
+    inputs: Sequences, weights: Weights, *, stoch: int, unimix: float, act: Activation, fused: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Deter (T, B, D), stoch (T, B, S * K) and raw posterior logits (T, B, S, K) of all steps.
 
     :param stoch: S. :param unimix: uniform share of the posterior. :param act: of the two layers with a norm.
+    :param fused: by the kernels of :mod:`hd_agents.world_model.fused_filtering`.
     """
-    flat = [tensor for part in weights for tensor in (part if isinstance(part, tuple) else (part,))]
+    function: Any = FusedFilter if fused else _Filter
     with torch.autocast(inputs.keep.device.type, enabled=False):  # it casts by itself
-        return _Filter.apply((stoch, unimix, act), *inputs, *flat)
+        return function.apply((stoch, unimix, act), *inputs, *weights.flat)
 
 
 class _Filter(torch.autograd.Function):
@@ -83,13 +46,12 @@ class _Filter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, settings: tuple[int, float, Activation], *tensors: Any) -> Grads:  # type: ignore[no-untyped-def]
-        inputs = Sequences(*tensors[: len(Sequences._fields)])
-        w_in, *norm_in, w_gru, b_gru, norm_w, norm_b, w_obs, n_obs_w, n_obs_b, w_post, b_post = tensors[len(inputs) :]
-        norm_gru, norm_obs = (norm_w, norm_b), (n_obs_w, n_obs_b)
+        inputs, weights = Sequences(*tensors[: len(Sequences._fields)]), Weights.of(tensors[len(Sequences._fields) :])
         groups, unimix, act = settings
         dtype = inputs.from_action.dtype
-        into, gru, observe, post = (weight.to(dtype).contiguous().t() for weight in (w_in, w_gru, w_obs, w_post))
-        gru_bias, post_bias = None if b_gru is None else b_gru.to(dtype), b_post.to(dtype)
+        into, gru, observe, post = (weight.to(dtype).contiguous().t() for weight in weights.products)
+        gru_bias = None if weights.gru_bias is None else weights.gru_bias.to(dtype)
+        post_bias = weights.posterior_bias.to(dtype)
         reset = 1.0 - inputs.keep
         first_deter, first_stoch = (reset * inputs.initial_deter).unbind(), (reset * inputs.initial_stoch).unbind()
         keep, draws = inputs.keep.unbind(), [None] * len(reset) if inputs.draws is None else inputs.draws.unbind()
@@ -102,14 +64,14 @@ class _Filter(torch.autograd.Function):
             start = torch.addcmul(first_stoch[t], stoch, keep[t]).to(dtype)
             before = torch.addcmul(first_deter[t], deter, keep[t])
             x_in = product(start, into, action)
-            y_in, mean_in, rstd_in = _norm(x_in, norm_in)
+            y_in, mean_in, rstd_in = _norm(x_in, weights.norm_in)
             joint = torch.cat([before, activate(y_in, act)], -1).to(dtype)
             x_gru = product(joint, gru, gru_bias)
-            y_gru, mean_gru, rstd_gru = _norm(x_gru, norm_gru)
+            y_gru, mean_gru, rstd_gru = _norm(x_gru, weights.norm_gru)
             deter = gru_update(y_gru, before)
             deter_used = deter.to(dtype)
             x_obs = product(deter_used, observe, embed)
-            y_obs, mean_obs, rstd_obs = _norm(x_obs, norm_obs)
+            y_obs, mean_obs, rstd_obs = _norm(x_obs, weights.norm_obs)
             hidden = activate(y_obs, act).to(dtype)
             logits = product(hidden, post, post_bias).unflatten(-1, (groups, -1))
             sample, probs = draw_one_hot(logits, draws[t], unimix, room)
@@ -117,21 +79,20 @@ class _Filter(torch.autograd.Function):
             made.append((deter, stoch, logits))
             steps.append((start, before, joint, deter_used, hidden, probs, x_in, y_in, x_gru, y_gru, x_obs, y_obs))
             steps[-1] += (mean_in, rstd_in, mean_gru, rstd_gru, mean_obs, rstd_obs)
-        weights = (w_in, *norm_in, w_gru, b_gru, *norm_gru, w_obs, *norm_obs, w_post, b_post)
         ctx.settings, ctx.columns = settings, len(steps[0])
-        ctx.save_for_backward(inputs.keep, *weights, *(tensor for step in steps for tensor in step))
+        ctx.save_for_backward(inputs.keep, *weights.flat, *(tensor for step in steps for tensor in step))
         return tuple(torch.stack(column) for column in zip(*made, strict=True))
 
     @staticmethod
     def backward(ctx, to_deter: Tensor, to_stoch: Tensor, to_logits: Tensor) -> Grads:  # type: ignore[no-untyped-def]
-        saved = ctx.saved_tensors
-        keep, w_in, n_in, b_in, w_gru, b_gru, n_gru, nb_gru, w_obs, n_obs, b_obs, w_post, b_post, *rest = saved
+        keep, *rest = ctx.saved_tensors
+        weights, rest = Weights.of(rest[:WEIGHTS]), rest[WEIGHTS:]
         _, unimix, act = ctx.settings
         columns = [tuple(rest[column :: ctx.columns]) for column in range(ctx.columns)]
         start, before, joint, deter_used, hidden, probs, x_in, y_in, x_gru, y_gru, x_obs, y_obs, *moments = columns
         mean_in, rstd_in, mean_gru, rstd_gru, mean_obs, rstd_obs = moments
         dtype, size = x_in[0].dtype, before[0].shape[-1]
-        into, gru, observe, post = (weight.to(dtype).contiguous() for weight in (w_in, w_gru, w_obs, w_post))
+        into, gru, observe, post = (weight.to(dtype).contiguous() for weight in weights.products)
 
         # For all steps at once: how the memory answers its gates, and the slopes of the activations.
         opened, candidate, update = torch.stack(y_gru).chunk(3, -1)
@@ -151,36 +112,26 @@ class _Filter(torch.autograd.Function):
             pulled = softmax_backward(to_sample.view_as(probs[t]), probs[t])
             logits = torch.add(outer_logits[t], pulled, alpha=1.0 - unimix).flatten(-2).to(dtype)
             at_obs = product(logits, post) * slope_obs[t]
-            before_obs = _norm_back(at_obs, x_obs[t], mean_obs[t], rstd_obs[t], n_obs, b_obs).to(dtype)
+            before_obs = _norm_back(at_obs, x_obs[t], mean_obs[t], rstd_obs[t], weights.norm_obs).to(dtype)
             to_memory = _add_product(to_memory, before_obs, observe)
             at_gru = (to_memory.unsqueeze(-2) * gates[t]).flatten(-2)
-            before_gru = _norm_back(at_gru, x_gru[t], mean_gru[t], rstd_gru[t], n_gru, nb_gru).to(dtype)
+            before_gru = _norm_back(at_gru, x_gru[t], mean_gru[t], rstd_gru[t], weights.norm_gru).to(dtype)
             at_joint = product(before_gru, gru)
             at_before = torch.addcmul(at_joint[:, :size], to_memory, stays[t])
             at_in = at_joint[:, size:] * slope_in[t]
-            before_in = _norm_back(at_in, x_in[t], mean_in[t], rstd_in[t], n_in, b_in).to(dtype)
+            before_in = _norm_back(at_in, x_in[t], mean_in[t], rstd_in[t], weights.norm_in).to(dtype)
             at_start = product(before_in, into)
             if t:  # at the first step they are the gradients of the state before it
                 to_memory = torch.addcmul(outer_deter[t - 1], at_before, keeps[t])
                 to_sample = torch.addcmul(outer_stoch[t - 1], at_start, keeps[t])
             kept.append((logits, at_obs, before_obs, at_gru, before_gru, at_before, at_in, before_in))
 
-        # Weights learn from all steps at once.
-        stacked = [torch.stack(column[::-1]) for column in zip(*kept, strict=True)]
-        logits, at_obs, before_obs, at_gru, before_gru, at_before, at_in, before_in = stacked
-        to_initial = ((1.0 - keep) * at_before).sum(0)
-        return (
-            *(None, before_in.transpose(0, 1), before_obs.transpose(0, 1), to_initial, None),
-            *(at_before[0] * keep[0], at_start * keep[0], None, None),
-            *(_product(before_in, start, w_in), *_norm_weights(at_in, x_in, mean_in, rstd_in, n_in, b_in)),
-            *(_product(before_gru, joint, w_gru), None if b_gru is None else _sum(before_gru, b_gru)),
-            *_norm_weights(at_gru, x_gru, mean_gru, rstd_gru, n_gru, nb_gru),
-            *(_product(before_obs, deter_used, w_obs), *_norm_weights(at_obs, x_obs, mean_obs, rstd_obs, n_obs, b_obs)),
-            *(_product(logits, hidden, w_post), _sum(logits, b_post)),
-        )
+        pulls = Pulls(*(torch.stack(column[::-1]) for column in zip(*kept, strict=True)))
+        norms = (x_in, mean_in, rstd_in), (x_gru, mean_gru, rstd_gru), (x_obs, mean_obs, rstd_obs)
+        return gradients(keep, weights, Seen(start, joint, deter_used, hidden, *norms), pulls, at_start)
 
 
-def _norm(x: Tensor, norm: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+def _norm(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """Layer norm with its mean and inverse deviation, in float32; without weights the input and nothing."""
     weight, bias = norm
     if weight is None:
@@ -188,30 +139,12 @@ def _norm(x: Tensor, norm: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Ten
     return torch.native_layer_norm(x.float(), (x.shape[-1],), weight, bias, NORM_EPS)
 
 
-def _norm_back(
-    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> Tensor:
+def _norm_back(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, norm: Norm) -> Tensor:
     """The gradient before the norm, from the one after it."""
-    if weight is None:
+    if norm[0] is None:
         return grad
-    arguments = grad.float(), x.float(), (x.shape[-1],), mean, rstd, weight, bias
+    arguments = grad.float(), x.float(), (x.shape[-1],), mean, rstd, *norm
     return torch.ops.aten.native_layer_norm_backward(*arguments, (True, False, False))[0]
-
-
-def _norm_weights(
-    grad: Tensor,
-    x: tuple[Tensor, ...],
-    mean: tuple[Tensor, ...],
-    rstd: tuple[Tensor, ...],
-    weight: Tensor | None,
-    bias: Tensor | None,
-) -> Grads:
-    """Gradients of the norm's weight and bias."""
-    if weight is None:
-        return None, None
-    rows, scale, centre = torch.cat(x).float(), torch.cat(rstd), torch.cat(mean)
-    arguments = grad.flatten(0, 1).float(), rows, (rows.shape[-1],), centre, scale, weight, bias
-    return torch.ops.aten.native_layer_norm_backward(*arguments, (False, True, True))[1:]
 
 
 def _slope(x: Tensor, act: Activation) -> Tensor:
@@ -225,12 +158,3 @@ def _slope(x: Tensor, act: Activation) -> Tensor:
 def _add_product(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """total + x weight, in the dtype of ``total``."""
     return product(x, weight, total) if x.dtype == total.dtype else total + product(x, weight)
-
-
-def _product(grad: Tensor, x: tuple[Tensor, ...], weight: Tensor) -> Tensor:
-    """The gradient of a linear layer's weight, from those of its outputs (T, B, outputs) and its inputs."""
-    return product(grad.flatten(0, 1).t(), torch.cat(x)).to(weight.dtype)
-
-
-def _sum(grad: Tensor, bias: Tensor) -> Tensor:
-    return grad.sum((0, 1), dtype=bias.dtype)

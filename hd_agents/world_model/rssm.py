@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hd_agents.nn import fused
 from hd_agents.nn.flat import can_be_flat
 from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
 from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
 from hd_agents.nn.products import apply_linear
-from hd_agents.world_model.filtering import Sequences, Weights, filter_by_hand
+from hd_agents.world_model.filter_parts import Sequences, Weights
+from hd_agents.world_model.filtering import filter_by_hand
 
 # Multiplications of a step's largest product up to which float32 is faster: a CPU has done so many before a product in
 # bfloat16 has begun, a GPU before the sixteen conversions that a step then takes, both ways.
@@ -44,6 +46,8 @@ class RSSM(nn.Module):
     :param learned_initial: the first state of an episode is learned (DreamerV3) instead of zeros (DreamerV2).
     :param clip_action: divide actions beyond 1 by their magnitude; the gradient sees a constant factor (DreamerV3).
     """
+
+    fused = False  # may be set at any time: on CUDA, by the kernels of nn/kernels.py where they work
 
     def __init__(
         self,
@@ -216,7 +220,27 @@ class RSSM(nn.Module):
             self.posterior_out.weight,
             self.posterior_out.bias,
         )
-        return filter_by_hand(inputs, weights, stoch=self.stoch, unimix=self.unimix, act=self.image_in.act)
+        kernels = inputs.draws is not None and self.can_be_fused(inputs.draws, inputs.from_action.dtype)
+        act = self.image_in.act
+        return filter_by_hand(inputs, weights, stoch=self.stoch, unimix=self.unimix, act=act, fused=kernels)
+
+    def can_be_fused(self, draws: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the kernels of :mod:`hd_agents.nn.kernels` are wanted and work for such draws and products."""
+        return (
+            self.fused
+            and draws.is_floating_point()
+            and fused.usable(
+                draws.device,
+                dtype,
+                deter=self.deter,
+                hidden=self.gru.linear.in_features - self.deter,
+                groups=self.stoch,
+                classes=self.classes,
+                norm=self.image_in.norm is not None,
+                act=self.image_in.act,
+                unimix=self.unimix,
+            )
+        )
 
     def clip(self, action: Tensor) -> Tensor:
         """Actions (..., A) as the recurrence takes them."""
