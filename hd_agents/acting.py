@@ -7,12 +7,14 @@ the numbers are the same to the last bit, except that a single image is convolve
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hd_agents.behavior.actor_critic import Actor
+from hd_agents.graphs import parts_of
 from hd_agents.nn.convolution import Conv, patches_of
 from hd_agents.nn.flat import FlatLayer, can_be_flat, hooks_of
 from hd_agents.nn.functional import draw_one_hot, gru_update
@@ -35,6 +37,10 @@ class Acting:
     def fits(self, model: WorldModel, actor: Actor) -> bool:
         """Whether it would act as these do."""
         return model is self.model and actor is self.actor
+
+    def parts(self) -> list[Any]:
+        """What may change while it still :meth:`fits`, for a graph."""
+        return parts_of(_modules(self.model, self.actor))
 
     def filter(
         self, observation: Mapping[str, Tensor], state: State, action: Tensor, first: Tensor | None, draw: Tensor | None
@@ -87,6 +93,10 @@ class FlatActing(Acting):
             if owner.get(name) is not weight or weight.data_ptr() != place:
                 return False
         return all(owner.get(name) is part for owner, name, part in self._parts)
+
+    def parts(self) -> list[Any]:
+        """Nothing."""
+        return []
 
     def filter(
         self, observation: Mapping[str, Tensor], state: State, action: Tensor, first: Tensor | None, draw: Tensor | None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 WARMUP = 2  # calls made without a graph first, in which libraries claim what they need; the first update comes on top
+
+FEWEST_REPLAYS = 20  # of each graph, on average: with fewer, it is not worth what it takes to record it
+PLAIN = (bool, int, float, str, type(None))
 
 Capture = Callable[[Callable[[], Any], Any], tuple[Callable[[], None], Any]]
 
@@ -80,6 +83,8 @@ class Graphed:
         self._settled = 0  # calls since the key was another
         self._failed = False
         self._was_short = False  # of memory, once
+        self._changes = self._replays = 0  # of the key, and of graphs, since it was made
+        self._told = False  # that it is hardly of use
         self._key: Any = None
         self._held: list[Any] = []  # what the key has the addresses of: nothing else can come to lie there
         self._stream: torch.cuda.Stream | None = None  # for all calls but replays
@@ -95,6 +100,7 @@ class Graphed:
         key = [(id(one), one.data_ptr()) if isinstance(one, Tensor) else one for one in owners]
         key += [(tensor.shape, tensor.dtype, tensor.device) for tensor in _tensors(inputs)]
         if key != self._key:
+            self._count_change()
             self._replay = self._results = self._inputs = None
             self._settled, self._key, self._held = 0, key, owners
         self._settled += 1
@@ -110,12 +116,23 @@ class Graphed:
         except RuntimeError as error:
             self._give_up("replayed", str(error), 4)
             return self._function(*inputs)
+        self._replays += 1
         return self._results
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the graph, which belongs to this object: a copy makes its own."""
         nothing = dict.fromkeys(("_key", "_stream", "_replay", "_inputs", "_results"))
         return {**self.__dict__, **nothing, "_settled": 0, "_held": []}
+
+    def _count_change(self) -> None:
+        self._changes += 1
+        if self._changes > FEWEST_REPLAYS and self._replays < FEWEST_REPLAYS * self._changes and not self._told:
+            self._told = True
+            warnings.warn(
+                f"CUDA graphs of {self._name} are hardly of use: what they depend on changed {self._changes} times and "
+                f"{self._replays} calls were replayed. Change settings and parts less often, once in a thousand calls.",
+                stacklevel=4,
+            )
 
     def _aside(self, inputs: tuple[Any, ...]) -> Any:
         """A call on a stream of its own, as CUDA wants it before a capture."""
@@ -153,6 +170,17 @@ class Graphed:
         self._failed = True
         self._replay = self._inputs = self._results = None
         warnings.warn(f"No CUDA graph of {self._name} could be {what}; it goes on without: {cause}", stacklevel=level)
+
+
+def parts_of(modules: Iterable[nn.Module]) -> list[Any]:
+    """What a graph of these depends on: themselves, their tensors, and the methods and plain values of their own."""
+    parts: list[Any] = []
+    for module in modules:
+        parts += [module, type(module)]
+        parts += [one for one in vars(module).items() if type(one[1]) in PLAIN or callable(one[1])]
+        parts += [weight for weight in module._parameters.values() if weight is not None]
+        parts += [buffer for buffer in module._buffers.values() if buffer is not None]
+    return parts
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

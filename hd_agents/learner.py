@@ -13,7 +13,7 @@ from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
 from hd_agents.compilation import compiled_or_plain
-from hd_agents.graphs import Capture, Graphed
+from hd_agents.graphs import Capture, Graphed, parts_of
 from hd_agents.nonfinite import Guard
 from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
 from hd_agents.world_model.batch import Batch
@@ -100,6 +100,12 @@ class Learner:
         optimizer.register_state_dict_post_hook(_as_plain_rates)
         return optimizer
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy: optimisers come without their hooks."""
+        self.__dict__.update(state)
+        for optimizer in self.optimizers.values():
+            optimizer.register_state_dict_post_hook(_as_plain_rates)
+
     def set_learning_rates(self, model: float, actor: float, critic: float) -> None:
         """Rates from the next step on."""
         own = self.harmony_learning_rate
@@ -164,12 +170,15 @@ class Learner:
         return metrics
 
     def _bound_to(self) -> list[Any]:
-        """For a graph: settings, weights, and moments, which the first update makes and loading exchanges."""
-        owners: list[Any] = [self.bfloat16, self.gamma, self.objectives, *self.networks.parameters()]
-        owners += [weight.requires_grad for weight in owners[3:]]
+        """For a graph: settings, parts, and moments, which the first update makes and loading exchanges."""
+        owners: list[Any] = [self.bfloat16, self.gamma, self.objectives, self.defaults]
+        owners += parts_of(self.networks.modules())
+        owners += [weight.requires_grad for weight in self.networks.parameters()]
         for optimizer in self.optimizers.values():
-            weight = optimizer.param_groups[0]["params"][0]
-            owners += [weight, optimizer.state.get(weight, {}).get("exp_avg")]
+            for place, group in enumerate(optimizer.param_groups):
+                ours = place < (self._own_groups if optimizer is self.model_optimizer else 1)  # whose rate it reads
+                owners += [value for name, value in group.items() if name != "params" and not (ours and name == "lr")]
+                owners += [part for weight in group["params"] for part in (weight, _moment(optimizer, weight))]
         return owners
 
     def gradient_step(self, batch: Batch, draws: Draws, state: State | None = None) -> dict[str, Tensor]:
@@ -268,6 +277,10 @@ class Learner:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
+
+
+def _moment(optimizer: torch.optim.Optimizer, weight: Tensor) -> Tensor | None:
+    return optimizer.state[weight].get("exp_avg") if weight in optimizer.state else None
 
 
 def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class DreamPolicy(BasePolicy):
     def to_device(self, encoded: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """Encoded observations as tensors where the networks are."""
         device = self.device
-        return {key: torch.as_tensor(value, device=device) for key, value in encoded.items()}
+        return {key: torch.as_tensor(_writable(value), device=device) for key, value in encoded.items()}
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
         """Random numbers for one step of ``n`` environments: latents (n, S), and what the actor wants for actions."""
@@ -305,6 +305,11 @@ class MultiInputPolicy(DreamPolicy):
     """For a Dict of images and vectors."""
 
     observations_wanted = "MultiInputPolicy"
+
+
+def _writable(array: NDArray[Any]) -> NDArray[Any]:
+    """As torch wants it: flipped images, and those of other libraries that are for reading, are copied."""
+    return array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy()
 
 
 def _as_starts(episode_start: NDArray[Any] | None, n: int) -> NDArray[np.bool_]:

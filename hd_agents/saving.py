@@ -210,9 +210,19 @@ def _check_tree(value: Any, seen: set[int]) -> int:
     if not isinstance(value, Tensor):
         return 0
     size = value.numel() * value.element_size()
-    if value.layout != torch.strided or size > value.untyped_storage().nbytes():
+    if value.layout != torch.strided or size > value.untyped_storage().nbytes() or not _is_dense(value):
         raise ArchiveError(f"a tensor of shape {tuple(value.shape)} has fewer numbers than its shape says.")
     return size
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether each number has a place of its own, without gaps, in whatever order."""
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
+        if stride != expected:
+            return tensor.numel() == 0
+        expected *= size
+    return True
 
 
 def _plain(value: Any, where: str) -> Any:

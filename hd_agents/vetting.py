@@ -95,6 +95,8 @@ def check_weights(
 def fitting_optimizer(name: str, state: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """A stored Adam state that fits ``optimizer``: its moments and rates; everything else stays the optimiser's own.
 
+    Moments are copied, and lie in memory as their weights do: the fused kernels look at neither strides nor owners.
+
     :raises ArchiveError: where a moment has not the shape of its weight (the fused kernels would read beyond it), or a
         rate is no number.
     """
@@ -119,7 +121,14 @@ def fitting_optimizer(name: str, state: Any, optimizer: torch.optim.Optimizer) -
             fitted.append({**mine, **rates, "betas": betas})
     except (AttributeError, KeyError, TypeError) as error:
         raise ArchiveError(f"The archive's {name} is damaged: {type(error).__name__}: {error}.") from error
-    return {"state": moments, "param_groups": fitted}
+    laid_out = {
+        index: {
+            "step": found["step"].clone(),
+            **{key: torch.empty_like(weights[index]).copy_(found[key]) for key in ("exp_avg", "exp_avg_sq")},
+        }
+        for index, found in moments.items()
+    }
+    return {"state": laid_out, "param_groups": fitted}
 
 
 @contextmanager

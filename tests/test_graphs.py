@@ -104,6 +104,69 @@ def test_what_a_graph_is_bound_to_makes_a_new_one() -> None:
     assert recorder.recorded == 3
 
 
+def _own_reward(student: Any) -> None:
+    plain = student.networks.world_model.reward
+    student.networks.world_model.reward = lambda features: 2.0 * plain(features)
+
+
+def _other_scale(student: Any) -> None:
+    student.networks.return_scale = type(student.networks.return_scale)(0.5)
+
+
+def _more_weights(student: Any) -> None:
+    student.model_optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(3))], "lr": 1e-3})
+
+
+def _their_rate(student: Any) -> None:
+    student.model_optimizer.param_groups[-1]["lr"] = 1e-4
+
+
+def _other_moments(student: Any) -> None:
+    student.model_optimizer.load_state_dict(copy.deepcopy(student.model_optimizer.state_dict()))
+
+
+def _own_number(student: Any) -> None:
+    student.networks.world_model.rssm.unimix = 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_own_reward, _other_scale, _more_weights, _their_rate, _other_moments, _own_number],
+    ids=lambda f: f.__name__,
+)
+def test_what_brings_no_new_weight_makes_a_new_graph_too(change: Any) -> None:
+    recorder = Recorder()
+    student = learner(networks(), capture=recorder)
+    for weight in student.networks.world_model.encoder.parameters():  # the first ones, which then have no moments
+        weight.requires_grad_(False)
+    if change is _their_rate:
+        _more_weights(student)
+    for _ in range(WARMUP + 2):
+        student.train_step(batch())
+    assert recorder.recorded == 1
+    change(student)
+    for _ in range(WARMUP + 2):
+        student.train_step(batch())
+    assert recorder.recorded == 2
+
+
+def set_again(every: int, calls: int) -> None:
+    """Call something that depends on a setting, which is another one after so many calls."""
+    setting = [0]
+    step = Graphed(lambda x: (x + 1,), lambda: [setting[0]], "it", Repeater())
+    for index in range(calls):
+        setting[0] = index // every
+        step(torch.zeros(1))
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_graphs_that_are_hardly_of_use_are_told(every: int) -> None:
+    with pytest.warns(UserWarning, match="CUDA graphs of it are hardly of use: .* changed 21 times") as caught:
+        set_again(every, 200)
+    assert len(caught) == 1
+    set_again(100, 3_000)  # those that pay are not complained about
+
+
 def test_a_graph_of_an_agent_that_is_set_back_to_no_moments() -> None:
     """As by the optimisers of an agent that has not learned yet: they are made anew outside of a graph."""
     recorder = Recorder()
@@ -432,10 +495,29 @@ def test_acting_for_another_number_of_environments_makes_a_new_graph() -> None:
     assert repeater.recorded == 2
 
 
-def test_rates_are_stored_as_numbers() -> None:
+def test_acting_with_another_part_of_ones_own_makes_a_new_graph() -> None:
+    class Own(torch.nn.Linear):
+        pass
+
+    policy, repeater = make_policy(ACTION_SPACES[0]), Repeater()
+    actor, step = policy.networks.actor, GraphedActing(policy, repeater)
+    for recorded in (1, 2):
+        actor.out = Own(actor.out.in_features, actor.out.out_features)
+        acted(policy, step)
+        assert repeater.recorded == recorded
+    first = actor.out
+    with torch.no_grad():
+        first.weight.data = first.weight.data.clone()
+    acted(policy, step)
+    assert repeater.recorded == 3
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_rates_are_stored_as_numbers(copied: bool) -> None:
     """On CUDA the optimisers hold tensors, which a file for another device must not."""
     student = learner(networks())
     student.train_step(batch())
+    student = copy.deepcopy(student) if copied else student
     for group in student.model_optimizer.param_groups:
         group["lr"] = torch.tensor(0.25)
     assert [group["lr"] for group in student.model_optimizer.state_dict()["param_groups"]] == [0.25, 0.25]

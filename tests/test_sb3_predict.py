@@ -46,6 +46,20 @@ def test_actions_fit_single_and_vector_environments(env_id: str) -> None:
     venv.step(actions)
 
 
+def test_images_that_are_flipped_or_for_reading_alone() -> None:
+    agent = tiny("CnnPolicy", Scripted(IMAGE, spaces.Discrete(2)))
+    image = IMAGE.sample()
+    locked = image[::-1].copy()
+    locked.flags.writeable = False
+    states = []
+    for given in (image[::-1].copy(), image[::-1], locked):
+        player = agent.player()
+        player.act(given)
+        states.append(player.state)
+    for state in states[1:]:
+        assert all(np.array_equal(left, right) for left, right in zip(state, states[0], strict=True))
+
+
 def test_the_observation_of_either_api_is_explained() -> None:
     agent = tiny()
     with pytest.raises(ValueError, match=r"obs, info = env\.reset\(\)"):

@@ -149,6 +149,63 @@ def test_rates_of_the_optimizers_come_back(raw: bytes) -> None:
     assert not group["maximize"]  # which is no rate: that of a file could turn learning round
 
 
+def optimizer_of(agent: HarmonyDreamAgent) -> Any:
+    return agent.learner.optimizers["model"]
+
+
+def moments_of(agent: HarmonyDreamAgent) -> list[torch.Tensor]:
+    states = optimizer_of(agent).state.values()
+    return [state[key] for state in states for key in ("exp_avg", "exp_avg_sq")]
+
+
+def test_moments_lie_in_memory_as_their_weights_do(raw: bytes) -> None:
+    """The fused kernels walk through both in the order of memory, whatever their strides say."""
+
+    def turned_round(parts: dict[str, Any]) -> None:
+        for state in parts["learner.model_optimizer"]["state"].values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key] = state[key].mT.contiguous().mT if state[key].dim() > 1 else state[key]
+
+    straight = HarmonyDreamAgent.load(io.BytesIO(raw), device="cpu")
+    agent = HarmonyDreamAgent.load(changed(raw, turned_round), device="cpu")
+    for weight, state in optimizer_of(agent).state.items():
+        assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == weight.stride()
+    torch.testing.assert_close(moments_of(agent), moments_of(straight), rtol=0.0, atol=0.0)
+
+
+def test_agents_do_not_share_moments(raw: bytes) -> None:
+    one, other = (HarmonyDreamAgent.load(io.BytesIO(raw), device="cpu") for _ in range(2))
+    other.set_parameters(one.get_parameters())
+    for left, right in zip(optimizer_of(one).state.values(), optimizer_of(other).state.values(), strict=True):
+        for key, moment in left.items():
+            assert torch.equal(moment, right[key])
+            assert moment.data_ptr() != right[key].data_ptr()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(12).as_strided((3, 4), (0, 0), 11),  # whose numbers are one, at the end of the memory
+        torch.zeros(12).as_strided((3, 4), (1, 1)),
+        torch.zeros(3, 8)[:, ::2],
+    ],
+)
+def test_tensors_whose_numbers_share_their_places_are_refused(tensor: torch.Tensor) -> None:
+    file, small = io.BytesIO(), io.BytesIO()
+    torch.save({"a": tensor}, file)
+    write_archive(small, {}, {"policy": {"a": torch.ones(1)}})
+    with pytest.raises(ArchiveError, match="fewer numbers than its shape says"):
+        read_archive(repacked(small.getvalue(), lambda members: members.update({"policy.pth": file.getvalue()})))
+
+
+@pytest.mark.parametrize("kept", [torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.rand(4, 3).t()])
+def test_tensors_in_any_order_of_memory_come_back(kept: torch.Tensor) -> None:
+    file = io.BytesIO()
+    write_archive(file, {}, {"policy": {"a": kept, "nothing": torch.zeros(3, 0), "one": torch.ones(1, 1)}})
+    file.seek(0)
+    assert torch.equal(read_archive(file)[1]["policy"]["a"], kept)
+
+
 def test_tensors_cannot_share_their_way_to_more_than_the_file() -> None:
     whole = torch.ones(10_000)
     file = io.BytesIO()

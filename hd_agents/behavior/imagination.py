@@ -58,6 +58,7 @@ def imagine(
             features, actions, outputs = _roll_out(dreaming, start, draws, action_draws)
         stacked = torch.stack(features)
     if not flat:
+        torch.clear_autocast_cache()  # before PyTorch 2.11 it has weights that were cast where no gradients pass
         return Dream(stacked, torch.stack(actions), actor.parameters_of(stacked[:-1]))
     parameters = actor.recall(stacked[:-1], [torch.stack(steps) for steps in zip(*outputs, strict=True)])
     return Dream(stacked, torch.stack(actions), parameters)
