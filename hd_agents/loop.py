@@ -113,8 +113,10 @@ class LearningLoop(BaseAlgorithm):
             if self.verbose >= 1 and total_timesteps < self.learning_starts:
                 print(f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
             callback.on_training_start(locals(), globals())
-            while self.num_timesteps < total_timesteps and self._collect_step(callback, log_interval):
-                self.train(self._due_updates())
+            going = True
+            while going and self.num_timesteps < total_timesteps:
+                going = self._collect_step(callback, log_interval)
+                self.train(self._due_updates())  # also of the step at which a callback stops: another run may go on
             self._begin_anew_where_moved()
             self._end_learning()
             callback.on_training_end()
@@ -171,14 +173,13 @@ class LearningLoop(BaseAlgorithm):
         if dones.any():
             self._ended += [bool(done and "episode" in info) for done, info in zip(dones, infos, strict=True)]
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        if not go_on:
-            return False
         for _ in range(int(dones.sum())):
             self._episode_num += 1
             if log_interval is not None and self._episode_num % log_interval == 0:
                 self.dump_logs()
-        callback.on_rollout_end()
-        return True
+        if go_on:
+            callback.on_rollout_end()
+        return bool(go_on)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """As in Stable-Baselines3, but not below 0, and rates with it: the last vector step may go beyond the end."""

@@ -46,14 +46,17 @@ class Player:
         :param executed: what was done instead of the last action, in the same form, where the two differ.
         :raises ValueError: for what does not fit its space or is not finite.
         """
-        if executed is not None and self.state is not None:
-            deter, stoch, _ = self.state
+        state = self.state  # stays what it is where something is refused
+        if executed is not None and state is not None:
+            deter, stoch, last = state
             given, shape = np.asarray(executed), self.policy.action_space.shape or ()
             rows = given[None] if given.shape == shape else given
-            self.state = deter, stoch, encode_actions(self.policy.actions, rows)
-        if self.state is None:
+            if len(rows) != len(last):
+                raise ValueError(f"executed has {len(rows)} actions for {len(last)} environments: pass one of each.")
+            state = deter, stoch, encode_actions(self.policy.actions, rows)
+        if state is None:
             episode_start = np.ones(1, dtype=bool)  # in every environment
-        action, self.state = self.policy.predict(observation, self.state, episode_start, self.deterministic)
+        action, self.state = self.policy.predict(observation, state, episode_start, self.deterministic)
         return action
 
     def export(self, path: str | Path, n_envs: int = 1) -> Ports:

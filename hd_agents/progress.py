@@ -1,5 +1,6 @@
 """What a person sees while an agent learns: the progress bar and the log table."""
 
+import math
 import os
 import statistics
 import sys
@@ -45,7 +46,8 @@ class ProgressBar(BaseCallback):
         self._updates_at_start = 0
 
     def _on_training_start(self) -> None:
-        total = self.locals["total_timesteps"] - self.model.num_timesteps
+        envs = self.training_env.num_envs
+        total = envs * math.ceil((self.locals["total_timesteps"] - self.model.num_timesteps) / envs)
         # Mostly the current speed, looked at with every step: random steps are far faster than learning ones.
         looks = {"bar_format": FORMAT, "smoothing": 0.5, "miniters": 1, "dynamic_ncols": True}
         self._bar = tqdm(total=total, unit=" steps", **looks, **_pace())

@@ -97,7 +97,8 @@ def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> 
             setattr(agent, name, data[name])
     for name, value in data.get("included", {}).items():
         known = vars(agent).get(name)
-        if hasattr(type(agent), name) or type(known) not in (type(None), type(value)):
+        numbers = type(known) in (int, float) and type(value) in (int, float)
+        if hasattr(type(agent), name) or not (numbers or type(known) in (type(None), type(value))):
             raise ArchiveError(f"The archive includes a value for {name!r}, which is not of that kind in an agent.")
         setattr(agent, name, value)
     agent.n_envs = n_envs
@@ -165,7 +166,12 @@ def print_systems(data: Mapping[str, Any]) -> None:
 
 
 def as_file(path: Archive, suffix: str = "") -> File:
-    """``path`` in the words of our own modules; a path without suffix gets ``suffix``."""
+    """``path`` in the words of our own modules; a path without suffix gets ``suffix``.
+
+    :raises TypeError: for what is neither a path nor a file.
+    """
+    if not isinstance(path, str | Path) and not (hasattr(path, "read") or hasattr(path, "write")):
+        raise TypeError(f"path is a {type(path).__name__}: pass a str, a pathlib.Path or a binary file.")
     if isinstance(path, str | Path) and not Path(path).suffix:
         return Path(f"{path}{suffix}")
     return cast(File, path)

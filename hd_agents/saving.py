@@ -31,7 +31,10 @@ OTHER_MEMBERS = {"data", "_stable_baselines3_version", "system_info.txt"}
 MEMBER_NAME = re.compile(r"\w[\w.-]*\.pth", re.ASCII)
 # What torch.save names in the pickle of a state dict of tensors. All else is refused before torch sees it, also what
 # weights_only would allow (a bytearray of any declared size, for one).
-TENSOR_GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch [A-Za-z0-9]+Storage")
+TENSOR_GLOBALS = re.compile(
+    r"torch\._utils _rebuild_tensor_v[23]|collections OrderedDict|torch [A-Za-z0-9]+Storage"
+    r"|torch\.storage UntypedStorage|torch uint(16|32|64)"  # kinds without a storage class of their own
+)
 CALLING_OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4"}
 
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from hd_agents.policies import MlpPolicy, MultiInputPolicy
 from hd_agents.world_model.rssm import State
-from tests.agents import Scripted, tiny
+from tests.agents import Clock, Scripted, tiny
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)  # 5 steps of 3 environments
 
@@ -152,6 +152,19 @@ def test_choices_are_drawn_unless_deterministic() -> None:
 def test_what_does_not_fit_is_refused(observation: Any, state: Any, start: Any, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         tiny().predict(observation, state, start)
+
+
+def test_a_player_that_is_given_something_wrong_goes_on() -> None:
+    agent = tiny(env=Clock(5))
+    player, seen = agent.player(), np.zeros(3, np.float32)
+    player.act(seen)
+    before = player.state
+    with pytest.raises(ValueError, match=r"executed has 3 actions for 1 environments"):
+        player.act(seen, executed=np.array([1, 2, 3]))
+    with pytest.raises(ValueError, match="observation"):
+        player.act(np.zeros(4, np.float32), executed=np.array(2))
+    assert player.state is before
+    player.act(seen, executed=np.array(2))
 
 
 def test_the_player_keeps_the_state() -> None:

@@ -13,13 +13,20 @@ from hd_agents.progress import Forecast, ProgressBar, episode_bar
 from tests.agents import tiny
 
 
-def started(total: int) -> Any:
+def started(total: int, envs: int = 1) -> Any:
     bar: Any = ProgressBar()
     bar.model = SimpleNamespace(num_timesteps=0, learning_starts=0, compile="auto", _n_updates=0)
-    bar.model.get_env = lambda: SimpleNamespace(num_envs=1)
+    bar.model.get_env = lambda: SimpleNamespace(num_envs=envs)
     bar.locals = {"total_timesteps": total}
     bar._on_training_start()
     return bar
+
+
+@pytest.mark.parametrize(("envs", "total", "expected"), [(1, 30, 30), (3, 30, 30), (4, 30, 32), (7, 1, 7)])
+def test_the_bar_ends_where_the_last_step_of_all_environments_does(envs: int, total: int, expected: int) -> None:
+    bar = started(total, envs)
+    assert bar._bar.total == expected
+    bar.close()
 
 
 def test_time_left_follows_when_learning_begins(

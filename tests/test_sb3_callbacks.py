@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -75,6 +76,20 @@ def test_a_callback_that_says_no_stops_the_training() -> None:
     assert len(agent.replay_buffer) == 3  # the last step is kept, so that learning can go on from it
     agent.learn(1, reset_num_timesteps=False)
     assert agent.replay_buffer._columns["observation.observation"][0, :4, 1].tolist() == [0, 1, 2, 3]
+
+
+def test_a_run_that_was_stopped_is_a_run_of_that_many_steps() -> None:
+    """With the gradient steps and the episodes of the step at which it was stopped."""
+    for steps in range(40, 60, 3):
+        stopped = tiny(env=Clock(5), seed=0, train_ratio=4.0)
+        stopped.learn(1_000, callback=lambda seen, _, last=steps: seen["self"].num_timesteps < last)
+        plain = tiny(env=Clock(5), seed=0, train_ratio=4.0).learn(steps)
+        for agent in (stopped, plain):
+            assert agent.num_timesteps == steps
+        assert (stopped._n_updates, stopped._episode_num) == (plain._n_updates, plain._episode_num)
+        assert stopped._replay_credit == plain._replay_credit
+        for name, weight in plain.policy.state_dict().items():
+            assert torch.equal(weight, stopped.policy.state_dict()[name])
 
 
 def test_functions_are_callbacks() -> None:

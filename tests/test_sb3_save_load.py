@@ -346,6 +346,35 @@ def test_an_archive_holds_json_and_tensors(tmp_path: Path) -> None:
     assert not any("replay" in name for name in names)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64, np.int8, np.float64])
+def test_observations_of_any_type_come_back(dtype: Any) -> None:
+    agent = tiny(env=Scripted(spaces.Box(0, 100, (3,), dtype), spaces.Discrete(2))).learn(30)
+    file = io.BytesIO()
+    agent.save(file)
+    file.seek(0)
+    loaded = HarmonyDreamAgent.load(file, env=agent.get_env(), force_reset=False, device="cpu")
+    assert loaded._last_obs.dtype == agent._last_obs.dtype == dtype
+    assert np.array_equal(loaded._last_obs, agent._last_obs)
+
+
+def test_a_number_of_ones_own_may_have_become_whole_or_not(tmp_path: Path) -> None:
+    agent = tiny().learn(30)
+    agent.start_time = 1
+    agent.save(tmp_path / "agent", include=["start_time"])
+    assert HarmonyDreamAgent.load(tmp_path / "agent").start_time == 1
+    agent.start_time = "today"
+    agent.save(tmp_path / "agent", include=["start_time"])
+    with pytest.raises(ValueError, match="'start_time', which is not of that kind"):
+        HarmonyDreamAgent.load(tmp_path / "agent")
+
+
+@pytest.mark.parametrize("path", [5, None, b"agent.zip"])
+def test_what_is_no_path_is_named(path: Any) -> None:
+    for use in (HarmonyDreamAgent.load, tiny().save):
+        with pytest.raises(TypeError, match=f"path is a {type(path).__name__}: pass a str, a pathlib.Path or a binary"):
+            use(path)
+
+
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "foreign.zip")
     with pytest.raises(ValueError, match="not of an hd_agents agent"):
