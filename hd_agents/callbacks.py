@@ -27,12 +27,14 @@ from hd_agents.checkpoint import (
     steps_in,
 )
 from hd_agents.dream_film import DreamFilm
+from hd_agents.host import outlives
 from hd_agents.run_state import restore_run, run_state
 from hd_agents.saving import read_archive, write_archive
 from hd_agents.score_curve import ScoreCurve
 
 __all__ = ["DreamFilm", "RunCheckpoint", "ScoreCurve"]
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 Agent = TypeVar("Agent", bound=HarmonyDreamAgent)
 
 
@@ -43,8 +45,9 @@ class RunCheckpoint(BaseCallback):
         agent = checkpoint.resume(env) or HarmonyDreamAgent("CnnPolicy", env)
         agent.learn(max(0, total - agent.num_timesteps), callback=checkpoint, reset_num_timesteps=False)
 
-    While learning, Ctrl-C (SIGINT) and SIGTERM finish the present step, store the run and end ``learn``, which returns
-    the agent as usual; a second one acts at once. ``stopped_by`` then holds the signal's name.
+    While learning, Ctrl-C (SIGINT), SIGTERM and SIGHUP (a terminal that closes; not where ``nohup`` ignores it) finish
+    the present step, store the run and end ``learn``, which returns the agent as usual; a second one acts at once.
+    ``stopped_by`` then holds the signal's name.
 
     :param folder: of this run's checkpoints and of nothing else; made if it does not exist.
     :param every: env steps between two checkpoints.
@@ -119,7 +122,7 @@ class RunCheckpoint(BaseCallback):
         if not self._kept:
             self.save()  # better now than after hours: a folder that cannot be written
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in [one for one in SIGNALS if not outlives(one)]:
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_rollout_start(self) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import secrets
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -201,6 +202,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def outlives(number: int) -> bool:
+    """Whether this process was started to go on after a signal: by ``nohup``, when its terminal closes."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN
 
 
 @contextmanager

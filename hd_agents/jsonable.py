@@ -19,6 +19,10 @@ MAX_ELEMENTS = 1 << 24  # elements that the arrays and spaces of one document de
 DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
+class DamagedError(ValueError):
+    """A file of a run does not hold what we had written there; the message names it."""
+
+
 class ArchiveError(ValueError):
     """A file that is not an intact archive of ours, or a value that cannot go into one. Says what and what to do."""
 

@@ -1,6 +1,7 @@
 """`hd-agents benchmark`: which runs there are, what is skipped and gone on with, and the rows that they leave."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,9 +33,10 @@ if command == "train":
     (folder / "0.monitor.csv").write_text("#{}\\nr,l,t\\n1.0,30,1.0\\n")
 else:
     folder = pathlib.Path(value["--model"]).parent
-    returns = [10.0 + int(folder.name[-1]), 20.0]
-    mean = sum(returns) / 2
-    played = {"returns": returns, "episodes": 2, "mean_return": mean, "std_return": 5.0, "rule": "paper"}
+    episodes = int(value.get("--episodes", 20))
+    returns = [10.0 + int(folder.name[-1]), *[20.0] * (episodes - 1)]
+    mean = (returns[0] + 20.0) / 2
+    played = {"returns": returns, "episodes": episodes, "mean_return": mean, "std_return": 5.0, "rule": "paper"}
     played |= {"acting": "sampled", "env_steps": 60, "gradient_steps": 7}
     pathlib.Path(value["--output"]).write_text(json.dumps(played))
     (folder / "evaluated.txt").write_text(" ".join(flags))
@@ -67,11 +69,11 @@ def test_every_task_and_seed_leaves_a_row_once(stand_in: Path, capsys: pytest.Ca
     ]
     row = next(row for row in rows if row["name"] == "classic/Catch" and row["seed"] == 1)
     expected: dict[str, Any] = {"task": "hd_agents/Catch-v0", "command": "hd-agents train classic/Catch --seed 1"}
-    expected |= {"wall_seconds": 90.0, "machine": "a desk", "commit": "abc", "date": "2026-11-24", "episodes": 2}
+    expected |= {"wall_seconds": 90.0, "machine": "a desk", "commit": "abc", "date": "2026-11-24", "episodes": 20}
     expected |= {"env_steps": 60, "gradient_steps": 7, "rule": "paper", "std_return": 5.0, "model": None}
     expected |= {"backbone": "dreamerv3", "harmony": True, "size": "nano", "preset": "paper", "success_rate": None}
     assert row.items() >= expected.items()
-    assert row["interval"] == list(expected_range([11.0, 20.0], 2))
+    assert row["interval"] == list(expected_range([11.0, *[20.0] * 19], 20))
     printed = capsys.readouterr().out
     assert printed.count("begun  classic/CartPole seed 0, see ") == 1
     assert printed.partition("done   ")[0].count("begun  ") == 2, "two at a time"
@@ -110,12 +112,38 @@ def test_other_numbers_of_episodes_are_refused(stand_in: Path, capsys: pytest.Ca
     assert run(stand_in, "--tasks", "CartPole", "--episodes", "3") == 0
     rows = read_rows(stand_in / "results.csv")
     assert run(stand_in, "--tasks", "CartPole", "--episodes", str(rows[0]["episodes"])) == 0
-    assert run(stand_in, "--tasks", "CartPole") == 0
-    assert run(stand_in, "--tasks", "CartPole", "--episodes", "50") == 2
-    told = f"was evaluated in {rows[0]['episodes']} episodes: leave --episodes 50 out, or give another --folder."
-    assert told in capsys.readouterr().err
+    assert run(stand_in, "--tasks", "CartPole") == 0  # nothing is left to play
+    told = "was evaluated in 3 episodes, and {} are to be played now: give --episodes 3, or another --folder."
+    for flags, wanted in ((["--tasks", "CartPole", "--episodes", "50"], 50), (["--tasks", "CartPole", "Catch"], 20)):
+        assert run(stand_in, *flags) == 2
+        assert told.format(wanted) in capsys.readouterr().err
     (stand_in / "results.csv").unlink()
     assert run(stand_in, "--tasks", "CartPole", "--episodes", "50") == 2
+    assert read_rows(stand_in / "results.csv") == []
+    assert run(stand_in, "--tasks", "CartPole", "--episodes", "3") == 0
+    assert len(read_rows(stand_in / "results.csv")) == len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("run.json", '{"wall', "run.json is damaged: "),
+        ("run.json", "{}", "run.json is damaged: it lacks commit, machine, trained, wall_seconds."),
+        ("evaluation.json", "", "evaluation.json is damaged: JSONDecodeError: .* Remove it"),
+        ("evaluation.json", "[]", "evaluation.json is damaged: TypeError: "),
+        ("evaluation.json", "{}", "evaluation.json is damaged: KeyError: 'returns'"),
+        ("config.yml", "{", "config.yml is damaged: "),
+        ("config.yml", "5", "config.yml is damaged: it should hold a task with its settings."),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(
+    name: str, text: str, told: str, stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(stand_in, "--tasks", "CartPole") == 0
+    (stand_in / "results.csv").unlink()
+    (stand_in / "CartPole_0" / name).write_text(text)
+    assert run(stand_in, "--tasks", "CartPole") == 1
+    assert re.search(told, capsys.readouterr().err)
 
 
 def test_flags_reach_the_runs(stand_in: Path) -> None:
@@ -162,7 +190,7 @@ def test_other_settings_and_other_benchmarks_are_refused(stand_in: Path, capsys:
     (run_folder / "config.yml").unlink()
     with locked(stand_in):
         assert run(stand_in, "--tasks", "CartPole") == 2
-    assert "in use by another benchmark" in capsys.readouterr().err
+    assert "in use by another hd-agents" in capsys.readouterr().err
     assert not sittings(stand_in)
 
 

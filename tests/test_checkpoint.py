@@ -225,7 +225,7 @@ def halved(progress: float) -> float:
     return 1e-3 * (0.5 + 0.5 * progress)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_stores_the_run_and_returns_the_agent(number: int, tmp_path: Path) -> None:
     expected = fingerprint(agent_of(2, learning_rate=halved).learn(120))
     before = signal.getsignal(number)
@@ -241,6 +241,18 @@ def test_signal_stores_the_run_and_returns_the_agent(number: int, tmp_path: Path
     found = fingerprint(resumed)
     assert found == expected
     assert found["rates"]["learning_rate"] == pytest.approx(5e-4)
+
+
+def test_a_run_that_is_to_outlive_its_terminal_does(tmp_path: Path) -> None:
+    """As `nohup` starts it, with SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        callback = RunCheckpoint(tmp_path, every=50)
+        agent = agent_of().learn(40, callback=[At(20, lambda: signal.raise_signal(signal.SIGHUP)), callback])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (agent.num_timesteps, callback.stopped_by) == (40, None)
 
 
 def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_a_run_goes_on_with_its_seed_and_tells_what_was_changed(
     ]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_stopped_run_says_how_to_go_on(
     number: signal.Signals,
     status: int,
@@ -223,7 +224,7 @@ def test_a_finished_run_without_checkpoints_is_left_alone(tmp_path: Path, capsys
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_run_without_checkpoints_leaves_its_agent(
     number: signal.Signals,
     status: int,
@@ -253,6 +254,30 @@ def test_resume_needs_a_folder(
     assert main([command, "CartPole-v1", "--resume", "--steps", "20", *TINY]) == 2
     assert "--resume needs --folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("disk", ["full", "all full"])
+def test_an_agent_whose_folder_is_full_goes_elsewhere(
+    disk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, elsewhere = HarmonyDreamAgent.save, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def full(agent: Any, path: Path) -> None:
+        if disk == "all full" or elsewhere not in path.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(agent, path)
+
+    monkeypatch.setattr(HarmonyDreamAgent, "save", full)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(elsewhere))
+    assert learn(tmp_path / "runs", "--steps", "30") == 1
+    printed = capsys.readouterr()
+    assert "agent.zip cannot be written: [Errno 28] No space left on device" in printed.err
+    assert "pictures" not in printed.out
+    if disk == "full":
+        (file,) = elsewhere.iterdir()
+        assert f"The agent of 30 env steps is in {file}." in printed.out
+        assert HarmonyDreamAgent.load(file, device="cpu").num_timesteps == 30
 
 
 def test_a_run_of_another_task_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hd_agents import zoo
 from hd_agents.cli import main
 from hd_agents.zoo import report
-from hd_agents.zoo.results import COLUMNS, append_row, name_order, normalized, read_rows, table
+from hd_agents.zoo.results import COLUMNS, append_row, name_order, normalized, read_rows, settings_of, table
 
 ROW: dict[str, Any] = {
     **dict.fromkeys(COLUMNS),
@@ -214,3 +214,19 @@ FLAGS = (
     " --set gamma=0.6",
     " --set size=nano",
 )
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("hd-agents train classic/Catch --seed 1 --preset nano", {}),
+        ("hd-agents train classic/Catch --set gamma=0.9 --set=horizon=5", {"gamma": "0.9", "horizon": "5"}),
+        ("hd-agents train classic/Catch --env-kwargs paddle_width=8", {"env_kwargs.paddle_width": "8"}),
+        ("hd-agents train classic/Catch --env-kwargs=name=a=b", {"env_kwargs.name": "a=b"}),
+        ("hd-agents train classic/Catch --trained-agent runs/x", {"trained_agent": "runs/x"}),
+        ("hd-agents train classic/Catch -i classic/Catch --set harmony=False", {"trained_agent": "classic/Catch"}),
+    ],
+)
+def test_what_a_command_sets(command: str, expected: dict[str, str]) -> None:
+    """By which runs of other settings are told apart; what has a column of its own is not repeated."""
+    assert settings_of(command) == expected

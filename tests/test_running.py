@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hd_agents.cli.errors import UsageError
-from hd_agents.cli.running import Job, last_line, locked, run_jobs, stopped_once
+from hd_agents.cli.running import LEAVE, Job, last_line, locked, run_jobs, stopped_once
 
 
 def shell(name: str, folder: Path, *scripts: str) -> Job:
@@ -44,7 +44,9 @@ def test_so_many_run_at_once(tmp_path: Path) -> None:
     assert max(seen) == 2
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), *((one, SystemExit) for one in LEAVE)]
+)
 def test_stopping_lets_the_jobs_store_themselves(
     number: signal.Signals, expected: type[BaseException], tmp_path: Path
 ) -> None:
@@ -55,11 +57,11 @@ def test_stopping_lets_the_jobs_store_themselves(
         if all(last_line(job.log) == "ready" for job in running):
             signal.raise_signal(number)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(one) for one in LEAVE]
     with pytest.raises(expected):
         run_jobs(jobs, 2, ignore, stop)
     assert [last_line(job.log) for job in jobs] == ["stored", "stored", ""]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(one) for one in LEAVE] == before
 
 
 def test_jobs_run_in_other_threads_too(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_jobs_run_in_other_threads_too(tmp_path: Path) -> None:
 def test_a_folder_is_locked_while_those_who_were_started_live(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     with locked(folder):
-        with pytest.raises(UsageError, match="in use by another benchmark"), locked(folder):
+        with pytest.raises(UsageError, match="in use by another hd-agents"), locked(folder):
             pass
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
     try:
@@ -100,12 +102,14 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatc
         assert (tmp_path / "runs").is_dir()
 
 
-@pytest.mark.parametrize(("first", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    ("first", "raised"), [(signal.SIGINT, KeyboardInterrupt), *((one, SystemExit) for one in LEAVE)]
+)
 def test_what_comes_after_the_first_signal_is_left_alone(first: int, raised: type[BaseException]) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, *LEAVE)]
     with stopped_once():
         with pytest.raises(raised):
             signal.raise_signal(first)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGINT, *LEAVE, signal.SIGINT):
             signal.raise_signal(number)  # while it is being saved
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, *LEAVE)] == before

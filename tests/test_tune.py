@@ -11,6 +11,7 @@ import yaml
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, tune
+from hd_agents.cli.running import locked
 from hd_agents.evaluation import evaluate
 from hd_agents.recorder import NonFiniteError
 from hd_agents.zoo import search_space
@@ -284,6 +285,12 @@ def test_trials_are_judged_in_the_environments_they_learn_in(tmp_path: Path, mon
     (found,) = played
     assert (found.seeds, found.lengths) == ([20_000, 20_001], [17, 17])
     assert f"mean return {np.mean(found.returns):.2f} over 2 episodes" in best
+
+
+def test_a_study_is_one_process_s(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(run.folder):
+        assert run("--trials", "1") == 2
+    assert "is in use by another hd-agents" in capsys.readouterr().err
 
 
 def test_a_folder_holds_one_task(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,9 @@ from hd_agents.cli import (
     tune,
 )
 from hd_agents.cli.errors import FAILED, UsageError
+from hd_agents.cli.output import lasting
 from hd_agents.episodes import EpisodeError
+from hd_agents.jsonable import DamagedError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 1: a training that failed, a model that fails its verification, a benchmark or comparison with runs that
     failed, a checkpoint that cannot be written or read, an environment that `check` finds not sound or that fails in
-    `evaluate` or `enjoy`, or a `replay-nan` that found nothing; 2: a mistake in what was typed, told in one line; 130,
-    143: stopped by Ctrl-C or SIGTERM (a training saves what there is first).
+    `evaluate` or `enjoy`, a file of a run that is damaged, or a `replay-nan` that found nothing; 2: a mistake in what
+    was typed, told in one line; 130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP (a training saves what there is
+    first).
     """
     parser = build_parser()
     options, unknown = parser.parse_known_args(argv)
@@ -41,20 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = _hint(unknown, sys.argv[1:] if argv is None else argv, options)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
-    try:
-        return options.run(options)
-    except UsageError as error:
-        print(f"hd-agents: {error}", file=sys.stderr)
-        return 2
-    except (CheckpointError, EpisodeError) as error:
-        print(f"hd-agents: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("\nhd-agents: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    with lasting():
+        try:
+            return options.run(options)
+        except UsageError as error:
+            print(f"hd-agents: {error}", file=sys.stderr)
+            return 2
+        except (CheckpointError, DamagedError, EpisodeError) as error:
+            print(f"hd-agents: {error}", file=sys.stderr)
+            return FAILED
+        except KeyboardInterrupt:
+            print("\nhd-agents: stopped", file=sys.stderr)
+            return 130
 
 
 def _hint(unknown: Sequence[str], argv: Sequence[str], options: argparse.Namespace) -> str:

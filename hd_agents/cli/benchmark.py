@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import json
 import shutil
 import sys
 import time
@@ -14,16 +13,18 @@ import numpy as np
 
 from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli import flags, tracking, train
-from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes
-from hd_agents.cli.errors import FAILED, UsageError, checked, require
+from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes, read_evaluation
+from hd_agents.cli.errors import FAILED, UsageError, checked, make_folder, require
 from hd_agents.cli.resuming import changed_settings, repeat_command, typed
 from hd_agents.cli.running import Job, last_line, locked, run_jobs
 from hd_agents.cli.tasks import make_env, plan_of, task_id
 from hd_agents.envs.closing import close
+from hd_agents.evaluation import protocol
+from hd_agents.jsonable import DamagedError
 from hd_agents.progress import bar_is_seen
 from hd_agents.scores import expected_range
 from hd_agents.zoo.catalogue import preset_of, suites
-from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, training_facts
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, RUN, training_facts
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 from hd_agents.zoo.training import Plan
 
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     for one in runs:
         if changed := changed_settings(one.folder, one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
+    make_folder(results.parent)
     with locked(folder):
         rows = checked(lambda: read_rows(results))
         _check_episodes(runs, rows, options.episodes)
@@ -110,22 +112,24 @@ def run(options: argparse.Namespace) -> int:
     return FAILED if board.failed else 0
 
 
-def _check_episodes(runs: Sequence[Run], rows: Sequence[dict[str, Any]], wanted: int | None) -> None:
-    """Raises UsageError where a run was judged by other episodes than are wanted now."""
-    for one in runs if wanted is not None else ():
-        played = one.folder / EVALUATION
-        found = recorded(one, rows) or (json.loads(played.read_text(encoding="utf-8")) if played.exists() else {})
-        if found.get("episodes", wanted) != wanted:
+def _check_episodes(runs: Sequence[Run], rows: Sequence[dict[str, Any]], asked: int | None) -> None:
+    """Raises UsageError where a run was judged by another number of episodes than are to be played now, if any are."""
+    done = [recorded(one, rows) is not None or (one.folder / EVALUATION).exists() for one in runs]
+    for one in runs if asked is not None or not all(done) else ():
+        wanted = protocol(one.plan.task)[1] if asked is None else asked
+        found = recorded(one, rows) or (read_evaluation(played) if (played := one.folder / EVALUATION).exists() else {})
+        if (told := found.get("episodes", wanted)) != wanted:
             raise UsageError(
-                f"{one.name}, seed {one.seed}, was evaluated in {found['episodes']} episodes: leave --episodes "
-                f"{wanted} out, or give another --folder."
+                f"{one.name}, seed {one.seed}, was evaluated in {told} episodes, and {wanted} are to be played now: "
+                f"give --episodes {told}, or another --folder."
             )
 
 
 def row(one: Run) -> dict[str, Any]:
     """The row of a run that is done, from the files in its folder."""
-    played = json.loads((one.folder / EVALUATION).read_text(encoding="utf-8"))
-    facts = training_facts(one.folder) or {}
+    played, facts = read_evaluation(one.folder / EVALUATION), training_facts(one.folder) or {}
+    if missing := {"wall_seconds", "machine", "commit", "trained"} - facts.keys():
+        raise DamagedError(f"{one.folder / RUN} is damaged: it lacks {', '.join(sorted(missing))}.")
     usual = {key: value.default for key, value in inspect.signature(HarmonyDreamAgent).parameters.items()}
     arguments = {**usual, **one.plan.arguments}
     return {
@@ -157,7 +161,12 @@ def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
             scores[one.name].append(found["mean_return"])
     width = max(map(len, scores))
     lines = [
-        f"{name:<{width}}  " + (f"{np.mean(x):.2f} ± {np.std(x):.2f} (seeds: {len(x)})" if x else "not run")
+        f"{name:<{width}}  "
+        + (
+            f"{np.mean(x):.2f}" + (f" ± {np.std(x):.2f}" if len(x) > 1 else "") + f" (seeds: {len(x)})"
+            if x
+            else "not run"
+        )
         for name, x in scores.items()
     ]
     commits = {str(found["commit"]) for one in runs if (found := recorded(one, rows))}

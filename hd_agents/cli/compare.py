@@ -15,7 +15,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.checkpoint import steps_in
 from hd_agents.cli import flags, train
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, curves_of, draw_mean
-from hd_agents.cli.errors import FAILED, UsageError
+from hd_agents.cli.errors import FAILED, UsageError, make_folder
 from hd_agents.cli.figures import COLOURS
 from hd_agents.cli.resuming import changed_settings, told_folder
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
@@ -123,7 +123,7 @@ def _own_folder(folder: Path, runs: Mapping[tuple[str, int], Plan]) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--folder {folder} is a file: give the comparison's folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = {*HARMONY, *(name for name, _ in runs)}
     if any(folder.iterdir()) and not any(any(folder.glob(f"{name}_*")) for name in names):
         there = sorted(path.parent for path in folder.glob(f"*/{TABLE}"))

@@ -1,6 +1,7 @@
 """Learning curves: the returns of training episodes, out of a run's monitor files, and how they are drawn."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hd_agents.jsonable import DamagedError
 from hd_agents.score_curve import read_scores
 
 WINDOW = 10  # episodes; of the curve's moving average
@@ -39,6 +41,19 @@ def moving_mean(totals: NDArray[np.float64]) -> NDArray[np.float64]:
     sums = np.cumsum(np.concatenate([[0.0], totals]))
     first = np.maximum(np.arange(len(totals)) + 1 - WINDOW, 0)
     return (sums[1:] - sums[first]) / (np.arange(len(totals)) + 1 - first)
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What `hd-agents evaluate` wrote.
+
+    :raises DamagedError: for a file that holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return dict(found) | {key: found[key] for key in ("returns", "episodes", "mean_return")}
+    except (ValueError, TypeError, KeyError) as error:
+        told = f"{path} is damaged: {type(error).__name__}: {error}. Remove it to have the run evaluated again."
+        raise DamagedError(told) from error
 
 
 def evaluations(folder: Path) -> Curve:

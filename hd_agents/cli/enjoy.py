@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hd_agents import filming, zoo
 from hd_agents.cli import flags
-from hd_agents.cli.errors import UsageError, checked, require
+from hd_agents.cli.errors import UsageError, checked, make_folder, require
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.episodes import SeededEpisodes
@@ -43,6 +43,9 @@ def run(options: argparse.Namespace) -> int:
         checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
     if options.dream is not None and options.dream.suffix.lower() not in filming.DRAWINGS:
         raise UsageError(f"--dream {options.dream}: use a name that ends in {', '.join(filming.DRAWINGS)}.")
+    for path in (options.video, options.dream):
+        if path is not None:
+            make_folder(path.parent)
     agent = load_model(options.agent, options.device)
     if options.dream is not None and isinstance(agent, ActingAgent):
         checked(agent.imagine)  # which says why it cannot
@@ -59,7 +62,6 @@ def run(options: argparse.Namespace) -> int:
     for number, episode in enumerate(played):
         print(f"seed {options.seed + number}: return {sum(episode.rewards):g} in {len(episode.rewards)} steps")
     if options.dream is not None:
-        checked(lambda: options.dream.parent.mkdir(parents=True, exist_ok=True))
         shown = checked(lambda: filming.draw_dream(options.dream, agent, played[0], task))
         print(f"  {options.dream}  {shown['context']} observations seen, {shown['horizon']} steps dreamt")
     if options.video is None:
@@ -70,7 +72,6 @@ def run(options: argparse.Namespace) -> int:
     frames = [frame for episode in played for frame in episode.frames]
     if not frames:
         raise UsageError(f"{task} draws no pictures, so there is no video.")
-    checked(lambda: options.video.parent.mkdir(parents=True, exist_ok=True))
     checked(lambda: filming.write_video(options.video, frames, fps))
     print(f"  {options.video}  {len(frames)} frames")
     return 0

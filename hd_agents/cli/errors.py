@@ -1,6 +1,8 @@
 """Mistakes in what was typed, and what is not installed."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hd_agents import host
@@ -18,6 +20,17 @@ def checked(action: Callable[[], Any]) -> Any:
         return action()
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
+
+
+def make_folder(folder: Path) -> Path:
+    """Make and return a folder that can be written. Raises UsageError, before any work is done, where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write into the folder {folder}: give another one, or change its permissions.")
+    return folder
 
 
 def require(extra: str, *names: str) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hd_agents.cli import flags
-from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.errors import UsageError, checked, make_folder
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.envs.closing import close
@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate as asked and return the exit status: 0."""
     if options.output is not None and options.output.is_dir():  # now, and not when all is played
         raise UsageError(f"--output {options.output} is a folder: give a file's name.")
+    if options.output is not None:
+        make_folder(options.output.parent)
     agent = load_model(options.model, options.device)
     task = task_id(options.task)
     env_kwargs = env_kwargs_for(options.model, task, options.env_kwargs)

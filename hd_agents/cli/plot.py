@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +11,10 @@ import numpy as np
 from hd_agents import HarmonyDreamAgent, aggregates, zoo
 from hd_agents.cli import figures
 from hd_agents.cli.benchmark import EVALUATION
-from hd_agents.cli.curves import Curve, curves_of
-from hd_agents.cli.errors import UsageError, checked, require
+from hd_agents.cli.curves import Curve, curves_of, read_evaluation
+from hd_agents.cli.errors import UsageError, checked, make_folder, require
+from hd_agents.cli.resuming import settings_in
+from hd_agents.jsonable import DamagedError
 from hd_agents.scores import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites
 from hd_agents.zoo.models import CONFIG, training_facts
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     (curves, returns), points = _curves(runs, labels, asked), _points(runs, labels)
     if not (curves or points or estimates):
         raise UsageError(f"nothing to draw in {', '.join(options.what)}: no episode has ended, nothing was evaluated.")
-    checked(lambda: options.output.mkdir(parents=True, exist_ok=True))
+    make_folder(options.output)
     written = [figures.curves(options.output / "curves.png", curves, returns)] if curves else []
     written += [figures.scores(options.output / "scores.png", points)] if points else []
     for suite, (values, thresholds, profiles, better) in estimates.items():
@@ -234,13 +235,12 @@ def _of_row(row: Mapping[str, Any]) -> Run:
 
 
 def _of_folder(folder: Path) -> Run:
-    import yaml
-
-    ((task, settings),) = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")).items()
-    name, row = name_of(task), None
+    found = settings_in(folder)
+    if len(found) != 1 or "seed" not in (settings := next(iter(found.values()))):
+        raise DamagedError(f"{folder / CONFIG} is damaged: it should hold one task with its settings and seed.")
+    name, row = name_of(next(iter(found))), None
     if (folder / EVALUATION).is_file():
-        played = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-        facts = training_facts(folder) or {}
+        played, facts = read_evaluation(folder / EVALUATION), training_facts(folder) or {}
         row = {"success_rate": None, "human_normalized_score": None, **played, "name": name, "seed": settings["seed"]}
         row |= {key: facts.get(key) for key in ("commit", "wall_seconds")}
         row["interval"] = expected_range(played["returns"], played["episodes"])

@@ -17,8 +17,9 @@ from hd_agents.callbacks import RunCheckpoint
 from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli import flags
 from hd_agents.cli.curves import SCORES
-from hd_agents.cli.errors import UsageError, checked
+from hd_agents.cli.errors import UsageError, checked, make_folder
 from hd_agents.cli.tasks import parse_setting, plan_of, task_id
+from hd_agents.jsonable import DamagedError
 from hd_agents.score_curve import forget_scores
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.training import Plan
@@ -43,7 +44,7 @@ def own_run_folder(folder: Path) -> Path:
     """Make and return the folder of a run that may have begun there. Raises UsageError if it holds anything else."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--folder {folder} is a file: give the run's folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     left = [path for path in folder.iterdir() if path.name != CHECKPOINTS]
     if left and not any(folder.glob("*.monitor.csv")):
         runs = sorted(path.parent for path in folder.glob("*/0.monitor.csv"))
@@ -169,11 +170,22 @@ def changed_settings(folder: Path, plan: Plan, seed: int) -> str:
 
 
 def settings_in(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a run's folder holds of its settings, by its task; nothing if they were never written."""
+    """What a run's folder holds of its settings, by its task; nothing if they were never written.
+
+    :raises DamagedError: where that is something else.
+    """
     import yaml
 
     config = folder / CONFIG
-    return yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
+    if not config.exists():
+        return {}
+    try:
+        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise DamagedError(f"{config} is damaged: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(settings, dict) for settings in found.values()):
+        raise DamagedError(f"{config} is damaged: it should hold a task with its settings.")
+    return found
 
 
 def forget_logs(logger: Logger, steps: int) -> None:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from hd_agents.cli.errors import UsageError
-from hd_agents.host import cores
+from hd_agents.cli.errors import UsageError, make_folder
+from hd_agents.host import cores, outlives
 
 POLL_SECONDS = 0.2
+LEAVE = (signal.SIGTERM, signal.SIGHUP)  # which are sent to end a process; the latter when its terminal closes
 
 
 class Job(NamedTuple):
@@ -33,8 +34,8 @@ def run_jobs(
 ) -> None:
     """Run all jobs, ``at_once`` at a time. One that fails does not keep the others from running.
 
-    When this process is stopped (Ctrl-C, SIGTERM) the running ones get SIGTERM, on which a training stores itself, and
-    are waited for; a second signal kills them.
+    When this process is stopped (Ctrl-C, SIGTERM, SIGHUP) the running ones get SIGTERM, on which a training stores
+    itself, and are waited for; a second signal kills them.
 
     :param ended: called with each job when it has ended, and with the exit status of its last command.
     :param watch: called several times a second with the jobs that run.
@@ -73,17 +74,17 @@ def locked(folder: Path) -> Iterator[None]:
 
     File systems without locks do not keep anyone out.
 
-    :raises UsageError: if others have it.
+    :raises UsageError: if others have it, or it cannot be written.
     """
     import fcntl  # POSIX only, as the rest of this module
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise UsageError(
-                f"{folder} is in use by another benchmark, or by runs that a killed one has left: wait for them, or "
+                f"{folder} is in use by another hd-agents, or by runs that a killed one has left: wait for them, or "
                 "give another --folder."
             ) from error
         except OSError:  # a file system without locks
@@ -122,23 +123,23 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Inside, SIGTERM raises SystemExit: time to stop children, or to save."""
-    with _handled({signal.SIGTERM: _leave}):
+    """Inside, SIGTERM and SIGHUP raise SystemExit: time to stop children, or to save."""
+    with _handled(dict.fromkeys(LEAVE, _leave)):
         yield
 
 
 @contextmanager
 def stopped_once() -> Iterator[None]:
-    """Inside, the first SIGINT raises KeyboardInterrupt, or the first SIGTERM SystemExit; those after it do nothing."""
+    """Inside, the first SIGINT raises KeyboardInterrupt, or the first of ``LEAVE`` SystemExit; the rest do nothing."""
 
     def stop(number: int, frame: object) -> None:
-        for one in (signal.SIGINT, signal.SIGTERM):
+        for one in (signal.SIGINT, *LEAVE):
             signal.signal(one, signal.SIG_IGN)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         _leave(number, frame)
 
-    with _handled({signal.SIGINT: stop, signal.SIGTERM: stop}):
+    with _handled(dict.fromkeys((signal.SIGINT, *LEAVE), stop)):
         yield
 
 
@@ -151,7 +152,8 @@ def _handled(handlers: Mapping[int, Callable[[int, object], None]]) -> Iterator[
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
         yield
         return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    wanted = {number: handler for number, handler in handlers.items() if not outlives(number)}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ import torch
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.cli.errors import UsageError
+from hd_agents.cli.errors import UsageError, make_folder
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
 
@@ -130,10 +130,7 @@ def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | No
 def new_run_folder(parent: Path, task: str) -> Path:
     """Make and return `parent/<task>_<n>` with the first free n from 1 up; a slash in the task becomes a dash."""
     name = task.replace("/", "-")
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {parent}: {error}") from error
+    make_folder(parent)
     taken = [path.name.removeprefix(f"{name}_") for path in parent.glob(f"{name}_*")]
     number = max((int(suffix) for suffix in taken if suffix.isdecimal()), default=0)
     while True:

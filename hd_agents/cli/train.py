@@ -2,9 +2,11 @@
 
 import argparse
 import inspect
+import secrets
 import sys
+import tempfile
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 
@@ -42,7 +44,8 @@ DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
 REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
 FILMS = 10  # of the dream, evenly spread over a run
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143}  # exit status after each, as shells have it
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # exit status after each, as shells have it
+HURRIED = (143, 129)  # no pictures after these: who sent them does not wait
 
 
 class TrainingFailed(Exception):
@@ -56,7 +59,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="learn a task; leaves agent, video, learning curve and dream in a folder of runs/",
         description="Learn a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png, "
         "TensorBoard logs, 0.monitor.csv (every episode), config.yml and run.json in runs/<task>_<n>/. Ctrl-C stops "
-        "early and still leaves them; SIGTERM leaves the agent.",
+        "early and still leaves them; SIGTERM, and the end of its terminal, leave the agent.",
     )
     parser.add_argument(
         "task",
@@ -111,7 +114,8 @@ def run(options: argparse.Namespace) -> int:
             callbacks = _callbacks(plan, facts, checkpoint, options, folder)
             with nullcontext() if checkpoint else stopped_once():  # a checkpoint sees to signals by itself
                 status = _learn(agent, plan.steps, checkpoint, callbacks)
-                agent.save(folder / AGENT_FILE)
+                if not _saved(agent, folder / AGENT_FILE):
+                    return FAILED
         facts.write()
     except TrainingFailed as failure:
         assert agent is not None
@@ -128,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
             f"run can begin with its weights: --trained-agent {folder}.",
             flush=True,
         )
-    if status != SIGNALS["SIGTERM"]:
+    if status not in HURRIED:
         pictures.leave(agent, plan, options.seed, folder)
     return status
 
@@ -200,16 +204,32 @@ def _learn(
         if left:
             agent.dump_logs()  # what came after the last table
     except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != SIGNALS["SIGTERM"]:
+        if isinstance(stop, SystemExit) and stop.code not in HURRIED:
             told = f"the training failed after {agent.num_timesteps} env steps: sys.exit({stop.code!r})"
             raise TrainingFailed(told) from stop
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
-        return SIGNALS["SIGTERM" if isinstance(stop, SystemExit) else "SIGINT"]
+        return int(str(stop.code)) if isinstance(stop, SystemExit) else SIGNALS["SIGINT"]
     except CheckpointError:
         raise
     except Exception as error:  # whatever an environment of anybody's does; hours of learning are not to go with it
         raise TrainingFailed(f"the training failed after {agent.num_timesteps} env steps: {error}") from error
     return SIGNALS[checkpoint.stopped_by] if checkpoint and checkpoint.stopped_by else 0
+
+
+def _saved(agent: HarmonyDreamAgent, path: Path) -> bool:
+    """Save the agent; where its folder has become full or cannot be written, elsewhere, and False."""
+    try:
+        agent.save(path)
+    except OSError as error:
+        print(f"hd-agents: {path} cannot be written: {error}", file=sys.stderr, flush=True)
+        for folder in (Path(tempfile.gettempdir()), Path.home()):
+            place = folder / f"{path.parent.resolve().name}_{secrets.token_hex(4)}_{path.name}"
+            with suppress(OSError):
+                agent.save(place)
+                print(f"The agent of {agent.num_timesteps} env steps is in {place}.", flush=True)
+                break
+        return False
+    return True
 
 
 def _after(failure: TrainingFailed, folder: Path, agent: HarmonyDreamAgent, command: str | None) -> int:
@@ -222,8 +242,7 @@ def _after(failure: TrainingFailed, folder: Path, agent: HarmonyDreamAgent, comm
     if command is not None:
         if steps_in(folder / CHECKPOINTS):
             print(f"To go on from the last checkpoint: {command}", flush=True)
-    elif agent.num_timesteps:
-        agent.save(folder / UNTIL_FAILURE)
+    elif agent.num_timesteps and _saved(agent, folder / UNTIL_FAILURE):
         print(f"The agent of {agent.num_timesteps} env steps is in {folder / UNTIL_FAILURE}.", flush=True)
     print(f"hd-agents: {failure}", file=sys.stderr, flush=True)
     return FAILED

@@ -18,6 +18,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS
 from hd_agents.cli.errors import UsageError, checked, require
+from hd_agents.cli.running import locked
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--set fixes all that is searched: leave some to the search, or give it more by --space.")
     usual = _usual(plan, space, options.device)
     folder = options.folder or Path("runs") / f"{plan.task.replace('/', '-')}_tune"
-    with _storage(folder) as storage:
+    with locked(folder), _storage(folder) as storage:
         study = _open_study(storage, folder, plan, whole, options)
         if not any(trial.state.name in ("COMPLETE", "PRUNED", "WAITING") for trial in study.trials):
             study.enqueue_trial(usual)
@@ -120,7 +121,6 @@ def _storage(folder: Path) -> Iterator[Any]:
     from sqlalchemy.engine import URL
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell ourselves
-    checked(lambda: folder.mkdir(parents=True, exist_ok=True))
     # Written by URL: names of folders may hold any character.
     storage = optuna.storages.RDBStorage(URL.create("sqlite", database=str(folder / STUDY)).render_as_string())
     try:

@@ -10,6 +10,7 @@ import torch
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import Evaluation, evaluate
+from hd_agents.jsonable import DamagedError
 from hd_agents.scores import CONFIDENCE, expected_range
 from hd_agents.zoo import hub, packages
 from hd_agents.zoo.catalogue import env_id, folder
@@ -149,7 +150,7 @@ def agent_file(name: str | Path) -> Path | None:
 def training_facts(folder: Path) -> dict[str, Any] | None:
     """What a run's folder says of how its agent was trained; None where it has no such file.
 
-    :raises ValueError: for a file that is damaged.
+    :raises DamagedError: for a file that holds something else.
     """
     path = folder / RUN
     if not path.is_file():
@@ -157,7 +158,7 @@ def training_facts(folder: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise DamagedError(f"{path} is damaged: {error}") from error
 
 
 def _shipped(name: str) -> Path:

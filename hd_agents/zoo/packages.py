@@ -204,7 +204,9 @@ def making(target: Path) -> Iterator[Path]:
 
 
 def _check_file(source: Path, card: Mapping[str, Any], name: str) -> None:
-    if not (source / name).is_file() or sha256_of(source / name) != card["sha256"].get(name):
+    if not (source / name).is_file():
+        raise ArchiveError(f"{source / name} is missing: the card describes it.")
+    if sha256_of(source / name) != card["sha256"].get(name):
         raise ArchiveError(f"{source / name} is not the file that the card describes: its checksum differs.")
 
 

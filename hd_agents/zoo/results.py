@@ -26,6 +26,7 @@ COLUMNS = (
 )
 EVALUATED = ("episodes", "mean_return", "std_return", "rule", "acting", "success_rate", "human_normalized_score")
 TRAINED = ("task", "seed", "env_steps", "gradient_steps", "wall_seconds", "machine", "commit", "command")
+SETTING_FLAGS = {"--set": "", "--env-kwargs": "env_kwargs."}
 SAME_RUN = ("name", "seed", "commit", "wall_seconds")
 
 
@@ -106,11 +107,19 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = Non
 
 
 def settings_of(command: str) -> dict[str, str]:
-    """What ``--set`` changes in a command of ``hd-agents train``, but for what a row has a column for."""
+    """What a command of ``hd-agents train`` changes by ``--set`` and ``--env-kwargs``, and the model that it begins
+    with, but for what a row has a column for.
+    """
     words = shlex.split(command)
-    pairs = [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
-    pairs += [value for flag, value in pairwise(words) if flag == "--set"]
-    found = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    typed = [(flag, value) for flag, _, value in (word.partition("=") for word in words if word.startswith("--"))]
+    typed += [(flag, value) for flag, value in pairwise(words) if "=" not in flag]
+    found = {}
+    for flag, value in typed:
+        if flag in SETTING_FLAGS and "=" in value:
+            key, text = value.split("=", 1)
+            found[SETTING_FLAGS[flag] + key] = text
+        elif flag in ("-i", "--trained-agent") and value:
+            found["trained_agent"] = value
     return {key: found[key] for key in sorted(found) if key not in COLUMNS}
 
 
