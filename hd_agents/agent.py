@@ -163,8 +163,6 @@ class HarmonyDreamAgent(LearningLoop):
         self.replay_folder = None if replay_folder is None else str(replay_folder)
         if replay_folder is not None and Path(replay_folder).is_file():
             raise ValueError(f"replay_folder={self.replay_folder!r} is a file: give a folder, which may not exist yet.")
-        self.learning_starts = checks.whole("learning_starts", learning_starts, 0)
-        self.pretrain_steps = checks.whole("pretrain_steps", pretrain_steps, 0)
         # What may be set again later.
         live_settings.take(
             self,
@@ -176,7 +174,10 @@ class HarmonyDreamAgent(LearningLoop):
             gamma=gamma,
             return_lambda=return_lambda,
             entropy_coefficient=entropy_coefficient,
+            learning_starts=learning_starts,
+            pretrain_steps=pretrain_steps,
         )
+        self._pace = []
         self.official_quirks = checks.choice("official_quirks", official_quirks, [False, True])
         self.action_repeat = checks.whole("action_repeat", action_repeat, 1)
 

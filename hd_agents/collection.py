@@ -60,7 +60,8 @@ def make_replay(
 class VecStep(NamedTuple):
     """What one step of a vector environment delivered: N rewards, ends and infos, and the observations after resets.
 
-    :param before: the observations that it began with. :param steps: env steps done before it.
+    :param before: the observations that it began with. :param lasts: the last ones of episodes that ended, by
+        environment, where they were delivered. :param steps: env steps done before it.
     """
 
     before: Any
@@ -68,7 +69,20 @@ class VecStep(NamedTuple):
     rewards: NDArray[Any]
     dones: NDArray[np.bool_]
     infos: list[dict[str, Any]]
+    lasts: Mapping[int, Any]
     steps: int = 0
+
+
+def last_observations(
+    dones: NDArray[np.bool_], infos: list[dict[str, Any]], normalizer: VecNormalize | None = None
+) -> dict[int, Any]:
+    """The last observations of episodes that ended, by environment, as they were before any normalisation.
+
+    :param normalizer: the ``VecNormalize`` wrapper, if any, which normalises them too.
+    """
+    given = {env: infos[env].get("terminal_observation") for env in np.flatnonzero(dones).tolist()}
+    found = {env: last for env, last in given.items() if last is not None}
+    return found if normalizer is None else {env: normalizer.unnormalize_obs(last) for env, last in found.items()}
 
 
 class GraphedActing:
@@ -140,11 +154,10 @@ class Collector:
             self._actions = self.latent.action.cpu().numpy()
         return self.policy.actions.decode(self._actions)
 
-    def store(self, replay: SequenceReplay, step: VecStep, normalizer: VecNormalize | None) -> None:
+    def store(self, replay: SequenceReplay, step: VecStep) -> None:
         """Write one row for each environment: what the last actions led to.
 
         :param step: as the vector environment delivered it, but before any normalisation.
-        :param normalizer: its ``VecNormalize`` wrapper, if any, which normalises terminal observations too.
         :raises ValueError: for an observation or reward that is not finite or does not fit, naming the environment.
         """
         check_rewards(step.rewards, step.steps)
@@ -152,10 +165,8 @@ class Collector:
         rows = encode(self.policy.observations, step.observations, step.steps)
         for env, done in enumerate(step.dones):
             row, info = _row(rows, env), step.infos[env]
-            if done and info.get("terminal_observation") is not None:
-                last = info["terminal_observation"]
-                last = last if normalizer is None else normalizer.unnormalize_obs(last)
-                row = _row(encode(self.policy.observations, last, step.steps, "last ", env), 0)
+            if env in step.lasts:
+                row = _row(encode(self.policy.observations, step.lasts[env], step.steps, "last ", env), 0)
             elif done:  # the row at hand is the first of the next episode
                 self._warn_of_lost_ends(env)
                 row = _row(self.policy.observations.encode(step.before), env)

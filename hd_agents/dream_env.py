@@ -71,6 +71,7 @@ class DreamVecEnv(VecEnv):
         self._state, self._vectors = self._begin(self.num_envs), torch.zeros(0)
         if not self._model.reward(self._model.features(self._state)).isfinite().all():
             raise ValueError("The agent predicts rewards that are not finite; one that is packed for acting has none.")
+        self.seed(seed)  # anew: seeing that has drawn from it
 
     @property
     def _policy(self) -> DreamPolicy:

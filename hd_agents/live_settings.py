@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from stable_baselines3.common.utils import FloatSchedule
+
 from hd_agents import checks
 from hd_agents.backbones import Objectives, objectives
 from hd_agents.presets import DEFAULTS
@@ -18,7 +20,12 @@ RULES: dict[str, Callable[..., Any]] = {
     "gamma": partial(checks.number, low=0.0, high=1.0, above=True),
     "return_lambda": partial(checks.number, low=0.0, high=1.0),
     "entropy_coefficient": partial(checks.number, low=0.0),
+    "learning_starts": partial(checks.whole, low=0),
+    "pretrain_steps": partial(checks.whole, low=0),
 }
+PACE = ("batch_size", "sequence_length", "train_ratio", "learning_starts", "pretrain_steps")  # of gradient steps
+RATES = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
+PROGRESS = (1.0, 0.9, 0.75, 0.5, 0.25, 0.1, 0.0)  # where rates are looked at before a run begins
 
 
 def take(agent: Any, harmony_learning_rate: float | None, **values: Any) -> None:
@@ -27,9 +34,41 @@ def take(agent: Any, harmony_learning_rate: float | None, **values: Any) -> None
     :raises ValueError: for one that is not allowed.
     """
     for name, value in values.items():
-        setattr(agent, name, RULES[name](name, value, default=getattr(DEFAULTS[agent.backbone], name)))
+        usual = getattr(DEFAULTS[agent.backbone], name, None)
+        setattr(agent, name, RULES[name](name, value, default=usual))
     own = harmony_learning_rate
     agent.harmony_learning_rate = None if own is None else checks.number("harmony_learning_rate", own, 0.0)
+
+
+def check(agent: Any) -> None:
+    """What was set on an agent, as its constructor checks it.
+
+    :raises ValueError: for what is not allowed.
+    """
+    take(agent, agent.harmony_learning_rate, **{name: getattr(agent, name) for name in RULES})
+    replay = agent.replay_buffer
+    if replay is not None and agent.sequence_length > replay.rows_per_env:
+        raise ValueError(
+            f"sequence_length={agent.sequence_length}: the replay keeps {replay.rows_per_env} steps of an environment. "
+            "Use at most as many, or make an agent with a larger buffer_size."
+        )
+
+
+def rates(agent: Any, remaining: float) -> dict[str, float]:
+    """Learning rates of world model, actor and critic at a progress, from 1 down to 0.
+
+    :raises ValueError: for what is no rate, and for functions that give none.
+    """
+    found = {}
+    for name in RATES:
+        rate = checks.rate(name, getattr(agent, name), getattr(DEFAULTS[agent.backbone], name))
+        found[name] = value = FloatSchedule(rate)(remaining)
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(
+                f"{name} is a function that gives {value} where {remaining:g} of the run remains: it has to give "
+                "numbers of at least 0."
+            )
+    return found
 
 
 def objectives_of(agent: Any) -> Objectives:
@@ -49,7 +88,7 @@ def follow(agent: Any) -> None:
     :raises ValueError: for what is not allowed, and for what cannot change any more.
     """
     learner, policy = agent.learner, agent.policy
-    take(agent, agent.harmony_learning_rate, **{name: getattr(agent, name) for name in RULES})
+    check(agent)
     for name, setting in FIXED.items():
         now, made = getattr(agent, name), policy.settings[setting]
         if now != made:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.utils import FloatSchedule
 
 from hd_agents import checks, live_settings, recorder
 from hd_agents.arrivals import StepsOf, as_flags, moves, watch
 from hd_agents.backbones import Objectives
-from hd_agents.collection import Collector, VecStep, add_episode, make_replay, normalize_batch
+from hd_agents.collection import Collector, VecStep, add_episode, last_observations, make_replay, normalize_batch
 from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
@@ -54,6 +53,7 @@ class LearningLoop(BaseAlgorithm):
     replay_buffer: SequenceReplay | None
     _collector: Collector
     _metrics: Metrics
+    _pace: list[Any]  # settings that were checked last
     _ended: NDArray[np.int64]  # episodes of each environment that its monitor has told of
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -100,6 +100,9 @@ class LearningLoop(BaseAlgorithm):
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay(self.n_envs)
         warn_of_frozen_schedules(self._frozen_schedules)
+        live_settings.check(self)
+        for remaining in live_settings.PROGRESS:
+            live_settings.rates(self, remaining)  # better now than after hours
         self._watch_env()
         if self._moved_elsewhere():
             self._last_obs = None  # the running episode is no longer where it was: a new one begins
@@ -159,10 +162,11 @@ class LearningLoop(BaseAlgorithm):
         delivered: Any = new_obs if normalizer is None else normalizer.get_original_obs()
         earned = rewards if normalizer is None else normalizer.get_original_reward()
         try:
+            lasts = last_observations(dones, infos, normalizer)  # before a callback can change its statistics
             callback.update_locals(locals())
             go_on = callback.on_step()
-            step = VecStep(originals, delivered, earned, dones, infos, steps)
-            self._collector.store(replay_buffer, step, normalizer)
+            step = VecStep(originals, delivered, earned, dones, infos, lasts, steps)
+            self._collector.store(replay_buffer, step)
         except BaseException:
             self._last_obs = None  # the step is not in the replay: a new episode begins
             raise
@@ -214,6 +218,10 @@ class LearningLoop(BaseAlgorithm):
         """Gradient steps that the last vector step has earned; what is left over counts for the next one."""
         replay = self.replay_buffer
         assert replay is not None
+        pace = [getattr(self, name) for name in live_settings.PACE]
+        if pace != self._pace:  # a callback has set something
+            live_settings.check(self)
+            self._pace = pace
         few = len(replay) < min(self.learning_starts, replay.capacity)  # as where an agent goes on without its replay
         if few or self.num_timesteps < self.learning_starts or not replay.can_sample(self.sequence_length):
             return 0
@@ -288,9 +296,7 @@ class LearningLoop(BaseAlgorithm):
 
     def _rates(self) -> dict[str, float]:
         """Learning rates of world model, actor and critic at the present progress."""
-        names = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
-        schedules = {name: FloatSchedule(checks.rate(name, getattr(self, name), 0.0)) for name in names}
-        return {name: schedule(self._current_progress_remaining) for name, schedule in schedules.items()}
+        return live_settings.rates(self, self._current_progress_remaining)
 
     def dump_logs(self) -> None:
         """Write one log table: episodes, speed, and the means of the training metrics since the last one."""

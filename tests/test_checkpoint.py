@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from hd_agents import checkpoint, host
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
-from hd_agents.checkpoint import CheckpointError, newest_intact, read_checkpoint, steps_in
+from hd_agents.checkpoint import CheckpointError, newest_intact, prune, read_checkpoint, steps_in
 from hd_agents.nonfinite import Tally
 from tests.agents import Clock, Scripted, tiny
 from tests.runs import fingerprint
@@ -501,3 +501,15 @@ def test_a_forked_process_has_no_claim(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     checkpoint.release(tmp_path)
+
+
+def test_what_is_removed_goes_before_the_files_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a process which is killed in between leaves no checkpoint that names files which are gone."""
+    agent_of().learn(60, callback=RunCheckpoint(tmp_path, every=20, keep=3))
+    removed: list[str] = []
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: removed.append(path.name) or unlink(path, **how))
+    prune(tmp_path, [newest_intact(tmp_path)])
+    kinds = ["checkpoint" if name.startswith("checkpoint") else "other" for name in removed]
+    assert kinds == sorted(kinds)
+    assert set(kinds) == {"checkpoint", "other"}

@@ -373,3 +373,17 @@ def test_agents_and_environments_can_be_copied_after_learning() -> None:
         assert again.learn(30).num_timesteps == 30
     env = pickle.loads(pickle.dumps(agent.get_env()))
     assert tiny(env=env).learn(30).num_timesteps == 30
+
+
+def test_last_observations_are_those_before_a_callback_moved_the_statistics() -> None:
+    """As an evaluation in the environments that it learns in does."""
+    normalizer = VecNormalize(DummyVecEnv([lambda: Clock(3)]), clip_obs=1e6)
+    agent = tiny(env=normalizer)
+
+    def shift(*_: Any) -> bool:
+        normalizer.obs_rms.mean = normalizer.obs_rms.mean + 5.0
+        return True
+
+    agent.learn(12, callback=shift)
+    rows = agent.replay_buffer._columns["observation.observation"][0, : len(agent.replay_buffer)]
+    assert rows[:, 1].tolist() == pytest.approx([0, 1, 2, 3] * 4, abs=1e-3)

@@ -122,6 +122,41 @@ class Exact(gym.Env[Any, Any]):
         self.number, self.nested = np.float32(0.1), (np.int8(3), [np.float32(0.2)])
 
 
+class Counted(gym.Env[Any, Any]):
+    """Counts in place, in arrays without axes."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.clock = np.zeros((), np.int64)
+        self.parts = {"a": [np.zeros((), np.float32)], "b": np.float16(0.5)}
+
+
+def test_arrays_without_axes_stay_arrays() -> None:
+    env, other = Counted(), Counted()
+    env.clock[...] += 7
+    env.parts["a"][0][...] += 1
+    set_state(other, from_json(to_json(get_state(env))))
+    other.clock[...] += 1
+    assert (other.clock, other.clock.dtype, other.clock.shape) == (8, np.int64, ())
+    assert (other.parts["a"][0], other.parts["a"][0].dtype) == (1.0, np.float32)
+    assert type(other.parts["b"]) is np.float16
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+def test_statistics_keep_their_type(shape: tuple[int, ...]) -> None:
+    space = spaces.Box(-1, 1, shape, np.float32)
+    one, other = (VecNormalize(DummyVecEnv([lambda: Scripted(space, spaces.Discrete(2))])) for _ in range(2))
+    one.reset()
+    for _ in range(5):
+        one.step(np.array([0]))
+    set_vec_state(other, from_json(to_json(get_vec_state(one))))
+    for mine, found in ((one.obs_rms, other.obs_rms), (one.ret_rms, other.ret_rms)):
+        for name in ("mean", "var", "count"):
+            assert type(getattr(found, name)) is type(getattr(mine, name))
+            assert np.array_equal(getattr(found, name), getattr(mine, name))
+
+
 def test_types_come_back() -> None:
     one, other = Exact(), Exact()
     one.number += np.float32(1)

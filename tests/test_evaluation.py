@@ -384,3 +384,8 @@ def test_command_line_mistakes(
     assert "cannot play Acrobot-v1" in capsys.readouterr().err
     assert main(["evaluate", "NoTask-v0", "--model", str(tmp_path / "agent.zip")]) == 2
     assert "cannot make 'NoTask-v0'" in capsys.readouterr().err
+
+
+def test_few_episodes_leave_the_range_wide_however_many_follow() -> None:
+    low, high = expected_range([0.0, 1.0, 2.0, 3.0], 10_000)
+    assert low < 0.6 and high > 2.4

@@ -15,6 +15,7 @@ from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import imagine
 from hd_agents.collection import GraphedActing
 from hd_agents.nn.layers import Dense
+from hd_agents.presets import DEFAULTS
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 from tests.agents import TINY, Clock, tiny
@@ -276,6 +277,47 @@ def test_settings_that_are_set_later_are_followed() -> None:
     agent.harmony = False
     with pytest.raises(ValueError, match=r"agent.harmony was set to False, but its networks were made with True"):
         agent.train(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("train_ratio", -1),
+        ("train_ratio", float("nan")),
+        ("learning_starts", -5),
+        ("pretrain_steps", 2.5),
+        ("sequence_length", "8"),
+        ("sequence_length", 3_000),
+        ("learning_rate", lambda progress: 1e-3 * (progress - 0.7)),
+        ("actor_learning_rate", lambda progress: float("nan")),
+    ],
+)
+def test_settings_that_are_set_later_are_checked_before_a_run_and_within_it(name: str, value: Any) -> None:
+    """As the constructor does, or after hours, or never, they would end or spoil it."""
+    agent = learned()
+    steps, kept = agent.num_timesteps, getattr(agent, name)
+    setattr(agent, name, value)
+    with pytest.raises(ValueError, match=f"{name}( is a function that gives|=)"):
+        agent.learn(20, reset_num_timesteps=False)
+    assert agent.num_timesteps == steps
+    setattr(agent, name, kept)
+
+    def spoil(local: dict[str, Any], _: Any) -> bool:
+        if agent.num_timesteps == steps + 10:
+            setattr(agent, name, value)
+        return True
+
+    with pytest.raises(ValueError, match=f"{name}( is a function that gives|=)"):
+        agent.learn(40, callback=spoil, reset_num_timesteps=False)
+    assert steps + 10 <= agent.num_timesteps < steps + 40
+
+
+def test_a_rate_of_none_is_the_backbones_own() -> None:
+    agent = learned()
+    agent.learning_rate = None
+    assert agent._rates()["learning_rate"] == DEFAULTS["dreamerv3"].learning_rate
+    agent.learn(5, reset_num_timesteps=False)
 
 
 @pytest.mark.parametrize(

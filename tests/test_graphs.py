@@ -1,11 +1,13 @@
 """Graphed updates are the plain updates; what runs on CUDA alone is marked so."""
 
 import copy
+import gc
 import inspect
 import warnings
 import weakref
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -129,9 +131,24 @@ def _own_number(student: Any) -> None:
     student.networks.world_model.rssm.unimix = 0.5
 
 
+def _other_gamma(student: Any) -> None:
+    student.gamma = 0.5
+
+
+def _one_frozen(student: Any) -> None:
+    student.networks.actor.out.weight.requires_grad_(False)
+
+
+def _moved_weight(student: Any) -> None:
+    student.networks.actor.out.weight.data = student.networks.actor.out.weight.data.clone()
+
+
 @pytest.mark.parametrize(
     "change",
-    [_own_reward, _other_scale, _more_weights, _their_rate, _other_moments, _own_number],
+    [
+        *(_own_reward, _other_scale, _more_weights, _their_rate, _other_moments, _own_number, _other_gamma),
+        *(_one_frozen, _moved_weight),
+    ],
     ids=lambda f: f.__name__,
 )
 def test_what_brings_no_new_weight_makes_a_new_graph_too(change: Any) -> None:
@@ -148,6 +165,74 @@ def test_what_brings_no_new_weight_makes_a_new_graph_too(change: Any) -> None:
     for _ in range(WARMUP + 2):
         student.train_step(batch())
     assert recorder.recorded == 2
+
+
+def test_draws_of_another_type_make_a_new_graph() -> None:
+    recorder, data = Recorder(), batch()
+    student = learner(networks(), capture=recorder)
+    drawn = student.draw(data)
+    for draws in (drawn, drawn._replace(posterior=torch.zeros_like(drawn.posterior, dtype=torch.int64))):
+        for _ in range(WARMUP + 2):
+            student.train_step(data, draws)
+    assert recorder.recorded == 2
+
+
+def test_what_a_graph_knows_by_its_address_stays_alive() -> None:
+    """Else something else could come to lie there, and be taken for it."""
+    owner = [torch.zeros(3)]
+    step = Graphed(lambda x: (x + 1,), lambda: list(owner), "it", Repeater())
+    step(torch.zeros(1))
+    reference = weakref.ref(owner.pop())
+    gc.collect()
+    assert reference() is not None
+    owner.append(torch.ones(3))
+    step(torch.zeros(1))
+    gc.collect()
+    assert reference() is None
+
+
+def test_calls_between_two_attempts_to_record() -> None:
+    attempts, calls = [], [0]
+
+    def capture(function: Any, stream: Any) -> Any:
+        attempts.append(calls[0])
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    step = Graphed(lambda x: (x + 1,), list, "it", capture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for calls[0] in range(1, 12):
+            step(torch.zeros(1))
+    assert attempts == [WARMUP + 1, 2 * (WARMUP + 1)]
+
+
+def test_calls_before_a_graph_wait_for_the_main_stream_and_it_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+
+    class Stream:
+        def __init__(self, name: Any) -> None:
+            self.name, self.device = name if isinstance(name, str) else "aside", torch.device("cuda", 0)
+
+        def wait_stream(self, other: Any) -> None:
+            happened.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def on(stream: Any) -> Any:
+        happened.append(f"on {stream.name}")
+        yield
+        happened.append(f"off {stream.name}")
+
+    main = Stream("main")
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    step = Graphed(lambda x: happened.append("called"), list, "it", Repeater())
+    monkeypatch.setattr("hd_agents.graphs._tensors", lambda tree: iter([SimpleNamespace(**PLACE)]))
+    step(torch.zeros(1))
+    assert happened == ["aside waits for main", "on aside", "called", "off aside", "main waits for aside"]
+
+
+PLACE = {"device": torch.device("cuda", 0), "shape": (1,), "dtype": torch.float32}
 
 
 def set_again(every: int, calls: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hd_agents.behavior.actor_critic import NoScale, ReturnScale
-from hd_agents.nonfinite import Guard
+from hd_agents.nonfinite import Guard, Tally
 from tests.models import batch, learner, networks
 
 
@@ -148,3 +148,25 @@ def test_nothing_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
     assert teacher.guard.read()[:2] == (1, 1)
     assert all(value.isfinite().all() for value in everything(teacher).values())
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(float("inf"), 1.0), (float("nan"), 1.0), (1.0, float("inf")), (1.0, 1.0)])
+def test_the_gate_looks_at_the_loss_and_at_the_gradient(loss, norm):
+    """A loss that is infinite can have finite gradients, where it was cut."""
+    guard = Guard(torch.device("cpu"))
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
+    weight.grad = torch.ones(3)
+    guard.begin()
+    guard.gate(optimizer, torch.tensor(loss), torch.tensor(norm))
+    optimizer.step()
+    assert torch.equal(weight.detach(), torch.ones(3)) == (loss != 1.0 or norm != 1.0)
+
+
+def test_counts_of_a_run_that_goes_on_keep_their_names():
+    guard = Guard(torch.device("cpu"))
+    guard.go_on(Tally(in_a_row=2, total=5, names={"loss/critic": 4, "loss/gone": 1}))
+    assert guard.read() == Tally(2, 5, {"loss/critic": 4, "loss/gone": 1})
+    guard.begin()
+    guard.count({"loss/critic": torch.tensor(float("nan")), "grad_norm/critic": torch.tensor(1.0)})
+    assert guard.read().names == {"loss/critic": 5}

@@ -309,3 +309,23 @@ def test_the_card_states_the_task_that_was_packed(saved: Path, tmp_path: Path, m
     assert zoo.card(target)["command"] == "c"  # and not that of the run.json beside the agent
     with pytest.raises(ValueError, match=r"'Pole-v0' is no task of the zoo.* pass target \(--folder\)"):
         zoo.pack(saved, "Pole-v0", run, episodes=1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        (5, "run=5 is no object of names and values: command, commit, machine, seed, wall_seconds"),
+        ({"seed": 1}, "The card has to state"),
+        ({"seed": "1"}, "The run's seed is '1': expected a number"),
+        ({"wall_seconds": None}, "The run's wall_seconds is None: expected a number"),
+        ({"command": 3}, "The run's command is 3: expected text"),
+    ],
+)
+def test_facts_of_another_kind_are_refused_before_anything_is_played(
+    run: Any, told: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hd_agents.zoo.packing.evaluate", None)
+    usual = {"command": "x", "commit": "y", "machine": "z", "seed": 0, "wall_seconds": 1.5}
+    given = run if not isinstance(run, dict) or len(run) != 1 or run == {"seed": 1} else {**usual, **run}
+    with pytest.raises(ValueError, match=re.escape(told)):
+        zoo.pack(saved, "classic/CartPole", given, target=tmp_path / "made")

@@ -187,7 +187,7 @@ def test_a_changed_or_lost_file_is_found_out(name: str, shipped: Path, tmp_path:
     with pytest.raises(ArchiveError, match=rf"{name}.*checksum"):
         zoo.load(broken)
     (broken / name).unlink()
-    with pytest.raises(ArchiveError, match=rf"{name}.*checksum"):
+    with pytest.raises(ArchiveError, match=rf"{name} is missing"):
         zoo.load(broken)
 
 
@@ -372,3 +372,27 @@ def test_shipped_models_load_act_and_dream(name: str) -> None:
 def test_a_shipped_model_still_scores_what_its_card_says() -> None:
     found = zoo.verify("classic/CartPole", episodes=10)
     assert found.passed, found
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda card: card.pop("evaluation"), "evaluation, evaluation.task"),
+        (lambda card: card["evaluation"].update(returns="abc"), "evaluation.returns as every card does"),
+        (lambda card: card["evaluation"].update(returns=["a"]), "evaluation.returns as every card does"),
+        (lambda card: card["evaluation"].update(episodes=True), "evaluation.episodes"),
+        (lambda card: card.update(interval=[]), "interval"),
+        (lambda card: card.update(name=5), "name"),
+    ],
+)
+def test_cards_that_do_not_state_what_is_read_of_them(
+    change: Any, told: str, shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = copy(shipped, tmp_path / "a")
+    card = json.loads((broken / "card.json").read_text())
+    change(card)
+    (broken / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArchiveError, match=rf"card.json does not state {told}"):
+        zoo.card(broken)
+    assert main(["zoo", "verify", str(broken)]) == 1
+    assert f"does not state {told}" in capsys.readouterr().out

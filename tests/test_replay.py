@@ -276,3 +276,13 @@ def test_drawing_new_rows_on_the_gpu_does_not_wait_for_it() -> None:
         replay.sample(31, 17, np.random.default_rng(0), "cuda")
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_rows_that_were_never_added_cannot_be_taken_for_older_ones() -> None:
+    replay = make(6, 1)
+    fill(replay, 4)
+    replay.count_as([9])
+    assert replay.added == [9]
+    for wrong in ([3], [], [4, 4]):
+        with pytest.raises(ValueError, match="the environments have"):
+            replay.count_as(wrong)

@@ -164,3 +164,20 @@ def test_logs_every_n_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Logger, "dump", lambda self, step=0: dumped.append(step))
     tiny().learn(50, callback=LogEveryNTimesteps(n_steps=20), log_interval=None)
     assert dumped == [20, 40]
+
+
+def test_a_step_at_which_a_callback_fails_is_not_in_the_replay() -> None:
+    agent = tiny(env=Clock(9))
+
+    def fail(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local["self"].num_timesteps == 5:
+            raise ZeroDivisionError
+        return True
+
+    with pytest.raises(ZeroDivisionError):
+        agent.learn(20, callback=fail)
+    agent.learn(2, reset_num_timesteps=False)
+    columns = agent.replay_buffer._columns
+    seen = columns["observation.observation"][0, : len(agent.replay_buffer)]
+    assert seen[:, 1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert columns["is_first"][0, : len(seen)].tolist() == [True, *[False] * 4, True, False, False]

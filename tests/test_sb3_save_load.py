@@ -419,3 +419,15 @@ def test_keys_keep_the_order_of_the_environment(sizes: tuple[int, int], tmp_path
     found.load_replay_buffer(tmp_path / "rows")
     policy = MultiInputPolicy.load(str(tmp_path / "policy"))
     np.testing.assert_array_equal(policy.predict(observation, deterministic=True)[0], expected)
+
+
+def test_the_first_gradient_steps_are_made_once(tmp_path: Path) -> None:
+    agent = tiny(pretrain_steps=7).learn(40)
+    before = agent._n_updates
+    assert before >= 7
+    agent.save(tmp_path / "agent")
+    agent.save_replay_buffer(tmp_path / "agent")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env=agent.get_env())
+    loaded.load_replay_buffer(tmp_path / "agent")
+    loaded.learn(16, reset_num_timesteps=False)
+    assert loaded._n_updates == before + 1

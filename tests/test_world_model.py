@@ -5,9 +5,10 @@ import torch
 
 from hd_agents.backbones import build
 from hd_agents.nn.distributions import TwoHot
+from hd_agents.nn.functional import symexp
 from hd_agents.world_model import decoder
 from hd_agents.world_model.encoder import model_size
-from hd_agents.world_model.heads import ScalarHead
+from hd_agents.world_model.heads import ContinueHead, ScalarHead
 from tests.models import TINY, batch, networks
 
 BACKBONES = ["dreamerv3", "dreamerv2"]
@@ -262,3 +263,42 @@ def test_a_head_that_knows_its_targets_goes_on_learning_in_bfloat16():
 def test_overrides_are_checked(wrong, words):
     with pytest.raises(ValueError, match=words):
         networks(overrides=TINY | wrong)
+
+
+def test_targets_beyond_the_bins_are_those_of_the_last_one() -> None:
+    codec = TwoHot(7, -3.0, 3.0)
+    out = torch.randn(2, 7)
+    ends = symexp(torch.tensor([-3.0, 3.0]))
+    torch.testing.assert_close(codec.loss(out, torch.tensor([-1e10, 1e10])), codec.loss(out, ends))
+    torch.testing.assert_close(codec.loss(out, ends), -torch.log_softmax(out, -1)[[0, 1], [0, 6]])
+
+
+@pytest.mark.parametrize("gamma", [0.9, 0.995])
+def test_the_probability_to_go_on_is_without_the_discount_that_is_trained(gamma: float) -> None:
+    """DreamerV2's head is trained on gamma times it, and so gives gamma where it is sure."""
+    head = ContinueHead(3, units=5, layers=1, norm=False, act="elu", target_scale=gamma, hard=False)
+    sure = torch.logit(torch.tensor([gamma, gamma / 2, 0.9999]))
+    torch.testing.assert_close(head.probability(sure), torch.tensor([1.0, 0.5, 1.0]))
+    torch.testing.assert_close(head.discount(sure, 0.8), torch.tensor([0.8, 0.4, 0.8 * 0.9999 / gamma]))
+
+
+def test_vectors_that_are_met_exactly_enough_pull_no_more() -> None:
+    """As in the official loss: squared errors below 1e-8 count as none."""
+    shared = {"depth": 2, "units": 5, "layers": 1, "padded": True, "norm": True, "act": "silu"}
+    made = decoder.Decoder(3, {}, {"v": 2}, **shared, squash=True, error_scale=1.0)
+    prepared = {"v": torch.zeros(1, 2)}
+    for error, expected in ((7e-5, 0.0), (2e-4, 2.0 * 4e-8)):
+        prediction = torch.full((1, 2), error, requires_grad=True)
+        made._predict = lambda *_, p=prediction: {"v": p}
+        (loss,) = made.losses(torch.zeros(1, 3), prepared)["v"]
+        loss.backward()
+        assert loss.item() == pytest.approx(made.error_scale * expected)
+        assert (prediction.grad.abs().sum() > 0) == (expected > 0)
+
+
+def test_the_discount_is_not_rounded() -> None:
+    model = networks("dreamerv2").world_model
+    model.continue_head = None
+    found = model.discount(torch.zeros(2, 3, dtype=torch.bfloat16), 0.997)
+    assert (found.dtype, found.shape) == (torch.float32, (2,))
+    assert torch.equal(found, torch.full((2,), 0.997))

@@ -27,6 +27,7 @@ from hd_agents.randomness import new_generator, set_space_state, space_state
 
 # Attributes that say what an environment is, not where it stands; files that monitors write; the last original
 # observation of VecNormalize, which the agent keeps as well.
+NO_AXES = "an array without axes"  # under which it is stored, with one
 CONSTANT = {
     *("env", "venv", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata", "class_attributes"),
     *("results_writer", "reset_infos", "old_obs"),
@@ -147,7 +148,8 @@ def _layer_state(layer: Any) -> dict[str, Any]:
         if own is None:
             raise ArchiveError(f"The state of {type(layer).__name__} cannot be stored, it says itself.")
         return from_json(to_json({**state, "own": _pack(own)}))
-    state["moments"] = {name: [part.mean, part.var, part.count] for name, part in _moments(layer).items()}
+    moments = {name: [part.mean, part.var, part.count] for name, part in _moments(layer).items()}
+    state["moments"] = _pack(moments)
     state["generators"], state["values"] = {}, {}
     names: dict[int, str] = {}
     for name, value in _attributes(layer):
@@ -168,7 +170,7 @@ def _set_layer_state(layer: Any, state: Mapping[str, Any]) -> None:
         layer.set_state(_unpack(state["own"]))
         return
     for name, part in _moments(layer).items():
-        part.mean, part.var, part.count = state["moments"][name]
+        part.mean, part.var, part.count = _unpack(state["moments"][name])
     for name, generator in state["generators"].items():
         setattr(layer, name, getattr(layer, generator) if isinstance(generator, str) else new_generator(generator))
     for name, value in state["values"].items():
@@ -220,9 +222,13 @@ def _is_live(value: Any) -> bool:
 
 
 def _pack(value: Any) -> Any:
-    """NumPy's scalars as arrays without axes, as JSON would make Python's numbers of them, which are more precise."""
+    """NumPy's scalars as arrays without axes, as JSON would make Python's numbers of them, which are more precise; and
+    arrays without axes with one, under :data:`NO_AXES`.
+    """
     if isinstance(value, np.generic):
         return np.asarray(value)
+    if isinstance(value, np.ndarray) and not value.ndim:
+        return {NO_AXES: value[None]}
     if isinstance(value, list | tuple):
         return type(value)(map(_pack, value)) if type(value) in (list, tuple) else value
     return {key: _pack(item) for key, item in value.items()} if type(value) is dict else value
@@ -233,4 +239,6 @@ def _unpack(value: Any) -> Any:
         return value if value.ndim else value[()]
     if isinstance(value, list | tuple):
         return type(value)(map(_unpack, value))
+    if isinstance(value, dict) and value.keys() == {NO_AXES}:
+        return value[NO_AXES].reshape(())
     return {key: _unpack(item) for key, item in value.items()} if isinstance(value, dict) else value

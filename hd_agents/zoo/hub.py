@@ -17,10 +17,9 @@ import hd_agents
 from hd_agents.envs import PACKAGES
 from hd_agents.host import needing
 from hd_agents.zoo.catalogue import key_of, names
-from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card
+from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, check_stated, read_card
 
 PREFIX = "hf://"
-STATED = ("name", "task", "interval", "evaluation")  # what we read from every card
 
 
 class Repository(NamedTuple):
@@ -78,9 +77,7 @@ def download(source: Repository, version: str | None = None, media: bool = False
     place = f"{source.id}/{source.folder}" if source.folder else source.id
     if not (folder / CARD).is_file():
         raise ValueError(f"{place} holds no package: it has no {CARD}.")
-    missing = [key for key in STATED if key not in read_card(folder)]
-    if missing:
-        raise ValueError(f"{place} is no package that can be used: its {CARD} does not state {', '.join(missing)}.")
+    check_stated(read_card(folder), folder)
     return folder
 
 

@@ -77,7 +77,10 @@ def card(name: str | Path, version: str | None = None) -> dict[str, Any]:
 
     :param name: and ``version``: as for :func:`load`.
     """
-    return packages.read_card(locate(name, version))
+    source = locate(name, version)
+    found = packages.read_card(source)
+    packages.check_stated(found, source)
+    return found
 
 
 def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = False) -> Verification:

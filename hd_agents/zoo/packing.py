@@ -105,9 +105,17 @@ def pack(
 def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
     """How an agent was trained, as the card has to state it."""
     run = training_facts(file.parent) if run is None else run
+    if not isinstance(run or {}, Mapping):
+        raise ValueError(f"run={str(run)[:80]} is no object of names and values: {', '.join(FACTS)}.")
     missing = [key for key in FACTS if key not in (run or {})]
     if missing:
         raise ValueError(f"The card has to state {missing}: pass run={{...}}, or keep the {RUN} of the training run.")
+    for key in FACTS:
+        kind: Any = {"seed": int, "wall_seconds": (int, float)}.get(key, str)
+        if not isinstance((run or {})[key], kind) or isinstance((run or {})[key], bool):
+            raise ValueError(
+                f"The run's {key} is {(run or {})[key]!r}: expected {'text' if kind is str else 'a number'}."
+            )
     return dict(run or {})
 
 

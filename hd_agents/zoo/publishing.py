@@ -30,6 +30,7 @@ def push(name: str | Path, repository: str, private: bool = False) -> str:
         raise ValueError(f"{repository!r}: a package has a repository of its own; write it as org/repo.")
     api = hub.library().HfApi()
     card = packages.read_card(source)
+    packages.check_stated(card, source)
     with tempfile.TemporaryDirectory() as folder:
         _copy(source, Path(folder))
         (Path(folder) / packages.README).write_text(page(card, target.id), encoding="utf-8")
