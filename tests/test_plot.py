@@ -12,6 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from hd_agents import zoo
+from hd_agents.aggregates import MEASURES, Estimate
 from hd_agents.cli import figures, main, plot
 from hd_agents.cli.plot import OURS, Run
 from hd_agents.scores import expected_range
@@ -65,6 +66,14 @@ def test_scores_are_of_the_tasks_that_all_have() -> None:
     half = [scored(name, 0, 0.5) for name in zoo.list("atari100k")[:13]]
     assert plot.scores("atari100k", half, [OURS] * 13, whole=True)[OURS].shape == (1, 13)
     assert OURS not in plot.scores("atari100k", half[1:], [OURS] * 12, whole=True)
+
+
+def test_one_run_has_no_interval() -> None:
+    one, several = Estimate(0.649, 0.649, 0.649), Estimate(0.5, 0.4, 0.6)
+    values = {"a": dict.fromkeys(MEASURES, one), "b": dict.fromkeys(MEASURES, several)}
+    lines = plot.table(values, {}).splitlines()
+    assert lines[1].split() == ["a", *["0.649"] * len(MEASURES)]
+    assert lines[2].split() == ["b", *["0.500", "[0.400,", "0.600]"] * len(MEASURES)]
 
 
 def test_the_official_scores_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,8 @@ def table(
     """The aggregates with their intervals, a line per method, and the probabilities of improvement."""
 
     def text(found: aggregates.Estimate) -> str:
-        return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        alone = found.low == found.high  # as of one run, of which there is nothing to draw
+        return f"{found.value:.3f}" + ("" if alone else f" [{found.low:.3f}, {found.high:.3f}]")
 
     width = max(map(len, values))
     lines = [" " * width + "".join(f"{name:>24}" for name in aggregates.MEASURES)]

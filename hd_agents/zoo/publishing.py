@@ -24,9 +24,11 @@ def push(name: str | Path, repository: str, private: bool = False) -> str:
     source = locate(name, media=True)
     packages.check(source)
     packages.read(source, "cpu")
-    target = hub.repository(hub.PREFIX + repository.removeprefix(hub.PREFIX))
-    assert target is not None  # with the prefix it is a place on the Hub, or an error
-    if target.folder:
+    try:
+        target = hub.repository(hub.PREFIX + repository.removeprefix(hub.PREFIX))
+    except ValueError:
+        target = None
+    if target is None or target.folder:
         raise ValueError(f"{repository!r}: a package has a repository of its own; write it as org/repo.")
     api = hub.library().HfApi()
     card = packages.read_card(source)
