@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hd_agents.behavior.actor_critic import Actor
-from hd_agents.graphs import parts_of
+from hd_agents.graphs import Parts
 from hd_agents.nn.convolution import Conv, patches_of
 from hd_agents.nn.flat import FlatLayer, can_be_flat, hooks_of
 from hd_agents.nn.functional import draw_one_hot, gru_update
@@ -33,6 +33,7 @@ class Acting:
 
     def __init__(self, model: WorldModel, actor: Actor) -> None:
         self.model, self.actor = model, actor
+        self._now: Parts | None = None
 
     def fits(self, model: WorldModel, actor: Actor) -> bool:
         """Whether it would act as these do."""
@@ -40,7 +41,9 @@ class Acting:
 
     def parts(self) -> list[Any]:
         """What may change while it still :meth:`fits`, for a graph."""
-        return parts_of(_modules(self.model, self.actor))
+        if self._now is None or self._now.change():
+            self._now = Parts(_modules(self.model, self.actor))
+        return [self._now]
 
     def filter(
         self, observation: Mapping[str, Tensor], state: State, action: Tensor, first: Tensor | None, draw: Tensor | None
@@ -95,8 +98,8 @@ class FlatActing(Acting):
         return all(owner.get(name) is part for owner, name, part in self._parts)
 
     def parts(self) -> list[Any]:
-        """Nothing."""
-        return []
+        """Numbers that are read at each step; all else makes another one of these."""
+        return [self._rssm.unimix, self._rssm.clip_action, self.actor.unimix, self.actor.bounded]
 
     def filter(
         self, observation: Mapping[str, Tensor], state: State, action: Tensor, first: Tensor | None, draw: Tensor | None

@@ -27,14 +27,13 @@ from hd_agents.checkpoint import (
     steps_in,
 )
 from hd_agents.dream_film import DreamFilm
-from hd_agents.host import outlives
+from hd_agents.host import SIGNALS, outlives
 from hd_agents.run_state import restore_run, run_state
 from hd_agents.saving import read_archive, write_archive
 from hd_agents.score_curve import ScoreCurve
 
 __all__ = ["DreamFilm", "RunCheckpoint", "ScoreCurve"]
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 Agent = TypeVar("Agent", bound=HarmonyDreamAgent)
 
 
@@ -122,7 +121,7 @@ class RunCheckpoint(BaseCallback):
         if not self._kept:
             self.save()  # better now than after hours: a folder that cannot be written
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in [one for one in SIGNALS if not outlives(one)]:
+            for number in [one for one in SIGNALS.values() if not outlives(one)]:
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_rollout_start(self) -> None:
@@ -132,7 +131,10 @@ class RunCheckpoint(BaseCallback):
             self.save()
         if self.stopped_by:
             self._stopping = True
-            print(f"{self.stopped_by}: stored step {self._kept[-1].step} in {self.folder}; learning ends.", flush=True)
+            with suppress(OSError):
+                print(
+                    f"{self.stopped_by}: stored step {self._kept[-1].step} in {self.folder}; learning ends.", flush=True
+                )
 
     def _on_step(self) -> bool:
         return not self._stopping
@@ -235,7 +237,8 @@ class RunCheckpoint(BaseCallback):
         self.stopped_by = signal.Signals(number).name
         # print() must not be used in a handler: the signal may have come in the middle of another one.
         again = "Once more does not wait for it, and stores nothing of the run."
-        os.write(2, f"\n{self.stopped_by}: ending after this step. {again}\n".encode())
+        with suppress(OSError):  # of a terminal that has closed
+            os.write(2, f"\n{self.stopped_by}: ending after this step. {again}\n".encode())
 
     def _give_signals_back(self) -> None:
         for number, handler in self._handlers.items():

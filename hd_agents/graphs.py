@@ -6,15 +6,18 @@ import contextlib
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import zip_longest
+from operator import is_
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 WARMUP = 2  # calls made without a graph first, in which libraries claim what they need; the first update comes on top
 
 FEWEST_REPLAYS = 20  # of each graph, on average: with fewer, it is not worth what it takes to record it
-PLAIN = (bool, int, float, str, type(None))
+PLAIN = (bool, int, float, str, tuple, np.generic)
 
 Capture = Callable[[Callable[[], Any], Any], tuple[Callable[[], None], Any]]
 
@@ -70,6 +73,7 @@ class Graphed:
         next call. :param bound_to: the rest that a graph of it depends on: tensors, which must stay the same ones, and
         other values, which must stay equal.
     :param name: of the function, for the warning. :param capture: records it; another one in tests without a GPU.
+    :param changed: names what made ``bound_to`` another last, for the warning; empty if that is not known.
     """
 
     def __init__(
@@ -78,8 +82,10 @@ class Graphed:
         bound_to: Callable[[], list[Any]],
         name: str,
         capture: Capture = capture_on_cuda,
+        changed: Callable[[], str] = str,
     ) -> None:
         self._function, self._bound_to, self._name, self._capture = function, bound_to, name, capture
+        self._changed = changed
         self._settled = 0  # calls since the key was another
         self._failed = False
         self._was_short = False  # of memory, once
@@ -130,7 +136,8 @@ class Graphed:
             self._told = True
             warnings.warn(
                 f"CUDA graphs of {self._name} are hardly of use: what they depend on changed {self._changes} times and "
-                f"{self._replays} calls were replayed. Change settings and parts less often, once in a thousand calls.",
+                f"{self._replays} calls were replayed. Change settings and parts less often, once in a thousand calls."
+                + (f" The last change was of {changed}." if (changed := self._changed()) else ""),
                 stacklevel=4,
             )
 
@@ -172,15 +179,49 @@ class Graphed:
         warnings.warn(f"No CUDA graph of {self._name} could be {what}; it goes on without: {cause}", stacklevel=level)
 
 
-def parts_of(modules: Iterable[nn.Module]) -> list[Any]:
-    """What a graph of these depends on: themselves, their tensors, and the methods and plain values of their own."""
-    parts: list[Any] = []
-    for module in modules:
-        parts += [module, type(module)]
-        parts += [one for one in vars(module).items() if type(one[1]) in PLAIN or callable(one[1])]
-        parts += [weight for weight in module._parameters.values() if weight is not None]
-        parts += [buffer for buffer in module._buffers.values() if buffer is not None]
-    return parts
+class Parts:
+    """All that a graph of some modules depends on as it is now: what they hold, and where their tensors lie.
+
+    :param modules: with all modules within them.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._modules = list(modules)
+        self._holders = [
+            (type(module).__name__, holder)
+            for module in self._modules
+            for holder in (vars(module), module._modules, module._parameters, module._buffers, *_tables(module))
+        ]
+        self._then = [list(holder.items()) for _, holder in self._holders]
+        values = [value for items in self._then for _, value in items if isinstance(value, Tensor)]
+        self._tensors = [(value, value.data_ptr(), value.requires_grad) for value in values]
+
+    def change(self) -> str:
+        """What is another now, empty for nothing."""
+        for place, (name, holder) in enumerate(self._holders):
+            then = self._then[place]
+            if len(holder) == len(then) and all(map(is_, holder.values(), (value for _, value in then))):
+                continue
+            for (key, value), now in zip_longest(then, holder.items(), fillvalue=(None, None)):
+                if now[0] != key or not _alike(value, now[1]):
+                    return f"{name}.{key or now[0]}"
+            self._then[place] = list(holder.items())
+        for tensor, pointer, learns in self._tensors:
+            if tensor.data_ptr() != pointer or tensor.requires_grad != learns:
+                return f"a tensor of shape {tuple(tensor.shape)}"
+        return ""
+
+
+def _tables(module: nn.Module) -> list[dict[Any, Any]]:
+    """Public attributes that can be changed without being set."""
+    return [value for name, value in vars(module).items() if type(value) is dict and not name.startswith("_")]
+
+
+def _alike(left: Any, right: Any) -> bool:
+    """Whether two values are the same, or equal where these are plain."""
+    if left is right:
+        return True
+    return type(left) is type(right) and isinstance(left, PLAIN) and bool(left == right)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -19,6 +19,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+# What ends a process that can store itself first: Ctrl-C, those who want it to end, a terminal that closes.
+SIGNALS = {name: getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 MEMINFO = Path("/proc/meminfo")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPUINFO = Path("/proc/cpuinfo")
@@ -206,7 +208,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def outlives(number: int) -> bool:
     """Whether this process was started to go on after a signal: by ``nohup``, when its terminal closes."""
-    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN
+    return number == SIGNALS.get("SIGHUP") and signal.getsignal(number) is signal.SIG_IGN
 
 
 @contextmanager

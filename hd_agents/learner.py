@@ -13,7 +13,7 @@ from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
 from hd_agents.compilation import compiled_or_plain
-from hd_agents.graphs import Capture, Graphed, parts_of
+from hd_agents.graphs import Capture, Graphed, Parts
 from hd_agents.nonfinite import Guard
 from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
 from hd_agents.world_model.batch import Batch
@@ -78,9 +78,11 @@ class Learner:
             self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
         self._own_groups = len(self.model_optimizer.param_groups)  # others may be added
         self.graphed = capture is not None
+        self._parts: Parts | None = None
+        self._changed = ""  # of the networks, last
         self._run: Callable[..., dict[str, Tensor]] = self.gradient_step
         if capture is not None:
-            self._run = Graphed(self.gradient_step, self._bound_to, "the update", capture)
+            self._run = Graphed(self.gradient_step, self._bound_to, "the update", capture, self._last_change)
             networks.world_model.rssm.fused = self.device.type == "cuda"
         self.guard = Guard(self.device)
         self.newest: tuple[Batch, Draws] | None = None  # what the newest step saw, for the record of a failure
@@ -169,16 +171,21 @@ class Learner:
         self.updates += 1
         return metrics
 
+    def _last_change(self) -> str:
+        return self._changed
+
     def _bound_to(self) -> list[Any]:
         """For a graph: settings, parts, and moments, which the first update makes and loading exchanges."""
-        owners: list[Any] = [self.bfloat16, self.gamma, self.objectives, self.defaults]
-        owners += parts_of(self.networks.modules())
-        owners += [weight.requires_grad for weight in self.networks.parameters()]
+        if self._parts is None or (change := self._parts.change()):
+            self._changed = "" if self._parts is None else change
+            self._parts = Parts(self.networks.modules())
+        owners: list[Any] = [self.bfloat16, self.gamma, self.objectives, self.defaults, self._parts]
         for optimizer in self.optimizers.values():
             for place, group in enumerate(optimizer.param_groups):
                 ours = place < (self._own_groups if optimizer is self.model_optimizer else 1)  # whose rate it reads
                 owners += [value for name, value in group.items() if name != "params" and not (ours and name == "lr")]
-                owners += [part for weight in group["params"] for part in (weight, _moment(optimizer, weight))]
+                owners += [(weight.requires_grad, id(weight)) for weight in group["params"]]
+            owners += [state.get("exp_avg") for state in optimizer.state.values()]
         return owners
 
     def gradient_step(self, batch: Batch, draws: Draws, state: State | None = None) -> dict[str, Tensor]:
@@ -277,10 +284,6 @@ class Learner:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
-
-
-def _moment(optimizer: torch.optim.Optimizer, weight: Tensor) -> Tensor | None:
-    return optimizer.state[weight].get("exp_avg") if weight in optimizer.state else None
 
 
 def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -61,13 +61,16 @@ def rates(agent: Any, remaining: float) -> dict[str, float]:
     """
     found = {}
     for name in RATES:
-        rate = checks.rate(name, getattr(agent, name), getattr(DEFAULTS[agent.backbone], name))
-        found[name] = value = FloatSchedule(rate)(remaining)
+        rate = FloatSchedule(checks.rate(name, getattr(agent, name), getattr(DEFAULTS[agent.backbone], name)))
+        told = (
+            f"{name} is a function that gives {{}} where {remaining:g} of the run remains: it owes numbers from 0 up."
+        )
+        try:
+            found[name] = value = rate(remaining)
+        except Exception as error:  # of whoever wrote it
+            raise ValueError(told.format(repr(error))) from error
         if not 0.0 <= value < float("inf"):
-            raise ValueError(
-                f"{name} is a function that gives {value} where {remaining:g} of the run remains: it has to give "
-                "numbers of at least 0."
-            )
+            raise ValueError(told.format(value))
     return found
 
 

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import is_
 from typing import Any, TypeVar
 
 import numpy as np
@@ -219,9 +220,9 @@ class LearningLoop(BaseAlgorithm):
         replay = self.replay_buffer
         assert replay is not None
         pace = [getattr(self, name) for name in live_settings.PACE]
-        if pace != self._pace:  # a callback has set something
+        if len(self._pace) != len(pace) or not all(map(is_, pace, self._pace)):  # a callback has set something
             live_settings.check(self)
-            self._pace = pace
+            self._pace = [getattr(self, name) for name in live_settings.PACE]
         few = len(replay) < min(self.learning_starts, replay.capacity)  # as where an agent goes on without its replay
         if few or self.num_timesteps < self.learning_starts or not replay.can_sample(self.sequence_length):
             return 0

@@ -50,10 +50,10 @@ class Player:
         if executed is not None and state is not None:
             deter, stoch, last = state
             given, shape = np.asarray(executed), self.policy.action_space.shape or ()
-            rows = given[None] if given.shape == shape else given
+            rows = encode_actions(self.policy.actions, given[None] if given.shape == shape else given)
             if len(rows) != len(last):
                 raise ValueError(f"executed has {len(rows)} actions for {len(last)} environments: pass one of each.")
-            state = deter, stoch, encode_actions(self.policy.actions, rows)
+            state = deter, stoch, rows
         if state is None:
             episode_start = np.ones(1, dtype=bool)  # in every environment
         action, self.state = self.policy.predict(observation, state, episode_start, self.deterministic)

@@ -213,8 +213,10 @@ def _check_tree(value: Any, seen: set[int]) -> int:
     if not isinstance(value, Tensor):
         return 0
     size = value.numel() * value.element_size()
-    if value.layout != torch.strided or size > value.untyped_storage().nbytes() or not _is_dense(value):
+    if value.layout != torch.strided or size > value.untyped_storage().nbytes():
         raise ArchiveError(f"a tensor of shape {tuple(value.shape)} has fewer numbers than its shape says.")
+    if not _is_dense(value):
+        raise ArchiveError(f"a tensor of shape {tuple(value.shape)} has numbers that share their places or lie apart.")
     return size
 
 

@@ -16,6 +16,8 @@ if find_spec("mujoco") is not None:
     choose_backend()
 # A script's background commands (`make test &`) start with SIGINT ignored: tests that raise it would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # which `nohup` ignores
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -205,12 +205,3 @@ def test_means_and_deviations_begin_as_two_layers():
     options = {"units": 7, "layers": 1, "norm": True, "act": "silu", "unimix": 0.0, "bounded": False}
     weight = Actor(3, 499, (), **options).out.weight
     assert weight.std().item() == pytest.approx(linear(7, 499).weight.std().item(), rel=0.05)
-
-
-def test_mean_and_deviation_are_initialised_as_two_layers() -> None:
-    """Glorot's bound for as many outputs as there are actions, not for twice as many."""
-    torch.manual_seed(0)
-    actor = Actor(5, 40, (), units=24, layers=1, norm=True, act="silu", unimix=0.0, bounded=True)
-    limit = (6 / (24 + 40)) ** 0.5
-    for half in actor.out.weight.detach().chunk(2, 0):
-        assert 0.97 * limit < float(half.abs().max()) <= limit

@@ -35,7 +35,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """Those in PyTorch, each of which a test may replace; used by every network that asks for them."""
     made = SimpleNamespace(**{name: getattr(plain_kernels, name) for name in FUNCTIONS})
     monkeypatch.setattr(fused, "kernels", lambda: made)
-    monkeypatch.setattr(fused, "has_triton", lambda: True)
+    monkeypatch.setattr(fused, "can_run", lambda device: True)
     fused.usable.cache_clear()
     yield made
     fused.usable.cache_clear()

@@ -131,6 +131,19 @@ def _own_number(student: Any) -> None:
     student.networks.world_model.rssm.unimix = 0.5
 
 
+def _other_balance(student: Any) -> None:
+    student.networks.world_model.kl = student.networks.world_model.kl._replace(free=0.5)
+
+
+def _other_number(student: Any) -> None:
+    student.networks.world_model.rssm.unimix = np.float64(0.25)
+
+
+def _other_term(student: Any) -> None:
+    terms = student.networks.harmonizer.terms
+    terms["reward"] = terms["reward"]._replace(**{terms["reward"]._fields[-1]: 0.5})
+
+
 def _other_gamma(student: Any) -> None:
     student.gamma = 0.5
 
@@ -147,7 +160,7 @@ def _moved_weight(student: Any) -> None:
     "change",
     [
         *(_own_reward, _other_scale, _more_weights, _their_rate, _other_moments, _own_number, _other_gamma),
-        *(_one_frozen, _moved_weight),
+        *(_one_frozen, _moved_weight, _other_balance, _other_number, _other_term),
     ],
     ids=lambda f: f.__name__,
 )
@@ -242,6 +255,31 @@ def set_again(every: int, calls: int) -> None:
     for index in range(calls):
         setting[0] = index // every
         step(torch.zeros(1))
+
+
+def test_what_is_set_to_what_it_was_makes_no_new_graph() -> None:
+    recorder = Recorder()
+    student = learner(networks(), capture=recorder)
+    rssm = student.networks.world_model.rssm
+    for _ in range(WARMUP + 5):
+        rssm.unimix = float(str(rssm.unimix))
+        rssm.note = (1, str(2.5))
+        student.train_step(batch())
+    assert recorder.recorded == 1
+
+
+def test_a_part_that_counts_its_calls_is_named() -> None:
+    """A graph would not count; so none is kept, and who wonders why is told."""
+    student = learner(networks(), capture=Recorder())
+    head = student.networks.world_model.reward_head
+    head.calls = 0
+
+    def count() -> None:
+        for head.calls in range(25):
+            student.train_step(batch())
+
+    with pytest.warns(UserWarning, match=r"hardly of use: .* The last change was of ScalarHead.calls\."):
+        count()
 
 
 @pytest.mark.parametrize("every", [1, 5])
@@ -595,6 +633,17 @@ def test_acting_with_another_part_of_ones_own_makes_a_new_graph() -> None:
         first.weight.data = first.weight.data.clone()
     acted(policy, step)
     assert repeater.recorded == 3
+
+
+@pytest.mark.parametrize("name", ["world_model.rssm.unimix", "actor.unimix"])
+def test_acting_by_another_number_makes_a_new_graph(name: str) -> None:
+    policy, repeater = make_policy(ACTION_SPACES[0]), Repeater()
+    step = GraphedActing(policy, repeater)
+    acted(policy, step)
+    owner, _, attribute = name.rpartition(".")
+    setattr(policy.networks.get_submodule(owner), attribute, 0.9)
+    acted(policy, step)
+    assert repeater.recorded == 2
 
 
 @pytest.mark.parametrize("copied", [False, True])

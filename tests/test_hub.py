@@ -261,7 +261,6 @@ def test_what_cannot_be_pushed(fake: FakeHub, tmp_path: Path, capsys: pytest.Cap
         (["damaged", "me/repo"], "checksum"),
         (["classic/CartPole", "me/repo/classic/CartPole"], "a repository of its own"),
         (["classic/CartPole", "foo"], "'foo': a package has a repository of its own; write it as org/repo."),
-        (["classic/CartPole", "me"], "hf://org/repo"),
         (["atari100k/pong", "me/repo"], "No trained model ships"),
     ):
         assert main(["push", *arguments]) == 2

@@ -3,14 +3,18 @@
 import errno
 import io
 import os
+import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import main
 from hd_agents.cli.output import lasting
+from tests.test_cli import TINY
 
 
 def test_a_reader_who_has_left_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,17 +31,6 @@ def test_a_reader_who_has_left_is_not_missed(monkeypatch: pytest.MonkeyPatch) ->
     stream.close()
 
 
-def test_without_it_the_reader_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, writer = os.pipe()
-    stream = os.fdopen(writer, "w", buffering=1)
-    monkeypatch.setattr(sys, "stdout", stream)
-    os.close(reader)
-    with pytest.raises(BrokenPipeError):
-        print("line", flush=True)
-    with pytest.raises(BrokenPipeError):
-        stream.close()
-
-
 def test_signs_that_a_terminal_has_none_for(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
@@ -46,14 +39,69 @@ def test_signs_that_a_terminal_has_none_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert raw.getvalue() == b"1.0 \\xb1 0.5 in f\\xfcr\n"
 
 
-def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_what_was_closed_before(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As by `>&-` in a shell."""
+    monkeypatch.setattr(sys, name, None)
+    assert main(["list", "classic"]) == 0
+    assert getattr(sys, name) is None
+    assert ("classic/Catch" in capsys.readouterr().out) == (name == "stderr")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals.")
+@pytest.mark.parametrize("words", [["--checkpoint-every", "50000"], []], ids=["checkpoints", "none"])
+def test_a_training_whose_terminal_closes_stores_itself(words: list[str], tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    command = ["train", "CartPole-v1", "--folder", str(tmp_path / "run"), "--steps", "1e6"]
+    command += ["--set", "learning_starts=1e6", "--device", "cpu", *(["--resume", *words] if words else [])]
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-m", "hd_agents", *command])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # else there is no room for a bar
+    seen = b""
+    while b"random actions first" not in seen:  # it plays
+        seen += os.read(terminal, 1000)
+    time.sleep(0.5)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    folder = tmp_path / "run" if words else tmp_path / "run" / "CartPole-v1_1"
+    assert HarmonyDreamAgent.load(folder / "agent.zip", device="cpu").num_timesteps > 0
+    assert bool(list((tmp_path / "run").glob("checkpoints/checkpoint-*"))) == bool(words)
+
+
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sys, "stdout", Full())
-    with lasting(), pytest.raises(OSError, match="No space left"):
-        print("line")
+    assert main(["list", "classic"]) == 1
+    told = "hd-agents: not all of the output could be written: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_full_disk_that_holds_the_log_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Filling(io.StringIO):
+        room = 600
+
+        def write(self, text: str) -> int:
+            self.room -= len(text)
+            if self.room < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Filling())
+    monkeypatch.setattr("hd_agents.cli.pictures.leave", lambda *arguments: None)
+    command = ["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", "--steps", "120"]
+    assert main([*command, *TINY]) == 1
+    assert "not all of the output could be written" in capsys.readouterr().err
+    assert HarmonyDreamAgent.load(tmp_path / "CartPole-v1_1" / "agent.zip", device="cpu").num_timesteps == 120
 
 
 SHORT = ["--steps", "60", "--set", "learning_starts=50"]

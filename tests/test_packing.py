@@ -319,6 +319,7 @@ def test_the_card_states_the_task_that_was_packed(saved: Path, tmp_path: Path, m
         ({"seed": "1"}, "The run's seed is '1': expected a number"),
         ({"wall_seconds": None}, "The run's wall_seconds is None: expected a number"),
         ({"command": 3}, "The run's command is 3: expected text"),
+        ({"machine": None}, "The run's machine is None: expected text"),
     ],
 )
 def test_facts_of_another_kind_are_refused_before_anything_is_played(
@@ -329,3 +330,10 @@ def test_facts_of_another_kind_are_refused_before_anything_is_played(
     given = run if not isinstance(run, dict) or len(run) != 1 or run == {"seed": 1} else {**usual, **run}
     with pytest.raises(ValueError, match=re.escape(told)):
         zoo.pack(saved, "classic/CartPole", given, target=tmp_path / "made")
+
+
+def test_a_run_of_no_repository_can_be_packed(saved: Path, tmp_path: Path) -> None:
+    """As of an installed package: it has no commit."""
+    given = {"command": "x", "commit": None, "machine": "z", "seed": 0, "wall_seconds": 1.5}
+    made = zoo.pack(saved, "classic/CartPole", given, 2, target=tmp_path / "made")
+    assert zoo.card(made)["commit"] is None

@@ -163,6 +163,8 @@ def test_a_player_that_is_given_something_wrong_goes_on() -> None:
         player.act(seen, executed=np.array([1, 2, 3]))
     with pytest.raises(ValueError, match="observation"):
         player.act(np.zeros(4, np.float32), executed=np.array(2))
+    with pytest.raises(ValueError, match="actions"):
+        player.act(seen, executed=np.array([[0.5]]))
     assert player.state is before
     player.act(seen, executed=np.array(2))
 

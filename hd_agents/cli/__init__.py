@@ -44,9 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = _hint(unknown, sys.argv[1:] if argv is None else argv, options)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
-    with lasting():
+    with lasting() as output:
         try:
-            return options.run(options)
+            status = options.run(options)
+            if output is not None and output.lost is not None:
+                print(f"hd-agents: not all of the output could be written: {output.lost}", file=sys.stderr)
+                return status or FAILED
+            return status
         except UsageError as error:
             print(f"hd-agents: {error}", file=sys.stderr)
             return 2

@@ -127,9 +127,7 @@ def _check_episodes(runs: Sequence[Run], rows: Sequence[dict[str, Any]], asked: 
 
 def row(one: Run) -> dict[str, Any]:
     """The row of a run that is done, from the files in its folder."""
-    played, facts = read_evaluation(one.folder / EVALUATION), training_facts(one.folder) or {}
-    if missing := {"wall_seconds", "machine", "commit", "trained"} - facts.keys():
-        raise DamagedError(f"{one.folder / RUN} is damaged: it lacks {', '.join(sorted(missing))}.")
+    played, facts = read_evaluation(one.folder / EVALUATION), _facts(one)
     usual = {key: value.default for key, value in inspect.signature(HarmonyDreamAgent).parameters.items()}
     arguments = {**usual, **one.plan.arguments}
     return {
@@ -142,10 +140,18 @@ def row(one: Run) -> dict[str, Any]:
     }
 
 
+def _facts(one: Run) -> dict[str, Any]:
+    """How a run that is done was trained. Raises DamagedError where its folder does not say."""
+    facts = training_facts(one.folder) or {}
+    if missing := {"wall_seconds", "machine", "commit", "trained"} - facts.keys():
+        raise DamagedError(f"{one.folder / RUN} is damaged: it lacks {', '.join(sorted(missing))}.")
+    return facts
+
+
 def recorded(one: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """A run's row, if it has one: by its command, or, where that says the same in other words, by its folder."""
     told = {"name": one.name, "seed": one.seed, "command": one.command}
-    facts = (training_facts(one.folder) or {}) if (one.folder / EVALUATION).exists() else {}
+    facts = _facts(one) if (one.folder / EVALUATION).exists() else {}
     for known in (told, {key: {**facts, **told}[key] for key in SAME_RUN if facts}):
         for found in rows:
             if known and known.items() <= found.items():

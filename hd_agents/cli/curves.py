@@ -49,8 +49,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     :raises DamagedError: for a file that holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return dict(found) | {key: found[key] for key in ("returns", "episodes", "mean_return")}
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        numbers = {"episodes": int(found["episodes"]), "mean_return": float(found["mean_return"])}
+        return found | numbers | {"returns": [float(one) for one in found["returns"]]}
     except (ValueError, TypeError, KeyError) as error:
         told = f"{path} is damaged: {type(error).__name__}: {error}. Remove it to have the run evaluated again."
         raise DamagedError(told) from error

@@ -43,9 +43,6 @@ def run(options: argparse.Namespace) -> int:
         checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
     if options.dream is not None and options.dream.suffix.lower() not in filming.DRAWINGS:
         raise UsageError(f"--dream {options.dream}: use a name that ends in {', '.join(filming.DRAWINGS)}.")
-    for path in (options.video, options.dream):
-        if path is not None:
-            make_folder(path.parent)
     agent = load_model(options.agent, options.device)
     if options.dream is not None and isinstance(agent, ActingAgent):
         checked(agent.imagine)  # which says why it cannot
@@ -54,6 +51,9 @@ def run(options: argparse.Namespace) -> int:
     env = SeededEpisodes(make_env(task, render=options.video is not None, env_kwargs=env_kwargs), ())
     try:
         check_spaces(agent, options.agent, task, env)
+        for path in (options.video, options.dream):
+            if path is not None:
+                make_folder(path.parent)
         player = player_for(agent, acting(task_id(task), "paper"))  # as in the scores of the cards
         played = [filming.play(agent, env, options.seed + number, player=player) for number in range(options.episodes)]
         fps = filming.frames_per_second(env)

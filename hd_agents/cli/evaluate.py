@@ -51,8 +51,6 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate as asked and return the exit status: 0."""
     if options.output is not None and options.output.is_dir():  # now, and not when all is played
         raise UsageError(f"--output {options.output} is a folder: give a file's name.")
-    if options.output is not None:
-        make_folder(options.output.parent)
     agent = load_model(options.model, options.device)
     task = task_id(options.task)
     env_kwargs = env_kwargs_for(options.model, task, options.env_kwargs)
@@ -61,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
         check_spaces(agent, options.model, task, env)
     finally:
         close(env)
+    if options.output is not None:
+        make_folder(options.output.parent)
     arguments = (options.episodes, options.rule, options.seed, options.n_envs, bar_is_seen(), env_kwargs)
     found = checked(lambda: evaluate(agent, task, *arguments))
     trained = {"model": options.model, "env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates}

@@ -1,26 +1,33 @@
-"""What is printed never ends a command: not a sign that a terminal has none for, and not a reader who has left."""
+"""What is printed never ends a command: not a sign that a terminal has none for, a reader who has left, a full disk."""
 
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-GONE = (errno.EPIPE, errno.EIO)  # a pipe's reader, a terminal
 
+class Lasting:
+    """A stream whose text goes nowhere once nobody reads it, or nothing takes it.
 
-class _Lasting:
-    """A stream whose text goes nowhere once nobody reads it."""
+    ``lost`` is what went wrong first, but for a reader who has left.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
         """All of ``text``."""
         with self._outliving():
             self._stream.write(text)
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """All of them."""
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         """As far as somebody reads."""
@@ -35,24 +42,34 @@ class _Lasting:
         try:
             yield
         except OSError as error:
-            if error.errno not in GONE:
-                raise
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())
+            if error.errno == errno.EPIPE or (error.errno == errno.EIO and self._stream.isatty()):
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), self._stream.fileno())
+            elif self.lost is None:
+                self.lost = error
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
-    """Inside, standard output and errors take all text: ``head`` may end, and a closed terminal, before a training."""
+def lasting() -> Iterator[Lasting | None]:
+    """Inside, standard output, which is given, and errors take all text.
+
+    ``head`` may end, a terminal close and a disk become full before a training does.
+    """
     before: tuple[Any, Any] = sys.stdout, sys.stderr
-    for stream in before:
-        with suppress(AttributeError, ValueError):  # what stands in for a stream, in a notebook for example
-            if stream.errors == "strict":
-                stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = (_Lasting(stream) for stream in before)
+    strict = [stream for stream in before if getattr(stream, "errors", None) == "strict"]
+    _reconfigure(strict, "backslashreplace")
+    sys.stdout, sys.stderr = (stream and Lasting(stream) for stream in before)  # None where it was closed before us
     try:
-        yield
+        yield sys.stdout
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         sys.stdout, sys.stderr = before
+        _reconfigure(strict, "strict")
+
+
+def _reconfigure(streams: Iterable[Any], errors: str) -> None:
+    for stream in streams:
+        with suppress(AttributeError, ValueError):  # what stands in for a stream, in a notebook for example
+            stream.reconfigure(errors=errors)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hd_agents.cli.errors import UsageError, make_folder
-from hd_agents.host import cores, outlives
+from hd_agents.host import SIGNALS, cores, outlives
 
 POLL_SECONDS = 0.2
-LEAVE = (signal.SIGTERM, signal.SIGHUP)  # which are sent to end a process; the latter when its terminal closes
+LEAVE = [number for name, number in SIGNALS.items() if name != "SIGINT"]
 
 
 class Job(NamedTuple):

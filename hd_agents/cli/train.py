@@ -34,7 +34,7 @@ from hd_agents.cli.resuming import (
 from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close
-from hd_agents.host import crowding
+from hd_agents.host import SIGNALS, crowding
 from hd_agents.presets import SIZES
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
 from hd_agents.zoo.training import Plan
@@ -44,8 +44,8 @@ DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
 REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
 FILMS = 10  # of the dream, evenly spread over a run
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # exit status after each, as shells have it
-HURRIED = (143, 129)  # no pictures after these: who sent them does not wait
+STATUS = {name: 128 + number for name, number in SIGNALS.items()}  # after each signal, as shells have it
+HURRIED = [status for name, status in STATUS.items() if name != "SIGINT"]  # without pictures: nobody waits for them
 
 
 class TrainingFailed(Exception):
@@ -208,12 +208,12 @@ def _learn(
             told = f"the training failed after {agent.num_timesteps} env steps: sys.exit({stop.code!r})"
             raise TrainingFailed(told) from stop
         print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
-        return int(str(stop.code)) if isinstance(stop, SystemExit) else SIGNALS["SIGINT"]
+        return int(str(stop.code)) if isinstance(stop, SystemExit) else STATUS["SIGINT"]
     except CheckpointError:
         raise
     except Exception as error:  # whatever an environment of anybody's does; hours of learning are not to go with it
         raise TrainingFailed(f"the training failed after {agent.num_timesteps} env steps: {error}") from error
-    return SIGNALS[checkpoint.stopped_by] if checkpoint and checkpoint.stopped_by else 0
+    return STATUS[checkpoint.stopped_by] if checkpoint and checkpoint.stopped_by else 0
 
 
 def _saved(agent: HarmonyDreamAgent, path: Path) -> bool:

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
 from hd_agents.envs.restarting import MAX_RESTARTS, Restarts, new_seed
+from hd_agents.host import SIGNALS
 
 CLOSING_SECONDS = 10.0  # that a running step may take to its end when all is closed
 DEAD = (EOFError, ConnectionResetError, BrokenPipeError)  # what the pipe to a dead process says
@@ -187,6 +188,8 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
 
 
 def _without_ctrl_c(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
-    """What ``make`` makes, in a process that Ctrl-C in its terminal does not end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What ``make`` makes, in a process that neither Ctrl-C in its terminal ends, nor the terminal's end."""
+    for name, number in SIGNALS.items():
+        if name != "SIGTERM":
+            signal.signal(number, signal.SIG_IGN)
     return make()

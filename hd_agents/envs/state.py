@@ -25,9 +25,9 @@ from hd_agents.envs.sharing import refuse_shared
 from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.randomness import new_generator, set_space_state, space_state
 
+NO_AXES = "an array without axes"  # under which it is stored, with one
 # Attributes that say what an environment is, not where it stands; files that monitors write; the last original
 # observation of VecNormalize, which the agent keeps as well.
-NO_AXES = "an array without axes"  # under which it is stored, with one
 CONSTANT = {
     *("env", "venv", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata", "class_attributes"),
     *("results_writer", "reset_infos", "old_obs"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import warnings
 from functools import cache
 from types import ModuleType
@@ -34,11 +35,15 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def can_run(device: torch.device) -> bool:
+    """Whether Triton runs on a device: a GPU, or a CPU that its interpreter imitates one on."""
+    return has_triton() and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
+
+
 @cache
 def usable(
     device: torch.device,
     dtype: torch.dtype,
-    *,
     deter: int,
     hidden: int,
     groups: int,
@@ -51,7 +56,7 @@ def usable(
 
     They are compiled for it, which takes seconds.
     """
-    if not has_triton():
+    if not can_run(device):
         return False
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
@@ -60,7 +65,7 @@ def usable(
             check_samples(device, dtype, groups=groups, classes=classes, unimix=unimix)
     except Exception as error:  # compilers fail in many ways
         what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        warnings.warn(f"The kernels of the recurrence are not used, PyTorch's own are instead. {what}", stacklevel=2)
+        warnings.warn(f"The kernels of the recurrence are not used, PyTorch's own are instead. {what}", stacklevel=4)
         return False
     return True
 

@@ -29,7 +29,7 @@ from hd_agents.world_model.fused_filtering import FusedFilter
 
 
 def filter_by_hand(
-    inputs: Sequences, weights: Weights, *, stoch: int, unimix: float, act: Activation, fused: bool = False
+    inputs: Sequences, weights: Weights, stoch: int, unimix: float, act: Activation, *, fused: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Deter (T, B, D), stoch (T, B, S * K) and raw posterior logits (T, B, S, K) of all steps.
 

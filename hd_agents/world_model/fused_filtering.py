@@ -19,7 +19,7 @@ from hd_agents.world_model.filter_parts import Grads, Pulls, Seen, Sequences, We
 
 
 class FusedFilter(torch.autograd.Function):
-    """Arguments as those of ``filtering.Filter``; numbers are drawn, neither modes nor recorded classes."""
+    """Arguments as those of ``filtering._Filter``; numbers are drawn, neither modes nor recorded classes."""
 
     @staticmethod
     def forward(ctx, settings: tuple[int, float, Activation], *tensors: Any) -> Grads:  # type: ignore[no-untyped-def]

@@ -221,26 +221,16 @@ class RSSM(nn.Module):
             self.posterior_out.bias,
         )
         kernels = inputs.draws is not None and self.can_be_fused(inputs.draws, inputs.from_action.dtype)
-        act = self.image_in.act
-        return filter_by_hand(inputs, weights, stoch=self.stoch, unimix=self.unimix, act=act, fused=kernels)
+        given = self.stoch, self.unimix, self.image_in.act
+        return filter_by_hand(inputs, weights, *given, fused=kernels)
 
     def can_be_fused(self, draws: Tensor, dtype: torch.dtype) -> bool:
         """Whether the kernels of :mod:`hd_agents.nn.kernels` are wanted and work for such draws and products."""
-        return (
-            self.fused
-            and draws.is_floating_point()
-            and fused.usable(
-                draws.device,
-                dtype,
-                deter=self.deter,
-                hidden=self.gru.linear.in_features - self.deter,
-                groups=self.stoch,
-                classes=self.classes,
-                norm=self.image_in.norm is not None,
-                act=self.image_in.act,
-                unimix=self.unimix,
-            )
-        )
+        if not (self.fused and draws.is_floating_point()):
+            return False
+        hidden, norm = self.gru.linear.in_features - self.deter, self.image_in.norm is not None
+        sizes = self.deter, hidden, self.stoch, self.classes
+        return fused.usable(draws.device, dtype, *sizes, norm, self.image_in.act, self.unimix)
 
     def clip(self, action: Tensor) -> Tensor:
         """Actions (..., A) as the recurrence takes them."""

@@ -16,8 +16,9 @@ import gymnasium as gym
 import hd_agents
 from hd_agents.envs import PACKAGES
 from hd_agents.host import needing
+from hd_agents.zoo.card_checks import check_stated
 from hd_agents.zoo.catalogue import key_of, names
-from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, check_stated, read_card
+from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card
 
 PREFIX = "hf://"
 
@@ -77,7 +78,7 @@ def download(source: Repository, version: str | None = None, media: bool = False
     place = f"{source.id}/{source.folder}" if source.folder else source.id
     if not (folder / CARD).is_file():
         raise ValueError(f"{place} holds no package: it has no {CARD}.")
-    check_stated(read_card(folder), folder)
+    check_stated(read_card(folder), folder / CARD)
     return folder
 
 

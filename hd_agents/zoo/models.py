@@ -13,6 +13,7 @@ from hd_agents.evaluation import Evaluation, evaluate
 from hd_agents.jsonable import DamagedError
 from hd_agents.scores import CONFIDENCE, expected_range
 from hd_agents.zoo import hub, packages
+from hd_agents.zoo.card_checks import check_stated
 from hd_agents.zoo.catalogue import env_id, folder
 
 # What `hd-agents train` leaves in a run's folder, beside logs and pictures: the agent, how it was trained, its settings
@@ -79,7 +80,7 @@ def card(name: str | Path, version: str | None = None) -> dict[str, Any]:
     """
     source = locate(name, version)
     found = packages.read_card(source)
-    packages.check_stated(found, source)
+    check_stated(found, source / packages.CARD)
     return found
 
 

@@ -24,6 +24,7 @@ from hd_agents.filming import (
 from hd_agents.host import require
 from hd_agents.scores import CONFIDENCE, expected_range
 from hd_agents.zoo import packages
+from hd_agents.zoo.card_checks import check_env_kwargs
 from hd_agents.zoo.cards import HERE, readme
 from hd_agents.zoo.catalogue import env_id, folder, make_with, name_of
 from hd_agents.zoo.models import FACTS, RUN, training_facts, within
@@ -73,7 +74,7 @@ def pack(
     agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     facts = _facts(Path(file), run)
     env_kwargs = facts.pop("env_kwargs", {})
-    env_kwargs = packages.check_env_kwargs(env_kwargs, "The run") if facts.get("task") == task else {}
+    env_kwargs = check_env_kwargs(env_kwargs, "The run") if facts.get("task") == task else {}
     facts |= {"env_kwargs": env_kwargs} if env_kwargs else {}
     if target is None and "/" not in name:
         raise ValueError(f"{name!r} is no task of the zoo, where packages lie by suite: pass target (--folder).")
@@ -111,11 +112,12 @@ def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
     if missing:
         raise ValueError(f"The card has to state {missing}: pass run={{...}}, or keep the {RUN} of the training run.")
     for key in FACTS:
-        kind: Any = {"seed": int, "wall_seconds": (int, float)}.get(key, str)
-        if not isinstance((run or {})[key], kind) or isinstance((run or {})[key], bool):
-            raise ValueError(
-                f"The run's {key} is {(run or {})[key]!r}: expected {'text' if kind is str else 'a number'}."
-            )
+        number = key in ("seed", "wall_seconds")
+        kind = (int, float) if number else (str,)
+        nothing = key == "commit" and (run or {})[key] is None  # outside of a repository
+        if isinstance((run or {})[key], bool) or not (nothing or isinstance((run or {})[key], kind)):
+            told = "a number" if number else "text"
+            raise ValueError(f"The run's {key} is {(run or {})[key]!r}: expected {told}.")
     return dict(run or {})
 
 

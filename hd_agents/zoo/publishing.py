@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hd_agents.zoo import hub, packages
+from hd_agents.zoo.card_checks import check_stated
 from hd_agents.zoo.cards import readme
 from hd_agents.zoo.models import locate
 
@@ -32,7 +33,7 @@ def push(name: str | Path, repository: str, private: bool = False) -> str:
         raise ValueError(f"{repository!r}: a package has a repository of its own; write it as org/repo.")
     api = hub.library().HfApi()
     card = packages.read_card(source)
-    packages.check_stated(card, source)
+    check_stated(card, source / packages.CARD)
     with tempfile.TemporaryDirectory() as folder:
         _copy(source, Path(folder))
         (Path(folder) / packages.README).write_text(page(card, target.id), encoding="utf-8")
