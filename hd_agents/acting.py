@@ -35,6 +35,10 @@ class Acting:
         self.model, self.actor = model, actor
         self._now: Parts | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, whose parts are others."""
+        return {**self.__dict__, "_now": None}
+
     def fits(self, model: WorldModel, actor: Actor) -> bool:
         """Whether it would act as these do."""
         return model is self.model and actor is self.actor

@@ -182,14 +182,16 @@ class Graphed:
 class Parts:
     """All that a graph of some modules depends on as it is now: what they hold, and where their tensors lie.
 
+    It watches these very modules: copies need one of their own.
+
     :param modules: with all modules within them.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._modules = list(modules)
+        self._modules = [(module, type(module)) for module in modules]
         self._holders = [
             (type(module).__name__, holder)
-            for module in self._modules
+            for module, _ in self._modules
             for holder in (vars(module), module._modules, module._parameters, module._buffers, *_tables(module))
         ]
         self._then = [list(holder.items()) for _, holder in self._holders]
@@ -198,6 +200,9 @@ class Parts:
 
     def change(self) -> str:
         """What is another now, empty for nothing."""
+        for module, kind in self._modules:
+            if type(module) is not kind:
+                return f"the class {kind.__name__}"
         for place, (name, holder) in enumerate(self._holders):
             then = self._then[place]
             if len(holder) == len(then) and all(map(is_, holder.values(), (value for _, value in then))):

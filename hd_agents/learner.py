@@ -103,8 +103,8 @@ class Learner:
         return optimizer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy: optimisers come without their hooks."""
-        self.__dict__.update(state)
+        """A copy: optimisers come without their hooks, and what is watched is another."""
+        self.__dict__.update(state, _parts=None)
         for optimizer in self.optimizers.values():
             optimizer.register_state_dict_post_hook(_as_plain_rates)
 

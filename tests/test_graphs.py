@@ -144,6 +144,10 @@ def _other_term(student: Any) -> None:
     terms["reward"] = terms["reward"]._replace(**{terms["reward"]._fields[-1]: 0.5})
 
 
+def _other_class(student: Any) -> None:
+    student.networks.actor.__class__ = type("Own", (type(student.networks.actor),), {})
+
+
 def _other_gamma(student: Any) -> None:
     student.gamma = 0.5
 
@@ -160,7 +164,7 @@ def _moved_weight(student: Any) -> None:
     "change",
     [
         *(_own_reward, _other_scale, _more_weights, _their_rate, _other_moments, _own_number, _other_gamma),
-        *(_one_frozen, _moved_weight, _other_balance, _other_number, _other_term),
+        *(_one_frozen, _moved_weight, _other_balance, _other_number, _other_term, _other_class),
     ],
     ids=lambda f: f.__name__,
 )
@@ -255,6 +259,19 @@ def set_again(every: int, calls: int) -> None:
     for index in range(calls):
         setting[0] = index // every
         step(torch.zeros(1))
+
+
+def test_a_copy_sees_what_changes_in_its_own_parts() -> None:
+    student = learner(networks(), capture=Recorder())
+    for _ in range(WARMUP + 2):
+        student.train_step(batch())
+    other = copy.deepcopy(student)
+    for changes in range(3):
+        other.networks.world_model.rssm.unimix = 0.1 * (changes + 1)
+        for _ in range(WARMUP + 1):
+            other.train_step(batch())
+        assert other._run._capture.recorded == 2 + changes
+    assert student._run._capture.recorded == 1
 
 
 def test_what_is_set_to_what_it_was_makes_no_new_graph() -> None:
