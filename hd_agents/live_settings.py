@@ -63,7 +63,7 @@ def rates(agent: Any, remaining: float) -> dict[str, float]:
     for name in RATES:
         rate = FloatSchedule(checks.rate(name, getattr(agent, name), getattr(DEFAULTS[agent.backbone], name)))
         told = (
-            f"{name} is a function that gives {{}} where {remaining:g} of the run remains: it owes numbers from 0 up."
+            f"{name} is a function that gives {{}} where {remaining:g} of the run remains: use numbers of at least 0."
         )
         try:
             found[name] = value = rate(remaining)

@@ -54,7 +54,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout={timeout} is not allowed: give seconds above 0, or None to wait for ever")
         start_method = start_method or ("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-        env_fns = [partial(_without_ctrl_c, make) for make in env_fns]
+        env_fns = [partial(_outliving_terminals, make) for make in env_fns]
         self._context: Any = get_context(start_method)
         self._context.set_forkserver_preload(["__main__", __name__])  # once, instead of in each process
         try:
@@ -187,7 +187,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         work_remote.close()
 
 
-def _without_ctrl_c(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
+def _outliving_terminals(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
     """What ``make`` makes, in a process that neither Ctrl-C in its terminal ends, nor the terminal's end."""
     for name, number in SIGNALS.items():
         if name != "SIGTERM":
