@@ -130,13 +130,17 @@ class Learner:
             (self.actor_optimizer, networks.actor),
             (self.critic_optimizer, networks.critic),
         ):
-            own = self._own_groups if optimizer is self.model_optimizer else 1
+            own = self._own_count(optimizer)
             elsewhere = {id(weight) for group in optimizer.param_groups[own:] for weight in group["params"]}
             for group, module in zip(optimizer.param_groups[:own], modules, strict=False):
                 weights = [weight for weight in module.parameters() if id(weight) not in elsewhere]
                 if [id(weight) for weight in group["params"]] != [id(weight) for weight in weights]:
                     group["params"] = weights
                     self._forget_others(optimizer)
+
+    def _own_count(self, optimizer: torch.optim.Adam) -> int:
+        """How many of its groups are ours; the others were added."""
+        return self._own_groups if optimizer is self.model_optimizer else 1
 
     def _forget_others(self, optimizer: torch.optim.Adam) -> None:
         kept = set(_parameters(optimizer))
@@ -181,9 +185,10 @@ class Learner:
             self._parts = Parts(self.networks.modules())
         owners: list[Any] = [self.bfloat16, self.gamma, self.objectives, self.defaults, self._parts]
         for optimizer in self.optimizers.values():
+            own = self._own_count(optimizer)
             for place, group in enumerate(optimizer.param_groups):
-                ours = place < (self._own_groups if optimizer is self.model_optimizer else 1)  # whose rate it reads
-                owners += [value for name, value in group.items() if name != "params" and not (ours and name == "lr")]
+                read = {"params", "lr" if place < own else "params"}  # our rates are tensors, which it reads
+                owners += [value for name, value in group.items() if name not in read]
                 owners += [(weight.requires_grad, id(weight)) for weight in group["params"]]
             owners += [state.get("exp_avg") for state in optimizer.state.values()]
         return owners
