@@ -39,8 +39,8 @@ class DreamFilm(BaseCallback):
 
     A piece of the replay is drawn, and below it the model's dream, which saw the steps before the piece and then the
     actions alone. TensorBoard has it under Images from the next log table on, of several in between the newest. Needs
-    matplotlib, takes half a second, draws none of the random numbers that training does, and so leaves the run as it
-    is.
+    matplotlib, takes a fifth to half of a second, draws none of the random numbers that training does, and so leaves
+    the run as it is.
 
     :param every: env steps between two film strips; the first comes with the first gradient steps.
     :param folder: also write each as ``dream_<env steps>.png`` there; made if it does not exist.

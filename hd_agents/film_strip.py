@@ -26,7 +26,7 @@ def draw(truth: Truth, rewards: NDArray[Any], dream: Imagined, start: int, title
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained")
+    figure = Figure()
     images = [key for key, values in truth.items() if values.dtype == np.uint8 and values.ndim == 4]
     if images:
         _draw_images(figure, truth[images[0]][start:], dream.observations[images[0]], rewards[start:], dream.rewards)
@@ -51,19 +51,24 @@ def _draw_images(
     """Truth, dream and their difference in three rows, one moment a column."""
     steps = np.unique(np.linspace(0, len(dreamt_rewards), COLUMNS).round().astype(int))
     figure.set_size_inches(1.3 * max(len(steps), 5), 4.8)
-    grid = figure.subplots(3, len(steps), squeeze=False)
-    for column, step in enumerate(steps):
-        happened, imagined = to_rgb(truth[step]), to_rgb(dreamt[step])
-        error = np.abs(happened.astype(np.int16) - imagined).astype(np.uint8)
-        for axes, image in zip(grid[:, column], (happened, imagined, error), strict=True):
-            axes.imshow(image, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-        grid[0, column].set_title("now" if step == 0 else f"+{step}", fontsize=9)
-        if step:
-            grid[0, column].set_xlabel(f"reward {rewards[step - 1]:.1f}", fontsize=8)
-            grid[1, column].set_xlabel(f"reward {dreamt_rewards[step - 1]:.1f}", fontsize=8)
-    for axes, name in zip(grid[:, 0], ("truth", "dream", "error"), strict=True):
-        axes.set_ylabel(name)
+    happened, imagined = to_rgb(truth[steps]), to_rgb(dreamt[steps])
+    error = np.abs(happened.astype(np.int16) - imagined).astype(np.uint8)
+    moments = ["now" if step == 0 else f"+{step}" for step in steps]
+    below = [[f"reward {given[step - 1]:.1f}" if step else "" for step in steps] for given in (rewards, dreamt_rewards)]
+    width, gap = truth.shape[2], max(1, truth.shape[2] // 32)
+    middles = (width + gap) * np.arange(len(steps)) + (width - 1) / 2
+    # Laid out by hand, and a row at once: a layout engine, and axes for every picture, take four times as long.
+    grid = figure.subplots(3, 1, gridspec_kw={"left": 0.04, "right": 0.99, "top": 0.87, "bottom": 0.02, "hspace": 0.2})
+    rows = zip(grid, ("truth", "dream", "error"), (happened, imagined, error), [*below, None], strict=True)
+    for axes, name, images, labels in rows:
+        spaced = np.zeros((*images.shape[:2], width + gap, 3), np.uint8)
+        spaced[:, :, :width] = images
+        axes.imshow(np.concatenate(list(spaced), axis=1)[:, :-gap], interpolation="nearest")
+        axes.set_xticks(middles if labels else [], labels)
+        axes.set(yticks=[], ylabel=name)
+        axes.tick_params(length=0, labelsize=8)
+    for middle, moment in zip(middles, moments, strict=True):
+        grid[0].annotate(moment, (middle, -0.5), (0, 4), textcoords="offset points", ha="center", fontsize=9)
 
 
 def _draw_curves(figure: Any, truth: Truth, rewards: NDArray[Any], dream: Imagined, start: int) -> None:
@@ -76,8 +81,10 @@ def _draw_curves(figure: Any, truth: Truth, rewards: NDArray[Any], dream: Imagin
     left_out = len(panels) - COLUMNS
     panels = [*panels[:COLUMNS], ("reward", rewards, dream.rewards, 1)]
     rows = -(-len(panels) // 3)
-    figure.set_size_inches(10, 2.0 * rows + 0.5)
-    grid = figure.subplots(rows, 3, squeeze=False).ravel()
+    height = 2.0 * rows + 0.5
+    figure.set_size_inches(10, height)
+    sides = {"left": 0.05, "right": 0.99, "top": 1 - 0.5 / height, "bottom": 0.45 / height}
+    grid = figure.subplots(rows, 3, squeeze=False, gridspec_kw={**sides, "hspace": 0.3, "wspace": 0.15}).ravel()
     for axes, (name, happened, values, first) in zip(grid, panels, strict=False):
         now, later = np.arange(start + first, end + 1), np.arange(first, end + 1)
         axes.plot(later, happened, color="black", linewidth=1, label="truth")
@@ -89,7 +96,8 @@ def _draw_curves(figure: Any, truth: Truth, rewards: NDArray[Any], dream: Imagin
         axes.set_ylim((high + low) / 2 - half, (high + low) / 2 + half)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=4)
     for axes in grid[len(panels) :]:
         axes.axis("off")
-    grid[0].legend(fontsize=7)
+    grid[0].legend(fontsize=7, loc="upper left")
     figure.supxlabel(f"step{f'; {left_out} more numbers are not shown' if left_out > 0 else ''}", fontsize=8)

@@ -76,11 +76,13 @@ def test_rewards_stand_below_the_moment_that_they_came_with() -> None:
     images = np.zeros((start + steps + 1, 8, 8, 3), np.uint8)
     rewards, dreamt = np.arange(start + steps, dtype=np.float32), 10 + np.arange(steps, dtype=np.float32)
     dream: Any = SimpleNamespace(observations={"image": images[start:]}, rewards=dreamt)
-    axes = draw({"image": images}, rewards, dream, start, "a task").axes
-    below = [one.get_xlabel() for one in axes if one.get_xlabel()]
-    assert sorted(below) == sorted(f"reward {x:.1f}" for x in (*rewards[start:], *dreamt))
-    moments = {one.get_title(): one.get_xlabel() for one in axes if one.get_title()}
-    assert (moments["now"], moments["+1"], moments["+7"]) == ("", "reward 2.0", "reward 8.0")
+    truth, imagined, error = draw({"image": images}, rewards, dream, start, "a task").axes
+    below = [[one.get_text() for one in axes.get_xticklabels()] for axes in (truth, imagined, error)]
+    assert below == [["", *(f"reward {x:.1f}" for x in given)] for given in (rewards[start:], dreamt)] + [[]]
+    above = {one.get_text(): one.xy[0] for one in truth.texts}
+    assert list(above) == ["now", *(f"+{step}" for step in range(1, steps + 1))]
+    assert list(above.values()) == truth.get_xticks().tolist() == imagined.get_xticks().tolist()
+    assert above["+1"] == 8 + 1 + 3.5  # the middle of the second picture, beyond the first one and the gap
 
 
 def test_too_small_a_replay_has_none() -> None:

@@ -90,8 +90,11 @@ def test_the_official_scores_alone(tmp_path: Path, capsys: pytest.CaptureFixture
         assert cv2.imread(str(path)).std() > 10
 
 
-def test_a_folder_of_runs_beside_the_official_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_runs_beside_the_official_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("rliable")
+    monkeypatch.setattr("hd_agents.aggregates.RESAMPLES", 50)
     for seed in range(3):
         make_run(tmp_path / "runs" / f"with_{seed}", seed, harmony=True)
         make_run(tmp_path / "runs" / f"without_{seed}", seed, evaluated=seed < 2, harmony=False)

@@ -107,10 +107,11 @@ def test_evaluations_are_no_time_of_training(tmp_path: Path, monkeypatch: pytest
     assert 0 < facts["wall_seconds"] < 600
 
 
-def test_a_short_run_has_a_log(tmp_path: Path) -> None:
+def test_a_short_run_has_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than four episodes, after which the first table would come."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    monkeypatch.setattr("hd_agents.cli.pictures.leave", lambda *arguments: None)
     assert main(["train", "Pendulum-v1", "--folder", str(tmp_path), "--steps", "100", *TINY]) == 0
     log = EventAccumulator(str(tmp_path / "Pendulum-v1_1" / "tensorboard")).Reload()
     assert "sigma/reward" in " ".join(log.Tags()["scalars"])
