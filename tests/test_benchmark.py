@@ -1,6 +1,5 @@
 """`hd-agents benchmark`: which runs there are, what is skipped and gone on with, and the rows that they leave."""
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -9,56 +8,22 @@ from typing import Any
 
 import pytest
 
-from hd_agents.cli import benchmark, main
+from hd_agents.cli import main, runs
 from hd_agents.cli.running import locked
 from hd_agents.scores import expected_range
 from hd_agents.zoo.results import read_rows
-from tests.test_cli import TINY
-
-# Takes the place of `python -m hd_agents`: writes what train and evaluate would, without torch.
-STAND_IN = """
-import json, pathlib, sys
-command, task, *flags = sys.argv[1:]
-value = dict(zip(flags, flags[1:]))
-seed = int(value["--seed"])
-if command == "train":
-    folder = pathlib.Path(value["--folder"])
-    folder.mkdir(exist_ok=True)
-    with (folder / "sittings.txt").open("a") as file:
-        file.write(" ".join(flags) + "\\n")
-    if (folder.parent / f"fail-{folder.name}").exists():
-        sys.exit("no more luck")
-    facts = {"wall_seconds": 90.0, "machine": "a desk", "commit": "abc", "trained": "2026-11-24"}
-    (folder / "run.json").write_text(json.dumps(facts))
-    (folder / "0.monitor.csv").write_text("#{}\\nr,l,t\\n1.0,30,1.0\\n")
-else:
-    folder = pathlib.Path(value["--model"]).parent
-    episodes = int(value.get("--episodes", 20))
-    returns = [10.0 + int(folder.name[-1]), *[20.0] * (episodes - 1)]
-    mean = (returns[0] + 20.0) / 2
-    played = {"returns": returns, "episodes": episodes, "mean_return": mean, "std_return": 5.0, "rule": "paper"}
-    played |= {"acting": "sampled", "env_steps": 60, "gradient_steps": 7}
-    pathlib.Path(value["--output"]).write_text(json.dumps(played))
-    (folder / "evaluated.txt").write_text(" ".join(flags))
-"""
+from tests.stand_in import install, sittings
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for runs that are made by the stand-in."""
-    path = tmp_path / "stand_in.py"
-    path.write_text(STAND_IN)
-    monkeypatch.setattr(benchmark, "PROGRAM", (sys.executable, str(path)))
-    monkeypatch.setattr("hd_agents.cli.running.POLL_SECONDS", 0.01)
+    install(tmp_path, monkeypatch)
     return tmp_path / "runs"
 
 
 def run(folder: Path, *flags: str) -> int:
     return main(["benchmark", "classic", "--seeds", "2", "--jobs", "2", "--folder", str(folder), *flags])
-
-
-def sittings(folder: Path) -> dict[str, int]:
-    return {path.parent.name: len(path.read_text().splitlines()) for path in folder.glob("*/sittings.txt")}
 
 
 def test_every_task_and_seed_leaves_a_row_once(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,17 +172,6 @@ def test_a_suite_that_is_not_installed_is_told_at_once(
     assert not stand_in.exists()
 
 
-def test_with_the_real_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--tasks", "CartPole", "--seeds", "1", "--steps", "60", "--episodes", "2", "--device", "cpu", *TINY]
-    assert main(["benchmark", "classic", "--folder", str(tmp_path), *flags]) == 0, capsys.readouterr().out
-    (row,) = read_rows(tmp_path / "results.csv")
-    assert (row["env_steps"], row["episodes"], row["acting"], row["size"]) == (60, 2, "sampled", "nano")
-    played = json.loads((tmp_path / "CartPole_0" / "evaluation.json").read_text())
-    assert played["seeds"] == [10_000, 10_001]
-    assert row["mean_return"] == played["mean_return"]
-    assert (tmp_path / "CartPole_0" / "agent.zip").exists() and row["wall_seconds"] > 0
-
-
 def test_other_words_for_the_same_run_add_no_row(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags in ([], ["--track-project", "x"], ["--steps", "10000"]):
         assert run(stand_in, "--tasks", "CartPole", *flags) == 0
@@ -255,7 +209,7 @@ def test_the_time_left_is_that_at_the_speed_of_this_sitting(
 ) -> None:
     """The first of three runs had been stopped: 80 steps in 80 seconds are left of it, or its evaluation alone."""
     times = iter([0.0])
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(monotonic=lambda: next(times, 80.0)))
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(times, 80.0)))
     (stand_in / "CartPole_0").mkdir(parents=True)
     (stand_in / "CartPole_0" / "0.monitor.csv").write_text(f"#{{}}\nr,l,t\n1.0,{before},1.0\n")
     assert run(stand_in, "--tasks", "CartPole", "--seeds", "3", "--jobs", "1", "--steps", "100") == 0

@@ -1,18 +1,20 @@
 """`hd-agents compare`: the same seeds with and without harmony, and what it makes of them."""
 
 import json
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from hd_agents import HarmonyDreamAgent, filming
-from hd_agents.cli import compare, main, pictures, train
-from tests.test_cli import TINY
-from tests.test_cli_resume import stop_by
+from hd_agents import HarmonyDreamAgent
+from hd_agents.cli import compare, main
+from hd_agents.cli.running import Job, locked
+from hd_agents.cli.runs import _Board
+from hd_agents.evaluation import evaluate
+from tests.agents import tiny
+from tests.stand_in import install, sittings
+from tests.test_cli import TINY, exit_status
 
 ROWS = [
     {"variant": setting, "seed": seed, "evaluation": {"mean_return": 10.0 * seed + plus}}
@@ -31,139 +33,123 @@ def test_the_table_pairs_the_seeds() -> None:
     assert "minus" not in alone
 
 
-def test_both_settings_are_trained_and_evaluated_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(filming, "MAX_STEPS", 5)
-    flags = ["--seeds", "1", "--steps", "90", "--episodes", "4", "--folder", str(tmp_path), *TINY]
-    assert main(["compare", "classic/CartPole", *flags]) == 0
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for comparisons whose runs are made by the stand-in."""
+    install(tmp_path, monkeypatch)
+    return tmp_path / "runs"
+
+
+def rows_of(folder: Path) -> list[tuple[str, int, int]]:
+    rows = json.loads((folder / "compare.json").read_text())
+    return [(row["variant"], row["seed"], row["evaluation"]["episodes"]) for row in rows]
+
+
+def test_both_settings_are_trained_and_evaluated_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the real commands."""
+    flags = ["--seeds", "1", "--steps", "90", "--episodes", "2", "--jobs", "2", "--folder", str(tmp_path), *TINY]
+    assert main(["compare", "classic/CartPole", *flags, "--device", "cpu"]) == 0, capsys.readouterr().out
     folder = tmp_path / "CartPole-v1_compare_1"
     rows = json.loads((folder / "compare.json").read_text())
-    assert [(row["variant"], row["seed"]) for row in rows] == [("on", 0), ("off", 0)]
-    assert [row["evaluation"]["seeds"] for row in rows] == [[10_000, 10_001, 10_002, 10_003]] * 2
+    assert rows_of(folder) == [("on", 0, 2), ("off", 0, 2)]
     for row in rows:
-        run = folder / f"{row['variant']}_0" / "CartPole-v1_1"
-        assert row["folder"] == str(run)
-        config = yaml.safe_load((run / "config.yml").read_text())["CartPole-v1"]
+        own = folder / f"{row['variant']}_0"
+        assert row["folder"] == str(own)
+        config = yaml.safe_load((own / "config.yml").read_text())["CartPole-v1"]
         assert (config["harmony"], config["seed"], config["batch_size"]) == (row["variant"] == "on", 0, 2)
-        assert HarmonyDreamAgent.load(run / "agent.zip", device="cpu").harmony is (row["variant"] == "on")
+        agent = HarmonyDreamAgent.load(own / "agent.zip", device="cpu")
+        assert agent.harmony is (row["variant"] == "on")
+        assert evaluate(agent, "CartPole-v1", 2, seed=10_000, n_envs=5).returns == row["evaluation"]["returns"]
     assert (folder / "compare.png").stat().st_size > 10_000
-    assert "on minus off" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "on minus off" in printed
+    assert "done   with harmony, seed 0: return " in printed
 
 
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The steps that later calls of ``learn`` are asked for."""
-    asked: list[int] = []
-    learn = HarmonyDreamAgent.learn
-
-    def counted(agent: HarmonyDreamAgent, steps: int, **options: Any) -> HarmonyDreamAgent:
-        asked.append(steps)
-        return learn(agent, steps, **options)
-
-    monkeypatch.setattr(HarmonyDreamAgent, "learn", counted)
-    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
-    return asked
-
-
-def test_a_comparison_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked, folder = trained(monkeypatch), tmp_path / "mine"
-    words = ["compare", "classic/CartPole", "--steps", "50", "--folder", str(folder), "--resume", *TINY]
-    assert main([*words, "--seeds", "1", "--harmony", "on", "--episodes", "1"]) == 0
-    (row,) = json.loads((folder / "compare.json").read_text())
-    assert row["folder"] == str(folder / "on_0")
-    assert (folder / "on_0" / "checkpoints").is_dir()
-    assert main([*words, "--seeds", "1", "--episodes", "1"]) == 0  # only what is not there yet
-    assert main([*words, "--seeds", "1", "--episodes", "2"]) == 0  # evaluated anew, not trained anew
-    assert asked == [50, 50]
+def test_a_comparison_goes_on(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stand_in / "mine"
+    words = ["compare", "classic/CartPole", "--folder", str(folder), "--resume", "--seeds", "1"]
+    assert main([*words, "--harmony", "on", "--episodes", "3"]) == 0
+    assert rows_of(folder) == [("on", 0, 3)]
+    given = (folder / "on_0" / "sittings.txt").read_text().split()
+    assert given == ["--folder", str(folder / "on_0"), "--resume", "--seed", "0", "--set=harmony=True"]
+    assert main([*words, "--episodes", "3"]) == 0  # only what is not there yet
+    assert sittings(folder) == {"on_0": 1, "off_0": 1}
+    agent = tiny()
+    for seconds, steps in ((0, 10_000), (1, 9_999)):
+        agent.num_timesteps = steps
+        for name in ("on_0", "off_0"):
+            agent.save(folder / name / "agent.zip")
+        assert main([*words, "--episodes", str(4 + seconds)]) == 0  # evaluated anew, trained anew where it was not over
+        assert sittings(folder) == {"on_0": 1 + seconds, "off_0": 1 + seconds}
+    assert rows_of(folder) == [("on", 0, 5), ("off", 0, 5)]
+    capsys.readouterr()
+    assert main([*words, "--episodes", "5", "--harmony", "off"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 runs, 1 of them done" in printed
+    assert "minus" not in printed  # only what is asked for
+    words[words.index(str(folder))] = str(stand_in / "moved")
+    folder = folder.rename(stand_in / "moved")
+    assert main([*words, "--episodes", "5"]) == 0
     rows = json.loads((folder / "compare.json").read_text())
-    assert [(row["variant"], row["seed"], row["evaluation"]["episodes"]) for row in rows] == [
-        ("on", 0, 2),
-        ("off", 0, 2),
-    ]
-    for row in rows:
-        row["evaluation"]["episodes"] = 20  # which are meant where no number is given
-    (folder / "compare.json").write_text(json.dumps(rows))
+    assert [row["folder"] for row in rows] == [str(folder / "on_0"), str(folder / "off_0")]
     capsys.readouterr()
-    assert main([*words, "--seeds", "1"]) == 0
-    assert capsys.readouterr().out.count("done already") == 2
-    assert main([*words, "--seeds", "1", "--harmony", "off"]) == 0
-    assert "minus" not in capsys.readouterr().out  # only what is asked for
-    drawn: list[Path] = []
-    monkeypatch.setattr(compare, "curves_of", lambda folders: drawn.extend(folders) or ([([], [])] * 2, ""))
-    words[words.index(str(folder))] = str(tmp_path / "moved")
-    folder = folder.rename(tmp_path / "moved")
-    assert main([*words, "--seeds", "1"]) == 0
-    assert drawn == [folder / "on_0", folder / "off_0"]
-    capsys.readouterr()
-    assert main([*words, "--seeds", "1", "--set=gamma=0.9"]) == 2
-    assert "was begun with other settings (gamma" in capsys.readouterr().err
-    assert main([*words[:4], "--folder", str(tmp_path), "--resume"]) == 2
+    (folder / "on_0" / "config.yml").write_text("CartPole-v1:\n  n_timesteps: 9\n")
+    assert main(words) == 2
+    assert "was begun with other settings (n_timesteps 9 -> 10000" in capsys.readouterr().err
+    assert main([*words[:2], "--folder", str(stand_in), "--resume"]) == 2
     assert f"Did you mean {folder}?" in capsys.readouterr().err
-    assert main([*words[:4], "--folder", str(folder / "compare.json"), "--resume"]) == 2
+    assert main([*words[:2], "--folder", str(folder / "compare.json"), "--resume"]) == 2
     assert "is a file: give the comparison's folder" in capsys.readouterr().err
+    with locked(folder):
+        (folder / "on_0" / "config.yml").unlink()
+        assert main(words) == 2
+    assert "in use by another hd-agents" in capsys.readouterr().err
 
 
-def test_a_stopped_comparison_goes_on_in_the_run_that_was_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = trained(monkeypatch)
-    words = ["compare", "CartPole-v1", "--seeds", "1", "--episodes", "1", "--steps", "60", *TINY]
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Report, "_on_step", stop_by(signal.SIGTERM))
-        assert main([*words, "--folder", str(tmp_path), "--checkpoint-every", "20"]) == 143
-    folder = tmp_path / "CartPole-v1_compare_1"
-    assert f"--folder {folder} --resume" in capsys.readouterr().out
-    assert main([*words, "--folder", str(folder), "--resume"]) == 0
-    assert asked[0] == 60
-    assert 0 < asked[1] < 20
-    assert asked[2:] == [60]
-    assert [path.name for path in (folder / "on_0").iterdir()] == ["CartPole-v1_1"]
-
-
-def test_a_run_that_was_stopped_before_its_last_step_is_not_taken_for_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It makes its last step all the same, but does not learn from it."""
-    words = ["compare", "CartPole-v1", "--seeds", "1", "--harmony", "on", "--episodes", "1", "--steps", "47", *TINY]
-    words += ["--folder", str(tmp_path), "--resume"]
-    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Report, "_on_step", stop_by(signal.SIGTERM))
-        assert main(words) == 143
-    assert HarmonyDreamAgent.load(tmp_path / "on_0" / "agent.zip", device="cpu").num_timesteps == 47
-    asked = trained(monkeypatch)
+def test_a_run_that_fails_is_a_dash_and_is_tried_again(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stand_in / "mine"
+    folder.mkdir(parents=True)
+    (folder / "fail-off_0").touch()
+    (folder / "on_0").mkdir()  # which tells that it is a comparison
+    words = ["compare", "CartPole-v1", "--seeds", "2", "--folder", str(folder), "--resume", "--delete-checkpoints"]
+    kept = [folder / name / "checkpoints" for name in ("off_0", "off_1")]
+    for one in kept:
+        one.mkdir(parents=True)
+    assert main(words) == 1
+    assert [one.exists() for one in kept] == [True, False]
+    told = capsys.readouterr().out.splitlines()
+    assert rows_of(folder) == [("on", 0, 20), ("on", 1, 20), ("off", 1, 20)]
+    assert "1 of 4 runs FAILED: without harmony, seed 0" in told
+    assert f"To try them again: the same command, with --folder {folder} --resume" in told
+    cells = {line[:7]: line.split()[-3:] for line in told}
+    assert (cells["without"], cells["on minu"]) == (["-", "15.50", "15.50"], ["-", "1.00", "1.00"])
+    assert (folder / "compare.png").exists()
+    (folder / "fail-off_0").unlink()
     assert main(words) == 0
-    assert asked == [1]
+    assert sittings(folder) == {"on_0": 1, "on_1": 1, "off_0": 2, "off_1": 1}
+    assert len(rows_of(folder)) == 4
 
 
-def test_ctrl_c_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
-    monkeypatch.setattr(filming, "MAX_STEPS", 5)
-    assert main(["compare", "CartPole-v1", "--folder", str(tmp_path), *TINY]) == 130
-    assert [path.name for path in (tmp_path / "CartPole-v1_compare_1").iterdir()] == ["on_0"]
-
-
-def test_what_was_evaluated_is_kept_when_a_later_run_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_what_was_evaluated_is_kept_when_it_is_stopped(
+    stop: BaseException,
+    status: int,
+    stand_in: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    learn = HarmonyDreamAgent.learn
+    ended = _Board.ended
 
-    def interrupted(agent: HarmonyDreamAgent, *arguments: Any, **options: Any) -> HarmonyDreamAgent:
-        if agent.harmony is False:
-            raise KeyboardInterrupt
-        return learn(agent, *arguments, **options)
+    def stops(board: _Board, job: Job, number: int) -> None:
+        ended(board, job, number)
+        raise stop
 
-    monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
-    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
-    words = ["compare", "CartPole-v1", "--steps", "30", "--episodes", "1", "--folder", str(tmp_path), *TINY]
-    assert main(words) == 130
-    rows = json.loads((tmp_path / "CartPole-v1_compare_1" / "compare.json").read_text())
-    assert [(row["variant"], row["seed"]) for row in rows] == [("on", 0)]
+    monkeypatch.setattr(_Board, "ended", stops)
+    assert exit_status("compare", "CartPole-v1", "--folder", str(stand_in)) == status
+    folder = stand_in / "CartPole-v1_compare_1"
+    assert rows_of(folder) == [("on", 0, 20)]
+    assert f"the same command, with --folder {folder} --resume" in capsys.readouterr().out
 
 
 def test_the_figure_has_a_line_per_seed_and_the_curves_of_each_setting(
@@ -183,26 +169,26 @@ def test_the_figure_has_a_line_per_seed_and_the_curves_of_each_setting(
     assert means == {"with harmony": pytest.approx(8.0), "without harmony": pytest.approx(6.0)}
 
 
-def test_any_settings_are_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained(monkeypatch)
+def test_any_settings_are_compared(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", "classic/CartPole", "--steps", "50", "--seeds", "1", "--first-seed", "3", "--episodes", "1"]
-    words += ["--folder", str(tmp_path / "mine"), "--resume", *TINY, "--variant", "base", "--variant", "plain"]
+    words += ["--folder", str(stand_in), "--resume", "--size", "nano", "--variant", "base", "--variant", "plain"]
     words += ["harmony=False", "--variant", "heavy-reward", "harmony.reward=10", "gamma=0.9", "--set=gamma=0.8"]
     assert main(words) == 0
-    folder = tmp_path / "mine"
-    rows = json.loads((folder / "compare.json").read_text())
-    assert [(row["variant"], row["seed"]) for row in rows] == [("base", 3), ("plain", 3), ("heavy-reward", 3)]
-    made = [HarmonyDreamAgent.load(folder / f"{row['variant']}_3" / "agent.zip", device="cpu") for row in rows]
-    assert [agent.harmony for agent in made] == [True, False, {"reward": 10}]
-    assert [agent.gamma for agent in made] == [0.8, 0.8, 0.9]  # a variant's own counts
+    assert rows_of(stand_in) == [("base", 3, 1), ("plain", 3, 1), ("heavy-reward", 3, 1)]
+    for name, own in (
+        ("base", ""),
+        ("plain", " --set=harmony=False"),
+        ("heavy-reward", " --set=harmony.reward=10 --set=gamma=0.9"),  # a variant's own counts
+    ):
+        given = (stand_in / f"{name}_3" / "sittings.txt").read_text()
+        assert given.endswith(f"--seed 3 --steps 50 --size nano --set=gamma=0.8{own}\n")
     out = capsys.readouterr().out
     assert "base minus plain" in out
     assert "base minus heavy-reward" in out
-    assert (folder / "compare.png").stat().st_size > 10_000
+    assert (stand_in / "compare.png").stat().st_size > 10_000
     assert main(words) == 0
-    assert capsys.readouterr().out.count("done already") == 3
+    assert "3 runs, 3 of them done" in capsys.readouterr().out
+    assert set(sittings(stand_in).values()) == {1}
 
 
 @pytest.mark.parametrize(

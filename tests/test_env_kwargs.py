@@ -162,13 +162,14 @@ def test_comparison_sets_harmony_itself(tmp_path: Path, capsys: pytest.CaptureFi
     assert "harmony is what is compared" in capsys.readouterr().err
 
 
-def test_comparison_plays_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hd_agents.cli.pictures.leave", lambda *arguments: None)
-    typed = ["--steps", "20", "--episodes", "2", "--seeds", "1", "--harmony", "on", "--env-kwargs=length=5"]
-    typed += [f"--set={setting}" for setting in TINY]
+def test_comparison_trains_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("hd_agents.cli.runs.run_jobs", lambda jobs, *rest: asked.extend(jobs))
+    typed = ["--seeds", "1", "--harmony", "on", "--env-kwargs=length=5"]
     assert main(["compare", ID, *typed, "--folder", str(tmp_path), "--resume"]) == 0
-    (row,) = json.loads((tmp_path / "compare.json").read_text())
-    assert row["evaluation"]["lengths"] == [5, 5]
+    training, evaluation = asked[0].commands
+    assert training[-3:] == ("--env-kwargs", "length=5", "--set=harmony=True")
+    assert "--env-kwargs" not in evaluation  # as the model's own are taken
 
 
 def test_package_is_evaluated_and_verified_with_them(

@@ -1,6 +1,5 @@
 """An environment that sometimes raises: what is played after a training, and what is left of it."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from hd_agents import HarmonyDreamAgent, filming
-from hd_agents.cli import compare, main, pictures
+from hd_agents.cli import main
 from hd_agents.episodes import EpisodeError
 from hd_agents.evaluation import evaluate
 from tests.agents import tiny
@@ -95,44 +93,6 @@ def test_evaluate_and_enjoy_name_error_and_seed(tmp_path: Path, capsys: pytest.C
     assert main([*watched, "--episodes", "2"]) == 0
     with pytest.raises(EpisodeError, match="an episode that does not count"):
         evaluate(agent, lambda: Flaky((None,)), 3, n_envs=2)  # type: ignore[arg-type]
-
-
-def test_a_comparison_goes_on_after_a_run_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    learn, asked = HarmonyDreamAgent.learn, list[int]()
-
-    def fails_once(agent: HarmonyDreamAgent, steps: int, **options: Any) -> HarmonyDreamAgent:
-        asked.append(steps)
-        if len(asked) == 2:
-            raise RuntimeError("motor driver timeout")
-        return learn(agent, steps, **options)
-
-    monkeypatch.setattr(HarmonyDreamAgent, "learn", fails_once)
-    monkeypatch.setattr(filming, "MAX_STEPS", 5)
-    words = ["compare", "Flaky-v0", "--seeds", "2", "--steps", "50", "--episodes", "1", *TINY]
-    assert main([*words, "--folder", str(tmp_path)]) == 1
-    folder, told = tmp_path / "Flaky-v0_compare_1", capsys.readouterr().out.splitlines()
-    rows = json.loads((folder / "compare.json").read_text())
-    assert [(row["variant"], row["seed"]) for row in rows] == [("on", 0), ("on", 1), ("off", 1)]
-    assert "1 of 4 runs FAILED: without harmony, seed 0" in told
-    cells = {line[:7]: line.split()[-3:] for line in told}
-    assert (cells["without"], cells["on minu"]) == (["-", "7.00", "7.00"], ["-", "0.00", "0.00"])
-    assert (folder / "compare.png").exists()
-    assert main([*words, "--folder", str(folder), "--resume"]) == 0
-    assert asked == [50] * 5
-    assert len(json.loads((folder / "compare.json").read_text())) == 4
-
-
-def test_a_comparison_whose_evaluations_all_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
-    words = ["compare", "Flaky-v0", "--seeds", "1", "--steps", "50", "--episodes", "1", *TINY]
-    assert main([*words, "--folder", str(tmp_path), "--env-kwargs", f"seeds=[{compare.EVALUATION_SEED}]"]) == 1
-    told = capsys.readouterr()
-    assert "2 of 2 runs FAILED: with harmony, seed 0; without harmony, seed 0" in told.out
-    assert "failed in the episode of seed 10000: RuntimeError('motor driver timeout'); 0 of 1 episodes" in told.err
 
 
 @pytest.mark.parametrize(

@@ -2,52 +2,26 @@
 
 import argparse
 import inspect
-import shutil
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from hd_agents import HarmonyDreamAgent, checks, zoo
-from hd_agents.cli import flags, tracking, train
-from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes, read_evaluation
+from hd_agents.cli import flags, runs, tracking, train
 from hd_agents.cli.errors import FAILED, UsageError, checked, make_folder, require
-from hd_agents.cli.resuming import changed_settings, repeat_command, typed
-from hd_agents.cli.running import Job, last_line, locked, run_jobs
-from hd_agents.cli.tasks import make_env, plan_of, task_id
+from hd_agents.cli.resuming import changed_settings, repeat_command
+from hd_agents.cli.running import locked
+from hd_agents.cli.runs import Run, make_run
+from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import protocol
-from hd_agents.jsonable import DamagedError
-from hd_agents.progress import bar_is_seen
 from hd_agents.scores import expected_range
 from hd_agents.zoo.catalogue import preset_of, suites
-from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, RUN, training_facts
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
-from hd_agents.zoo.training import Plan
 
-EVALUATION = "evaluation.json"  # in a run's folder once the run is done
 TABLE = "results.csv"
-WATCH_SECONDS = 5.0
-PROGRAM = (sys.executable, "-m", "hd_agents")
-
-
-class Run(NamedTuple):
-    """One training run: its task by the zoo's name, and the command that would repeat it."""
-
-    name: str
-    seed: int
-    plan: Plan
-    folder: Path
-    command: str
-    job: Job
-
-    def steps_done(self) -> int:
-        """Env steps up to the end of the last episode."""
-        steps, _ = read_episodes(self.folder)
-        return int(steps[-1]) if len(steps) else 0
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -62,15 +36,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("suite", help="the first part of the names that `hd-agents list` shows, such as classic")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of its tasks (default: all)")
-    flags.add_seeds_flags(parser, 5)
-    parser.add_argument("--jobs", type=flags.count, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--episodes", type=flags.count, help="of each evaluation (default: the papers' number)")
+    runs.add_flags(parser, 5)
     folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument("--results", type=Path, metavar="CSV", help="the table (default: results.csv in the folder)")
     parser.add_argument("--checkpoint-every", type=flags.steps, metavar="STEPS", help="default: a twentieth of the run")
-    tidy = "delete a run's checkpoints, which hold its replay, once it has its row"
-    parser.add_argument("--delete-checkpoints", action="store_true", help=tidy)
     flags.add_setting_flags(parser)
     flags.add_eval_flags(parser)
     tracking.add_flags(parser)
@@ -82,43 +52,48 @@ def run(options: argparse.Namespace) -> int:
     require("train", *train.NEEDED)
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
-    runs = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
-    close(make_env(runs[0].plan.task, env_kwargs=runs[0].plan.env_kwargs))  # says which extra is missing
-    for one in runs:
+    asked = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
+    close(make_env(asked[0].plan.task, env_kwargs=asked[0].plan.env_kwargs))  # says which extra is missing
+    train.tell_machine(asked[0].plan, options.device)
+    for one in asked:
         if changed := changed_settings(one.folder, one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
     make_folder(results.parent)
+
+    def record(one: Run) -> None:
+        append_row(results, row(one))
+        if options.delete_checkpoints:
+            one.delete_checkpoints()
+
     with locked(folder):
         rows = checked(lambda: read_rows(results))
-        _check_episodes(runs, rows, options.episodes)
-        left = [one for one in runs if recorded(one, rows) is None]
-        for one in left:
-            if (one.folder / EVALUATION).exists():
-                append_row(results, row(one))
-        if options.delete_checkpoints:
-            for one in runs:
-                if (one.folder / EVALUATION).exists():
-                    _delete_checkpoints(one)
-        left = [one for one in left if not (one.folder / EVALUATION).exists()]
+        _check_episodes(asked, rows, options.episodes)
+        left = []
+        for one in asked:
+            known = recorded(one, rows) is not None
+            if one.evaluation() is None:
+                left += [] if known else [one]
+            elif not known:
+                record(one)
+            elif options.delete_checkpoints:
+                one.delete_checkpoints()
         print(
-            f"{options.suite}: {len(runs)} runs, {len(runs) - len(left)} of them done; results in {results}", flush=True
+            f"{options.suite}: {len(asked)} runs, {len(asked) - len(left)} of them done; results in {results}",
+            flush=True,
         )
-        board = _Board(left, results, options.delete_checkpoints)
-        run_jobs([one.job for one in left], options.jobs, board.ended, board.watch)
-        board.close()
-    print(summary(runs, read_rows(results)))
-    if board.failed:
-        print(f"{len(board.failed)} of {len(runs)} runs FAILED: {', '.join(board.failed)}")
-    return FAILED if board.failed else 0
+        failed = runs.run_all(left, options.jobs, record)
+    print(summary(asked, read_rows(results)))
+    if failed:
+        print(f"{len(failed)} of {len(asked)} runs FAILED: {', '.join(failed)}")
+    return FAILED if failed else 0
 
 
-def _check_episodes(runs: Sequence[Run], rows: Sequence[dict[str, Any]], asked: int | None) -> None:
+def _check_episodes(asked: Sequence[Run], rows: Sequence[dict[str, Any]], episodes: int | None) -> None:
     """Raises UsageError where a run was judged by another number of episodes than are to be played now, if any are."""
-    done = [recorded(one, rows) is not None or (one.folder / EVALUATION).exists() for one in runs]
-    for one in runs if asked is not None or not all(done) else ():
-        wanted = protocol(one.plan.task)[1] if asked is None else asked
-        found = recorded(one, rows) or (read_evaluation(played) if (played := one.folder / EVALUATION).exists() else {})
-        if (told := found.get("episodes", wanted)) != wanted:
+    done = [recorded(one, rows) or one.evaluation() for one in asked]
+    for one, found in zip(asked, done, strict=True) if episodes is not None or None in done else ():
+        wanted = protocol(one.plan.task)[1] if episodes is None else episodes
+        if (told := (found or {}).get("episodes", wanted)) != wanted:
             raise UsageError(
                 f"{one.name}, seed {one.seed}, was evaluated in {told} episodes, and {wanted} are to be played now: "
                 f"give --episodes {told}, or another --folder."
@@ -127,31 +102,28 @@ def _check_episodes(runs: Sequence[Run], rows: Sequence[dict[str, Any]], asked: 
 
 def row(one: Run) -> dict[str, Any]:
     """The row of a run that is done, from the files in its folder."""
-    played, facts = read_evaluation(one.folder / EVALUATION), _facts(one)
+    played, facts, command = one.evaluation() or {}, one.facts(), _command(one)
     usual = {key: value.default for key, value in inspect.signature(HarmonyDreamAgent).parameters.items()}
     arguments = {**usual, **one.plan.arguments}
     return {
-        **{"name": one.name, "task": one.plan.task, "seed": one.seed, "command": one.command, "model": None},
+        **{"name": one.name, "task": one.plan.task, "seed": one.seed, "command": command, "model": None},
         **{key: played.get(key) for key in (*EVALUATED, "env_steps", "gradient_steps")},
         **{"interval": list(expected_range(played["returns"], played["episodes"]))},
         **{key: facts[key] for key in ("wall_seconds", "machine", "commit")},
         **{key: arguments[key] for key in ("backbone", "harmony", "size")},
-        **{"preset": preset_of(one.command), "date": facts["trained"]},
+        **{"preset": preset_of(command), "date": facts["trained"]},
     }
 
 
-def _facts(one: Run) -> dict[str, Any]:
-    """How a run that is done was trained. Raises DamagedError where its folder does not say."""
-    facts = training_facts(one.folder) or {}
-    if missing := {"wall_seconds", "machine", "commit", "trained"} - facts.keys():
-        raise DamagedError(f"{one.folder / RUN} is damaged: it lacks {', '.join(sorted(missing))}.")
-    return facts
+def _command(one: Run) -> str:
+    """What repeats the run elsewhere."""
+    return repeat_command(one.name, one.options)
 
 
 def recorded(one: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """A run's row, if it has one: by its command, or, where that says the same in other words, by its folder."""
-    told = {"name": one.name, "seed": one.seed, "command": one.command}
-    facts = _facts(one) if (one.folder / EVALUATION).exists() else {}
+    told = {"name": one.name, "seed": one.seed, "command": _command(one)}
+    facts = one.facts() if one.evaluation() else {}
     for known in (told, {key: {**facts, **told}[key] for key in SAME_RUN if facts}):
         for found in rows:
             if known and known.items() <= found.items():
@@ -159,10 +131,10 @@ def recorded(one: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return None
 
 
-def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
+def summary(asked: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
     """A line per task: the mean of its seeds' scores, and their deviation."""
-    scores: dict[str, list[float]] = {one.name: [] for one in runs}
-    for one in runs:
+    scores: dict[str, list[float]] = {one.name: [] for one in asked}
+    for one in asked:
         if found := recorded(one, rows):
             scores[one.name].append(found["mean_return"])
     width = max(map(len, scores))
@@ -175,7 +147,7 @@ def summary(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
         )
         for name, x in scores.items()
     ]
-    commits = {str(found["commit"]) for one in runs if (found := recorded(one, rows))}
+    commits = {str(found["commit"]) for one in asked if (found := recorded(one, rows))}
     if len(commits) > 1:
         lines.append(f"These runs are of several commits: {', '.join(sorted(commits))}")
     return "\n".join(lines)
@@ -204,79 +176,5 @@ def _tasks(options: argparse.Namespace) -> list[str]:
 
 
 def _run(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Run:
-    own = folder / f"{name.partition('/')[2]}_{seed}"
     chosen = flags.changed(options, task=name, seed=seed)
-    training = [*PROGRAM, "train", name, "--folder", str(own), "--resume", *typed(chosen)]
-    evaluation = [*PROGRAM, "evaluate", name, "--model", str(own / AGENT_FILE), "--seed", str(EVALUATION_SEED)]
-    evaluation += ["--n-envs", str(EVALUATION_ENVS), "--device", options.device, "--output", str(own / EVALUATION)]
-    evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
-    job = Job(f"{name} seed {seed}", (tuple(training), tuple(evaluation)), own.with_name(f"{own.name}.log"))
-    return Run(name, seed, plan_of(chosen), own, repeat_command(name, chosen), job)
-
-
-def _delete_checkpoints(one: Run) -> None:
-    """Of a run that has its row."""
-    shutil.rmtree(one.folder / CHECKPOINTS, ignore_errors=True)
-
-
-class _Board:
-    """What a person sees of the runs, and their rows in the table as they end."""
-
-    def __init__(self, runs: Sequence[Run], results: Path, tidy: bool = False) -> None:
-        from tqdm.auto import tqdm
-
-        self._tidy = tidy
-        self.failed: list[str] = []
-        self._runs = {one.job: one for one in runs}
-        self._results = results
-        self._done = {one.job: one.steps_done() for one in runs}
-        self._total = sum(one.plan.steps for one in runs)
-        self._before = sum(self._done.values())
-        self._ended, self._seen = 0, set[Job]()
-        self._started = self._watched = time.monotonic()
-        self._bar = tqdm(total=self._total, initial=self._before, unit=" steps", disable=not bar_is_seen())
-
-    def watch(self, running: Sequence[Job]) -> None:
-        """Tell of jobs that have begun, and move the bar now and then."""
-        begun = [job for job in running if job not in self._seen]
-        self._seen.update(begun)
-        for job in begun:
-            self._tell(f"begun  {job.name}, see {job.log}")
-        if begun or time.monotonic() - self._watched > WATCH_SECONDS:
-            self._watched = time.monotonic()
-            self._done.update({job: self._runs[job].steps_done() for job in running})
-            self._bar.set_postfix_str(", ".join(job.name for job in running), refresh=False)
-            self._bar.update(sum(self._done.values()) - self._bar.n)
-
-    def ended(self, job: Job, status: int) -> None:
-        """Put a job's row into the table, or report that it failed."""
-        self._ended += 1
-        one = self._runs[job]
-        self._done[job] = one.plan.steps
-        if status == 0:
-            found = row(one)
-            append_row(self._results, found)
-            if self._tidy:
-                _delete_checkpoints(one)
-            score = f"return {found['mean_return']:.2f} ± {found['std_return']:.2f}"
-            text = f"done   {job.name}: {score}, {found['wall_seconds'] / 60:.1f} min of training"
-        else:
-            self.failed.append(job.name)
-            text = f"FAILED {job.name}: exit status {status}: {last_line(job.log)} (all of it in {job.log})"
-        self._tell(f"{text}; {self._ended} of {len(self._runs)} ended{self._time_left()}")
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
-
-    def _tell(self, text: str) -> None:
-        self._bar.write(text)
-        sys.stdout.flush()
-
-    def _time_left(self) -> str:
-        """How long the rest takes at the speed so far."""
-        now, seconds = sum(self._done.values()), time.monotonic() - self._started
-        if self._ended == len(self._runs) or now <= self._before:
-            return ""
-        left = seconds * (self._total - now) / (now - self._before)
-        return f", about {self._bar.format_interval(left)} left"
+    return make_run(name, folder / f"{name.partition('/')[2]}_{seed}", f"{name} seed {seed}", chosen)

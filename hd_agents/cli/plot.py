@@ -10,10 +10,10 @@ import numpy as np
 
 from hd_agents import HarmonyDreamAgent, aggregates, zoo
 from hd_agents.cli import figures
-from hd_agents.cli.benchmark import EVALUATION
 from hd_agents.cli.curves import Curve, curves_of, read_evaluation
 from hd_agents.cli.errors import UsageError, checked, make_folder, require
 from hd_agents.cli.resuming import settings_in
+from hd_agents.cli.runs import EVALUATION
 from hd_agents.jsonable import DamagedError
 from hd_agents.scores import expected_range, human_normalized
 from hd_agents.zoo.catalogue import name_of, suites

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import traceback
 from contextlib import nullcontext, suppress
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -91,8 +90,7 @@ def run(options: argparse.Namespace) -> int:
         options = flags.changed(options, seed=options.seed or 0)
         plan = plan_of(options, trained)
     close(make_env(plan.task, env_kwargs=plan.env_kwargs))  # a task that does not exist gets no folder
-    if not tasks.allow_tensor_cores(options.device):
-        _tell_machine(plan)
+    tell_machine(plan, options.device)
     folder = _choose_folder(options, plan.task)
     if options.resume:
         claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
@@ -137,16 +135,13 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def _tell_machine(plan: Plan) -> None:
-    """Tell what makes learning slow on this CPU."""
+def tell_machine(plan: Plan, device: str) -> None:
+    """Tell what makes learning slow, where it is the CPU that learns."""
+    if tasks.allow_tensor_cores(device):
+        return
     if hint := crowding(torch.get_num_threads()):
         print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
-    _hint_of_gpu(plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default))
-
-
-@cache  # `compare` trains several times, and once is enough
-def _hint_of_gpu(size: str) -> None:
-    """What to expect, and to do, where networks of this size learn on the CPU."""
+    size = plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default)
     if size in SIZES["dreamerv3"] and size != "nano":
         print(
             f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU. `hd-agents check` with the same "

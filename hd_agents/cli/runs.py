@@ -1,0 +1,165 @@
+"""Runs of `benchmark` and `compare`, each trained and evaluated in a process of its own, and what is told of them."""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hd_agents import HarmonyDreamAgent
+from hd_agents.checkpoint import steps_in
+from hd_agents.cli import flags
+from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes, read_evaluation
+from hd_agents.cli.resuming import typed
+from hd_agents.cli.running import Job, last_line, run_jobs
+from hd_agents.cli.tasks import plan_of
+from hd_agents.jsonable import DamagedError
+from hd_agents.progress import bar_is_seen
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, RUN, training_facts
+from hd_agents.zoo.training import Plan
+
+EVALUATION = "evaluation.json"  # in a run's folder once the run is done
+WATCH_SECONDS = 5.0
+PROGRAM = (sys.executable, "-m", "hd_agents")
+
+
+class Run(NamedTuple):
+    """A run of a task or variant called ``name``; it is called by its label where people read of it."""
+
+    name: str
+    seed: int
+    plan: Plan
+    folder: Path
+    label: str
+    options: argparse.Namespace
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """What it came to, once it is done. Raises DamagedError where the file says nothing."""
+        path = self.folder / EVALUATION
+        return read_evaluation(path) if path.exists() else None
+
+    def facts(self) -> dict[str, Any]:
+        """How a run that is done was trained. Raises DamagedError where its folder does not say."""
+        facts = training_facts(self.folder) or {}
+        if missing := {"wall_seconds", "machine", "commit", "trained"} - facts.keys():
+            raise DamagedError(f"{self.folder / RUN} is damaged: it lacks {', '.join(sorted(missing))}.")
+        return facts
+
+    def steps_done(self) -> int:
+        """Env steps up to the end of the last episode."""
+        steps, _ = read_episodes(self.folder)
+        return int(steps[-1]) if len(steps) else 0
+
+    def delete_checkpoints(self) -> None:
+        """Nothing goes on without them; agent, pictures and logs stay."""
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+
+    def job(self) -> Job:
+        """The commands that are left of it: to train it, where it has not come to its end, and to evaluate it."""
+        options, task = self.options, self.options.task
+        training = (*PROGRAM, "train", task, "--folder", str(self.folder), "--resume", *typed(options))
+        evaluation = [*PROGRAM, "evaluate", task, "--model", str(self.folder / AGENT_FILE)]
+        evaluation += ["--seed", str(EVALUATION_SEED), "--n-envs", str(EVALUATION_ENVS), "--device", options.device]
+        evaluation += ["--output", str(self.folder / EVALUATION)]
+        evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
+        commands = [tuple(evaluation)] if self._is_trained() else [training, tuple(evaluation)]
+        return Job(self.label, tuple(commands), self.folder.with_name(f"{self.folder.name}.log"))
+
+    def _is_trained(self) -> bool:
+        """Whether it has come to its end; one that was stopped made a step more than it stored and learned from."""
+        path, stored = self.folder / AGENT_FILE, steps_in(self.folder / CHECKPOINTS)
+        if not path.exists() or (stored and stored[0] < self.plan.steps):
+            return False
+        with suppress(OSError, ValueError):  # a file that is damaged is written anew
+            return HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= self.plan.steps
+        return False
+
+
+def add_flags(parser: argparse.ArgumentParser, usual_seeds: int) -> None:
+    """Add the flags of runs that are many."""
+    flags.add_seeds_flags(parser, usual_seeds)
+    parser.add_argument("--jobs", type=flags.count, default=1, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--episodes", type=flags.count, help="of each evaluation (default: the papers' number)")
+    tidy = "delete a run's checkpoints, which hold its replay, once it is evaluated"
+    parser.add_argument("--delete-checkpoints", action="store_true", help=tidy)
+
+
+def make_run(name: str, folder: Path, label: str, options: argparse.Namespace) -> Run:
+    """The run by these options of `train`, with their seed, in a folder of its own."""
+    return Run(name, options.seed, plan_of(options), folder, label, options)
+
+
+def run_all(runs: Sequence[Run], at_once: int, done: Callable[[Run], None]) -> list[str]:
+    """Train and evaluate these, ``at_once`` at a time; one that fails does not keep the others from running.
+
+    :param done: called with each that came to its end. :return: the labels of those that failed.
+    """
+    board = _Board(runs, done)
+    try:
+        run_jobs(list(board.runs), at_once, board.ended, board.watch)
+    finally:
+        board.close()
+    return board.failed
+
+
+class _Board:
+    """What a person sees of the runs."""
+
+    def __init__(self, runs: Sequence[Run], done: Callable[[Run], None]) -> None:
+        from tqdm.auto import tqdm
+
+        self.failed: list[str] = []
+        self.runs = {one.job(): one for one in runs}
+        self._record = done
+        self._done = {job: one.steps_done() for job, one in self.runs.items()}
+        self._total = sum(one.plan.steps for one in runs)
+        self._before = sum(self._done.values())
+        self._ended, self._seen = 0, set[Job]()
+        self._started = self._watched = time.monotonic()
+        self._bar = tqdm(total=self._total, initial=self._before, unit=" steps", disable=not bar_is_seen())
+
+    def watch(self, running: Sequence[Job]) -> None:
+        """Tell of jobs that have begun, and move the bar now and then."""
+        begun = [job for job in running if job not in self._seen]
+        self._seen.update(begun)
+        for job in begun:
+            self._tell(f"begun  {job.name}, see {job.log}")
+        if begun or time.monotonic() - self._watched > WATCH_SECONDS:
+            self._watched = time.monotonic()
+            self._done.update({job: self.runs[job].steps_done() for job in running})
+            self._bar.set_postfix_str(", ".join(job.name for job in running), refresh=False)
+            self._bar.update(sum(self._done.values()) - self._bar.n)
+
+    def ended(self, job: Job, status: int) -> None:
+        """Record a run that is done, or report that it failed."""
+        self._ended += 1
+        one = self.runs[job]
+        self._done[job] = one.plan.steps
+        if status == 0:
+            self._record(one)
+            played, minutes = one.evaluation() or {}, one.facts()["wall_seconds"] / 60
+            score = f"return {played['mean_return']:.2f} ± {played['std_return']:.2f}"
+            text = f"done   {job.name}: {score}, {minutes:.1f} min of training"
+        else:
+            self.failed.append(job.name)
+            text = f"FAILED {job.name}: exit status {status}: {last_line(job.log)} (all of it in {job.log})"
+        self._tell(f"{text}; {self._ended} of {len(self.runs)} ended{self._time_left()}")
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+    def _tell(self, text: str) -> None:
+        self._bar.write(text)
+        sys.stdout.flush()
+
+    def _time_left(self) -> str:
+        """How long the rest takes at the speed so far."""
+        now, seconds = sum(self._done.values()), time.monotonic() - self._started
+        if self._ended == len(self.runs) or now <= self._before:
+            return ""
+        left = seconds * (self._total - now) / (now - self._before)
+        return f", about {self._bar.format_interval(left)} left"
