@@ -12,7 +12,7 @@ from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli import flags, runs, tracking, train
 from hd_agents.cli.errors import FAILED, UsageError, checked, make_folder, require
 from hd_agents.cli.resuming import changed_settings, repeat_command
-from hd_agents.cli.running import locked
+from hd_agents.cli.running import locked, threads_of_each
 from hd_agents.cli.runs import Run, make_run
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.envs.closing import close
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     results = options.results or folder / TABLE
     asked = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
     close(make_env(asked[0].plan.task, env_kwargs=asked[0].plan.env_kwargs))  # says which extra is missing
-    train.tell_machine(asked[0].plan, options.device)
+    train.tell_machine(asked[0].plan, options.device, threads_of_each(options.jobs))
     for one in asked:
         if changed := changed_settings(one.folder, one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")

@@ -15,7 +15,7 @@ from hd_agents.cli.curves import curves_of, draw_mean
 from hd_agents.cli.errors import FAILED, UsageError, make_folder, require
 from hd_agents.cli.figures import COLOURS
 from hd_agents.cli.resuming import changed_settings, told_folder
-from hd_agents.cli.running import locked
+from hd_agents.cli.running import locked, threads_of_each
 from hd_agents.cli.runs import Run, make_run
 from hd_agents.cli.tasks import make_env, new_run_folder
 from hd_agents.envs.closing import close
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     )
     asked = [one._replace(folder=folder / one.folder) for one in asked]
     again = f"the same command, with --folder {folder} --resume"
-    train.tell_machine(plan, options.device)
+    train.tell_machine(plan, options.device, threads_of_each(options.jobs))
 
     def record(one: Run) -> None:
         _write(folder / TABLE, asked)

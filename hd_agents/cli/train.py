@@ -135,11 +135,14 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def tell_machine(plan: Plan, device: str) -> None:
-    """Tell what makes learning slow, where it is the CPU that learns."""
+def tell_machine(plan: Plan, device: str, threads: int | None = None) -> None:
+    """Tell what makes learning slow, where it is the CPU that learns.
+
+    :param threads: of it; None for those of this process.
+    """
     if tasks.allow_tensor_cores(device):
         return
-    if hint := crowding(torch.get_num_threads()):
+    if hint := crowding(torch.get_num_threads() if threads is None else threads):
         print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
     size = plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default)
     if size in SIZES["dreamerv3"] and size != "nano":
