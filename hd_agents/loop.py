@@ -16,13 +16,14 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from hd_agents import checks, live_settings, recorder
 from hd_agents.arrivals import StepsOf, as_flags, moves, watch
 from hd_agents.backbones import Objectives
-from hd_agents.collection import Collector, VecStep, add_episode, last_observations, make_replay, normalize_batch
+from hd_agents.collection import Collector, VecStep, last_observations, make_replay, normalize_batch
 from hd_agents.host import keep_freed_memory
 from hd_agents.learner import Learner
 from hd_agents.metrics import Metrics
 from hd_agents.nonfinite import PATIENCE
 from hd_agents.policies import DreamPolicy
 from hd_agents.progress import Forecast, ProgressBar, record_logs, tell_failure, with_bar
+from hd_agents.recorded import add_episode
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
 from hd_agents.spaces import Observation
