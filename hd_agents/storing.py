@@ -3,6 +3,9 @@
 import inspect
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from stable_baselines3.common.utils import FloatSchedule, get_system_info
 from hd_agents.checks import LinearRate
 from hd_agents.jsonable import ArchiveError
 
+SIMULATORS = ("ale-py", "dm_control", "metaworld", "mujoco", "opencv-python-headless", "shimmy")
 RATES = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
 COUNTERS = (
     "num_timesteps",
@@ -71,8 +75,17 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
 
 
 def system_info() -> dict[str, str]:
-    """Versions of what the agent runs on."""
-    return {key: str(value) for key, value in get_system_info(print_info=False)[0].items()}
+    """Versions of what the agent runs on, and of the simulators that are installed."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {key: str(value) for key, value in get_system_info(print_info=False)[0].items()}
+    for package in SIMULATORS:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def policy_name(agent: Any) -> str:

@@ -209,7 +209,7 @@ def test_the_record_is_json_and_says_what_was_done(suites: None, agent: Any) -> 
     assert record["std_return"] == pytest.approx(np.std(found.returns))
     assert "env_kwargs" not in record
     assert record["human_normalized_score"] == pytest.approx((record["mean_return"] + 20.7) / 35.3)
-    assert {"hd_agents", "PyTorch", "Gymnasium"} <= record["versions"].keys()
+    assert {"hd_agents", "PyTorch", "Gymnasium", "ale-py"} <= record["versions"].keys()
     assert (record["rule"], record["acting"], record["seeds"]) == ("paper", "sampled", [2, 3, 4, 5])
 
 

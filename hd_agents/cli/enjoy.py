@@ -18,9 +18,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "enjoy",
         help="play episodes with a trained agent; --video films them, --dream draws what it dreams (no window opens)",
-        description="Play episodes with a trained agent and print their returns. --video films them; --dream "
-        "draws what it dreams for a piece of the first one, below what happened. It acts by the papers' rule for "
-        "the task, as in `evaluate`.",
+        description="Play episodes with a trained agent, of at most "
+        f"{filming.MAX_STEPS:,} steps each, and print their returns. --video films them; --dream draws what it dreams "
+        "for a piece of the first one, below what happened. It acts by the papers' rule for the task, as in "
+        "`evaluate`, which plays to the end.",
     )
     parser.add_argument("agent", metavar="MODEL", help=MODEL)
     parser.add_argument("--task", help="what to play (default: what the model was trained on)")
@@ -60,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         env.close()
     for number, episode in enumerate(played):
-        print(f"seed {options.seed + number}: return {sum(episode.rewards):g} in {len(episode.rewards)} steps")
+        told = f"seed {options.seed + number}: return {sum(episode.rewards):g} in {len(episode.rewards)} steps"
+        print(told if episode.whole else f"{told}, and was stopped there")
     if options.dream is not None:
         shown = checked(lambda: filming.draw_dream(options.dream, agent, played[0], task))
         print(f"  {options.dream}  {shown['context']} observations seen, {shown['horizon']} steps dreamt")

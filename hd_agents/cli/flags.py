@@ -63,7 +63,8 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help=f"dummy or subproc: {where}",
     )
-    set_help = "any argument of HarmonyDreamAgent, n_envs, or one entry such as policy_kwargs.units; may be repeated"
+    arguments = "any argument of HarmonyDreamAgent but env, seed, device, verbose and tensorboard_log"
+    set_help = f"{arguments}, n_envs, or one entry such as policy_kwargs.units; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
     add_env_flag(parser, "settings", "env_kwargs.")
     parser.set_defaults(trained_agent=None)  # a flag of `train` alone

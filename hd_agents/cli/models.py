@@ -51,7 +51,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Compare a model's files with the checksums on its card, and play the card's evaluation again, "
         "from the same seed. Exit status 1 if a file differs or the mean return has left the stated interval.",
     )
-    parser.add_argument("name", help="a name of `hd-agents list --pretrained`, or a package's folder")
+    parser.add_argument(
+        "name", help="a name of `hd-agents list --pretrained`, a package's folder, or org/repo of the Hub"
+    )
     parser.add_argument("--episodes", type=count, help="fewer are faster, with a wider interval (default: the card's)")
     parser.set_defaults(run=run_verify)
     report.add_parser(actions)

@@ -45,7 +45,7 @@ class Catch(gymnasium.Env[Image, np.int64]):
     Episode: ``balls`` balls, each 8 steps in the air and 1 step until the next; then ``terminated``. With the defaults
     71 steps.
 
-    Scores with the defaults: the maximum is 8 and can always be reached; uniformly random actions score -4.0 on
+    Scores with the defaults: the maximum is 8 and can always be reached; uniformly random actions score -3.8 on
     average, and -8 is the worst possible. A policy that follows the ball's present column reaches the maximum too; with
     ``max_drift=6`` it scores 7.1 on average, because there the bounce has to be foreseen.
 

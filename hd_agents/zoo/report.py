@@ -69,9 +69,10 @@ def _section(suite: str) -> Iterator[str]:
         scores = [_mean(official.scores(method, name)) for method in methods] if official else []
         for cells in [_cells(group) for group in run[name]] or [["not run"] + [""] * (len(OURS) - 1)]:
             yield _line([name.partition("/")[2], *scores, *cells])
-    absent = [name.partition("/")[2] for name in run if name not in shown]
+    absent = [name for name in run if name not in shown]
     if absent:
-        yield f"{chr(10) if shown else ''}Not run: {', '.join(absent)}."
+        which = f"the other {len(absent)} of its {len(run)}" if shown else f"any of its {len(run)}"
+        yield f"{chr(10) if shown else ''}Not run: {which} tasks."
 
 
 def _aggregates(suite: str, official: Published) -> Iterator[str]:

@@ -51,7 +51,7 @@ TASKS = {
     "cartpole": Task(_cartpole, "MlpPolicy", 10_000, 300.0, 500.0, 22.0),
     "no_velocity": Task(_no_velocity, "MlpPolicy", 10_000, 250.0, 500.0, 22.0),  # memory
     "pendulum": Task(_pendulum, "MlpPolicy", 4_000, -250.0, -145.0, -1225.0),  # continuous actions
-    "catch": Task(Catch, "CnnPolicy", 3_000, 6.4, 8.0, -4.0, threads=2),  # pixels
+    "catch": Task(Catch, "CnnPolicy", 3_000, 6.4, 8.0, -3.8, threads=2),  # pixels
     "rendezvous": Task(Rendezvous, "MultiInputPolicy", 3_000, 1.0, 2.8, -6.1),  # Dict observations
     "locks": Task(Locks, "MlpPolicy", 2_000, 8.5, 10.0, 3.6),  # MultiDiscrete actions
     "previous_action": Task(PreviousActionReward, "MlpPolicy", 2_500, 0.85, 1.0, 0.33),  # alignment
