@@ -1,7 +1,7 @@
 """One step of acting: the posterior state after an observation, and the parameters of the actor's choice in a state.
 
 :class:`FlatActing` does by operations alone what :class:`Acting` does by calling modules, see :mod:`hd_agents.nn.flat`;
-the numbers are the same to the last bit, except that a single image is convolved by matrix products.
+the numbers are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.graphs import Parts
-from hd_agents.nn.convolution import Conv, patches_of
+from hd_agents.nn.convolution import Conv
 from hd_agents.nn.flat import FlatLayer, can_be_flat, hooks_of
 from hd_agents.nn.functional import draw_one_hot, gru_update
 from hd_agents.world_model.encoder import Encoder, ImageEncoder
@@ -159,19 +159,10 @@ class Convolution:
     """A convolution of stride 2, its norm and activation, with channels last: (N, H, W, C) -> (N, H', W', outputs)."""
 
     def __init__(self, layer: Conv) -> None:
-        weight = layer.conv.weight.detach()
-        self.weight, self.kernel, self.padding = weight, weight.shape[-1], layer.padding
-        rows = weight.permute(0, 2, 3, 1).flatten(1)
-        self.product = FlatLayer(rows, layer.conv.bias, layer.norm, layer.act)
-        self.channels_last = rows.data_ptr() == weight.data_ptr()  # as we make them; else these rows are a copy
+        self.weight, self.padding = layer.conv.weight.detach(), layer.padding
+        rows = self.weight.permute(0, 2, 3, 1).flatten(1)  # as they lie in memory
+        self.layer = FlatLayer(rows, layer.conv.bias, layer.norm, layer.act)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) == 1 and x.device.type == "cpu" and self.channels_last:
-            return self._one(x)
-        x = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.product.bias, 2, self.padding)
-        return self.product.finish(x.permute(0, 2, 3, 1))
-
-    def _one(self, x: Tensor) -> Tensor:
-        """One image by a matrix product; oneDNN would rearrange the whole weight for it."""
-        patches = patches_of(x, self.kernel, self.padding)
-        return self.product(patches.flatten(0, 2)).view(*patches.shape[:3], -1)
+        x = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.layer.bias, 2, self.padding)
+        return self.layer.finish(x.permute(0, 2, 3, 1))

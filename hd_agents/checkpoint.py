@@ -192,7 +192,7 @@ def _read_manifest(path: Path, step: int, turn: int) -> Manifest:
             raise CheckpointError("its text does not match its own checksum.")
         files = {name: (int(size), str(checksum)) for name, (size, checksum) in document["files"].items()}
         replay = {str(name): [int(count) for count in rows] for name, rows in document["replay"].items()}
-        manifest = Manifest(document["step"], files, replay, document.get("turn", 0))
+        manifest = Manifest(document["step"], files, replay, document["turn"])
     except CheckpointError:
         raise
     except DAMAGE as error:

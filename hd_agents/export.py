@@ -85,7 +85,7 @@ class Step(nn.Module):
         """An example of each input of :meth:`forward`, and its meaning, by name and in order."""
         n, prefix = self.n, "observation." if self.observations.is_dict else ""
         found = {f"{prefix}{key}": self._example(key, space) for key, space in self.spaces.items()}
-        for name, size in zip(CARRIED, (self.rssm.deter, self.rssm.flat, self.actions.size), strict=True):
+        for name, size in zip(CARRIED, (self.rssm.deter, self.rssm.stoch_size, self.actions.size), strict=True):
             found[name] = torch.zeros(n, size), f"zeros at the start, then next_{name}"
         found["episode_start"] = torch.ones(n, dtype=torch.bool), "whether the observation is an episode's first"
         if not self.deterministic:

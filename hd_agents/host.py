@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import secrets
 import signal
 import time
@@ -22,7 +23,7 @@ except ImportError:  # Windows
 # What ends a process that can store itself first: Ctrl-C, those who want it to end, a terminal that closes.
 SIGNALS = {name: getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 MEMINFO = Path("/proc/meminfo")
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CONTAINER = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
 RUNNING = Path("/proc/loadavg")
 PROJECTS = {"cv2": "OpenCV", "yaml": "PyYAML"}  # where a module has not the name of what to install
@@ -32,8 +33,8 @@ LOOKS, BETWEEN = 5, 0.01  # at what runs just now, and seconds from one to the n
 def available_memory() -> int | None:
     """Bytes of memory that can be claimed without swapping; None where the system does not tell.
 
-    On Linux the kernel's own estimate, and no more than a container's limit; on other POSIX systems the free (or, for
-    want of it, the physical) pages.
+    On Linux the kernel's own estimate, and no more than a container's limit leaves; on other POSIX systems the free
+    (or, for want of it, the physical) pages.
     """
     found = []
     try:
@@ -44,11 +45,10 @@ def available_memory() -> int | None:
             if name in getattr(os, "sysconf_names", {}):
                 found.append(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
                 break
-    try:
-        limit = CONTAINER_LIMIT.read_text().strip()
-        found += [int(limit)] if limit.isdigit() else []
-    except OSError:
-        pass  # no container, or an older kind: the estimate above is all there is
+    with suppress(OSError, ValueError):  # no container, one without a limit, or an older kind
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        cache = re.search(r"^inactive_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.MULTILINE)
+        found.append(max(0, limit - used + int(cache[1] if cache else 0)))
     return min(found, default=None)
 
 

@@ -9,6 +9,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from hd_agents import checks
 from hd_agents.backbones import Objectives, objectives
 from hd_agents.presets import DEFAULTS
+from hd_agents.storing import RATES
 from hd_agents.styles import STYLES
 
 FIXED = {"backbone": "backbone", "size": "size", "harmony": "harmony", "policy_kwargs": "overrides"}  # of networks
@@ -22,13 +23,13 @@ RULES: dict[str, Callable[..., Any]] = {
     "entropy_coefficient": partial(checks.number, low=0.0),
     "learning_starts": partial(checks.whole, low=0),
     "pretrain_steps": partial(checks.whole, low=0),
+    "harmony_learning_rate": lambda name, value, default: None if value is None else checks.number(name, value, 0.0),
 }
 PACE = ("batch_size", "sequence_length", "train_ratio", "learning_starts", "pretrain_steps")  # of gradient steps
-RATES = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
 PROGRESS = (1.0, 0.9, 0.75, 0.5, 0.25, 0.1, 0.0)  # where rates are looked at before a run begins
 
 
-def take(agent: Any, harmony_learning_rate: float | None, **values: Any) -> None:
+def take(agent: Any, **values: Any) -> None:
     """Set values of :data:`RULES` on an agent; None stands for the backbone's own.
 
     :raises ValueError: for one that is not allowed.
@@ -36,8 +37,6 @@ def take(agent: Any, harmony_learning_rate: float | None, **values: Any) -> None
     for name, value in values.items():
         usual = getattr(DEFAULTS[agent.backbone], name, None)
         setattr(agent, name, RULES[name](name, value, default=usual))
-    own = harmony_learning_rate
-    agent.harmony_learning_rate = None if own is None else checks.number("harmony_learning_rate", own, 0.0)
 
 
 def check(agent: Any) -> None:
@@ -45,7 +44,7 @@ def check(agent: Any) -> None:
 
     :raises ValueError: for what is not allowed.
     """
-    take(agent, agent.harmony_learning_rate, **{name: getattr(agent, name) for name in RULES})
+    take(agent, **{name: getattr(agent, name) for name in RULES})
     replay = agent.replay_buffer
     if replay is not None and agent.sequence_length > replay.rows_per_env:
         raise ValueError(

@@ -125,7 +125,7 @@ def _wmlib_columns(module: str, networks: Networks) -> Array | None:
     """Where wmlib has the inputs of one of our linear layers; None where the order is the same."""
     rssm, encoder = networks.world_model.rssm, networks.world_model.encoder
     if READS_FEATURES.search(module):
-        return np.roll(np.arange(rssm.flat + rssm.deter), rssm.deter)
+        return np.roll(np.arange(rssm.stoch_size + rssm.deter), rssm.deter)
     if module.endswith("rssm.gru"):
         return np.roll(np.arange(rssm.gru.linear.in_features), rssm.deter)
     if module.endswith("rssm.observe_in") and encoder.image_keys:

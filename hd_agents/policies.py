@@ -111,7 +111,7 @@ class DreamPolicy(BasePolicy):
 
     def _latent_shapes(self, n_envs: int) -> list[tuple[int, int]]:
         rssm = self.networks.world_model.rssm
-        return [(n_envs, rssm.deter), (n_envs, rssm.flat), (n_envs, self.actions.size)]
+        return [(n_envs, rssm.deter), (n_envs, rssm.stoch_size), (n_envs, self.actions.size)]
 
     @torch.inference_mode()
     def step(

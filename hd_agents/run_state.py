@@ -46,10 +46,9 @@ def restore_run(agent: Any, data: Mapping[str, Any], tensors: Mapping[str, Any])
                 agent.env.seed((agent.seed + agent.num_timesteps) % 2**32)
         agent._rng = new_generator(data["sampling"])
         set_space_state(agent.action_space, data["action_space"])
-        agent.replay_buffer.count_as(data.get("rows", agent.replay_buffer.added))
-        agent._ended = np.array(data.get("episodes", [1 << 62] * agent.n_envs), np.int64).reshape(agent.n_envs)
-        if "skipped" in data:
-            agent.learner.guard.go_on(_tally(**data["skipped"]))
+        agent.replay_buffer.count_as(data["rows"])
+        agent._ended = np.array(data["episodes"], np.int64).reshape(agent.n_envs)
+        agent.learner.guard.go_on(_tally(**data["skipped"]))
         set_global_state(data, tensors["torch"])
     except ArchiveError:
         raise

@@ -114,16 +114,12 @@ class ScoreCurve(BaseCallback):
 def read_scores(path: Path) -> list[dict[str, Any]]:
     """The evaluations in a file of :class:`ScoreCurve`, oldest first; none where there is no file.
 
-    :raises ValueError: for a file of anything else. A last line that was not written to its end is left out.
+    :raises ValueError: for a file of anything else.
     """
-    found: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if line.endswith("\n"):
-                raise ValueError(f"{path} is damaged, or holds no scores: {error}") from error
-    return found
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or holds no scores: {error}") from error
 
 
 def write_scores(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -26,7 +26,7 @@ def human_normalized(task: str, score: float) -> float | None:
     return (score - random) / (human - random)
 
 
-def expected_range(returns: Sequence[float], episodes: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def prediction_interval(returns: Sequence[float], episodes: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Where the mean of ``episodes`` further episodes lies with ``confidence``, given these returns (bootstrap).
 
     Both means are uncertain, the one here and the one to come, and the range allows for both.

@@ -29,7 +29,7 @@ def behavior(case: Case) -> list[Row]:
         case.imagined_actions(data, "imag/"),
         differentiable=not goals.actor_loss.reinforce,
     )
-    deter, stoch = dream.features.split([model.rssm.deter, model.rssm.flat], -1)
+    deter, stoch = dream.features.split([model.rssm.deter, model.rssm.stoch_size], -1)
     report.forward("imagined deter", deter, data["imag/deter"])
     report.forward("imagined stoch", stoch, data["imag/stoch"].reshape(stoch.shape))
     logits = model.rssm.prior(deter[1:])

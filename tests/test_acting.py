@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from gymnasium import spaces
 from torch import nn
 
-from hd_agents.acting import Acting, Convolution, FlatActing
+from hd_agents.acting import Acting, FlatActing
 from hd_agents.nn import products
-from hd_agents.nn.convolution import Conv
 from hd_agents.nn.layers import Dense
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.world_model.rssm import State
@@ -94,7 +92,6 @@ def test_a_single_image_is_seen_as_many_are(seen: str, backbone: str, monkeypatc
     rows = policy.to_device(policy.observations.encode(policy.observation_space.sample()))
     with torch.no_grad():
         wanted = policy.networks.world_model.encode(rows)
-        monkeypatch.delattr(F, "conv2d")  # it is by a product
         embed = policy.acting_now()._embed(rows)
     torch.testing.assert_close(embed, wanted, rtol=1e-5, atol=1e-5)
 
@@ -221,22 +218,3 @@ def test_hooks_are_called() -> None:
     walk(policy, 1)
     assert len(seen) == 6
     handle.remove()
-
-
-@pytest.mark.parametrize("padding", [0, 1])
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("channels", [1, 3, 17])
-def test_one_image_is_convolved_as_many_are(
-    channels: int, padding: int, norm: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    layer = Conv(channels, 5, padding=padding, norm=norm, act="silu")
-    if layer.conv.bias is not None:
-        nn.init.normal_(layer.conv.bias)
-    flat, images = Convolution(layer), torch.randn(3, 14, 22, channels)
-    with torch.no_grad():
-        expected = layer(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        assert torch.equal(flat(images), expected)
-        monkeypatch.delattr(F, "conv2d")  # one is by a product
-        each = torch.cat([flat(image.unsqueeze(0)) for image in images])
-    torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 from hd_agents.cli import main, runs
 from hd_agents.cli.running import locked
-from hd_agents.scores import expected_range
+from hd_agents.scores import prediction_interval
 from hd_agents.zoo.results import read_rows
 from tests.stand_in import install, sittings
 
@@ -38,7 +38,7 @@ def test_every_task_and_seed_leaves_a_row_once(stand_in: Path, capsys: pytest.Ca
     expected |= {"env_steps": 60, "gradient_steps": 7, "rule": "paper", "std_return": 5.0, "model": None}
     expected |= {"backbone": "dreamerv3", "harmony": True, "size": "nano", "preset": "paper", "success_rate": None}
     assert row.items() >= expected.items()
-    assert row["interval"] == list(expected_range([11.0, *[20.0] * 19], 20))
+    assert row["interval"] == list(prediction_interval([11.0, *[20.0] * 19], 20))
     printed = capsys.readouterr().out
     assert printed.count("begun  classic/CartPole seed 0, see ") == 1
     assert printed.partition("done   ")[0].count("begun  ") == 2, "two at a time"

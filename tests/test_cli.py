@@ -222,7 +222,7 @@ def test_episodes_of_several_environments_are_put_in_order_of_time(tmp_path: Pat
     (tmp_path / "0.monitor.csv").write_text(head + "1.5,10,1.0\n2.5,20,4.0\n")
     (tmp_path / "1.monitor.csv").write_text(head + "-3,17,2.0\n")
     steps, totals = read_episodes(tmp_path)
-    assert steps.tolist() == [10, 27, 47]
+    assert steps.tolist() == [20, 34, 60]
     assert totals.tolist() == [1.5, -3, 2.5]
 
 

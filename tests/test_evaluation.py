@@ -18,7 +18,7 @@ from hd_agents import evaluation
 from hd_agents.cli import main
 from hd_agents.episodes import SeededEpisodes, share_seeds
 from hd_agents.evaluation import ActorsMode, evaluate
-from hd_agents.scores import expected_range, human_normalized
+from hd_agents.scores import human_normalized, prediction_interval
 from tests.agents import Scripted, tiny
 from tests.test_sb3_logging import Memory, logged
 
@@ -308,21 +308,21 @@ def test_human_normalized(task: str, score: float, normalized: float | None) -> 
     assert found == (None if normalized is None else pytest.approx(normalized))
 
 
-def test_expected_range_covers_what_it_promises() -> None:
+def test_prediction_interval_covers_what_it_promises() -> None:
     """Of pairs of samples of one distribution, the second's mean is in the first's range about as often as said."""
     rng = np.random.default_rng(1)
     inside = 0
     for _ in range(150):
-        low, high = expected_range(rng.normal(5, 2, 50).tolist(), 20, confidence=0.8)
+        low, high = prediction_interval(rng.normal(5, 2, 50).tolist(), 20, confidence=0.8)
         inside += low <= rng.normal(5, 2, 20).mean() <= high
     assert 0.72 < inside / 150 < 0.88
-    assert expected_range([3.0] * 9, 4) == (3.0, 3.0)
+    assert prediction_interval([3.0] * 9, 4) == (3.0, 3.0)
 
 
-def test_expected_range_is_of_99_percent() -> None:
+def test_prediction_interval_is_of_99_percent() -> None:
     """Of both means: 2.576 deviations of 0.5, times the root of 1/100 + 1/100 or of 1/100 + 1/25."""
-    assert expected_range([0.0, 1.0] * 50, 100) == pytest.approx((0.318, 0.682), abs=0.012)
-    assert expected_range([0.0, 1.0] * 50, 25) == pytest.approx((0.212, 0.788), abs=0.012)
+    assert prediction_interval([0.0, 1.0] * 50, 100) == pytest.approx((0.318, 0.682), abs=0.012)
+    assert prediction_interval([0.0, 1.0] * 50, 25) == pytest.approx((0.212, 0.788), abs=0.012)
 
 
 def test_success_is_logged_in_training_and_by_eval_callback() -> None:
@@ -387,5 +387,5 @@ def test_command_line_mistakes(
 
 
 def test_few_episodes_leave_the_range_wide_however_many_follow() -> None:
-    low, high = expected_range([0.0, 1.0, 2.0, 3.0], 400)
+    low, high = prediction_interval([0.0, 1.0, 2.0, 3.0], 400)
     assert low < 0.6 and high > 2.4

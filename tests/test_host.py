@@ -29,6 +29,21 @@ def test_bfloat16_is_read_from_the_flags(
     assert not host.cpu_has_bfloat16()
 
 
+def test_of_a_container_what_its_limit_leaves_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   16000 kB\n")
+    monkeypatch.setattr(host, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(host, "CONTAINER", tmp_path)
+    assert host.available_memory() == 16_384_000  # no container
+    (tmp_path / "memory.max").write_text("8000000\n")
+    (tmp_path / "memory.current").write_text("7900000\n")
+    (tmp_path / "memory.stat").write_text("anon 7000000\nactive_file 30000\ninactive_file 50000\n")
+    assert host.available_memory() == 150_000  # files that nobody has read lately give way
+    (tmp_path / "memory.current").write_text("8100000\n")
+    assert host.available_memory() == 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert host.available_memory() == 16_384_000
+
+
 def test_the_processors_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel\t\t: 17\nmodel name\t: Desk  9: @ 3 GHz\n")
     monkeypatch.setattr(host, "CPUINFO", tmp_path / "cpuinfo")

@@ -86,8 +86,6 @@ def test_the_readme_states_the_card_in_words(eight: Path) -> None:
         assert part in text, part
     assert "\n\n\n" not in text
     assert "before packing" not in text
-    first_format = cards.readme({key: value for key, value in card.items() if key not in ("dream", "video")})
-    assert "Pictures" not in first_format and "| seed | 3 |" in first_format
 
 
 def test_the_readme_tells_how_this_model_learns_on(eight: Path) -> None:
@@ -269,12 +267,6 @@ def test_a_picture_that_the_card_does_not_know_is_refused(eight: Path, tmp_path:
     (tmp_path / "a" / packages.CARD).write_text(json.dumps(card))
     with pytest.raises(ArchiveError, match=packages.VIDEO):
         packages.check(tmp_path / "a")
-
-
-def test_packages_of_the_first_format_are_read(saved: Path, tmp_path: Path) -> None:
-    packages.seal(tmp_path, {**packages.write(tiny(seed=3), tmp_path), "format_version": 1})
-    packages.check(tmp_path)
-    assert packages.read(tmp_path, "cpu").num_timesteps == 0
 
 
 @pytest.mark.parametrize("sums", [None, [], "x", {"agent.json": 3}])

@@ -15,7 +15,7 @@ from hd_agents import zoo
 from hd_agents.aggregates import MEASURES, Estimate
 from hd_agents.cli import figures, main, plot
 from hd_agents.cli.plot import OURS, Run
-from hd_agents.scores import expected_range
+from hd_agents.scores import prediction_interval
 from hd_agents.zoo.results import append_row
 from tests.test_results import ROW
 
@@ -111,7 +111,7 @@ def test_a_folder_of_runs_beside_the_official_ones(
     points = plot._points(runs, plot.label(runs))["atari100k/pong"]
     assert [row["mean_return"] for row in points["harmony False"]] == [4.0, 4.5]
     assert [len(rows) for rows in points.values()] == [3, 2, 5, 5]
-    assert points["harmony True"][1]["interval"] == expected_range([4.0, 5.0], 2)
+    assert points["harmony True"][1]["interval"] == prediction_interval([4.0, 5.0], 2)
     assert main(["plot", str(tmp_path / "runs"), "--output", str(tmp_path / "plots")]) == 0
     assert "1 tasks; runs of each: harmony True 3, harmony False 2" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())

@@ -17,7 +17,7 @@ from hd_agents.envs import namespace
 from hd_agents.evaluation import PROTOCOLS, ActorsMode, Evaluation, evaluate
 from hd_agents.host import sha256_of
 from hd_agents.jsonable import ArchiveError
-from hd_agents.scores import expected_range
+from hd_agents.scores import prediction_interval
 from hd_agents.zoo import packages
 from tests.agents import tiny
 from tests.suites import NEEDS, require
@@ -153,7 +153,7 @@ def test_verification_repeats_the_evaluation(shipped: Path) -> None:
     fewer = zoo.verify("classic/CartPole", episodes=5)
     assert fewer.evaluation.seeds == found.evaluation.seeds[:5]
     assert fewer.high - fewer.low > found.high - found.low
-    assert (fewer.low, fewer.high) == expected_range(card["evaluation"]["returns"], 5, 0.99)
+    assert (fewer.low, fewer.high) == prediction_interval(card["evaluation"]["returns"], 5, 0.99)
 
 
 @pytest.mark.parametrize(("offset", "status"), [(0.0, 0), (30.0, 1), (-30.0, 1)])
@@ -222,13 +222,13 @@ def test_weights_of_another_agent_are_refused(shipped: Path, tmp_path: Path) -> 
     rewrite_card(broken)
     with pytest.raises(ArchiveError, match="damaged"):
         zoo.load(broken)
-    for text in ("[]", "{", "[" * 100_000, '{"format": "hd_agents package", "format_version": 1}'):
+    for text in ("[]", "{", "[" * 100_000, '{"format": "hd_agents package", "format_version": 2}'):
         (broken / "card.json").write_text(text)
         with pytest.raises(ArchiveError, match=r"JSON|checksum"):
             zoo.load(broken)
     (broken / "card.json").write_bytes((shipped / "card.json").read_bytes())
     rewrite_card(broken, format_version=3)
-    with pytest.raises(ArchiveError, match="reads 'hd_agents package' 1 and 2 only"):
+    with pytest.raises(ArchiveError, match="reads 'hd_agents package' 2 only"):
         zoo.load(broken)
     rewrite_card(broken, format_version=2, format="another package")
     with pytest.raises(ArchiveError, match="has the format 'another package'"):

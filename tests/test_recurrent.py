@@ -60,7 +60,7 @@ def test_gradients_of_the_recurrence(backbone: str, modes: bool, monkeypatch: py
     first = torch.zeros(2, 7, dtype=torch.bool)
     first[0, 0] = first[1, 4] = True
     leaves = [torch.randn(2, 7, rssm.observe_in.linear.in_features - rssm.deter), 2.0 * torch.randn(2, 7, 5)]
-    leaves += [torch.randn(2, rssm.deter), torch.randn(2, rssm.flat)]
+    leaves += [torch.randn(2, rssm.deter), torch.randn(2, rssm.stoch_size)]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     used = [*leaves, *(p for name, p in rssm.named_parameters() if not name.startswith(("prior_out", "image_out")))]
     draws = None if modes else torch.rand(2, 7, rssm.stoch)

@@ -147,7 +147,7 @@ class FusedDreaming(FlatDreaming):
 
     def __init__(self, model: WorldModel, actor: Actor, start: State, horizon: int) -> None:
         super().__init__(model, actor)
-        (deter, stoch), (rows, size), flat = start, start.deter.shape, model.rssm.flat
+        (deter, stoch), (rows, size), flat = start, start.deter.shape, model.rssm.stoch_size
         self._memory, self._keep, self._nothing = deter.clone(), deter.new_ones(rows), torch.zeros_like(stoch)
         self._probs = deter.new_empty(rows, model.rssm.stoch, model.rssm.classes)
         self._joint = deter.new_empty(rows, self._gru.weight.shape[0], dtype=self.dtype)
@@ -166,14 +166,14 @@ class FusedDreaming(FlatDreaming):
         self._features = features = next(self._rooms)
         deter, stoch = features[:, : rssm.deter], features[:, rssm.deter :]
         joint, inputs = self._joint, self._inputs
-        inputs[:, rssm.flat :] = rssm.clip(action)
+        inputs[:, rssm.stoch_size :] = rssm.clip(action)
         self._finish(self._image_in, self._image_in.product(inputs), joint[:, rssm.deter :])
         gates, norm = self._gru.product(joint), self._gru.norm_weights
         fused.kernels().gates(gates, None, norm, memory, memory, keep, memory, deter, memory, joint[:, : rssm.deter])
         hidden = self._finish(self._image_out, self._image_out.product(deter))
         prior = self._prior_out
         logits = torch.mm(hidden, prior.weight)
-        places = self._nothing, keep, probs, stoch, inputs[:, : rssm.flat]
+        places = self._nothing, keep, probs, stoch, inputs[:, : rssm.stoch_size]
         fused.kernels().draw(logits, prior.bias, draw, rssm.unimix, *places)
         return State(deter, stoch)
 

@@ -17,7 +17,7 @@ from hd_agents.cli.runs import Run, make_run
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import protocol
-from hd_agents.scores import expected_range
+from hd_agents.scores import prediction_interval
 from hd_agents.zoo.catalogue import preset_of, suites
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 
@@ -40,7 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument("--results", type=Path, metavar="CSV", help="the table (default: results.csv in the folder)")
-    parser.add_argument("--checkpoint-every", type=flags.steps, metavar="STEPS", help="default: a twentieth of the run")
+    parser.add_argument("--checkpoint-every", type=flags.count, metavar="STEPS", help="default: a twentieth of the run")
     flags.add_setting_flags(parser)
     flags.add_eval_flags(parser)
     tracking.add_flags(parser)
@@ -108,7 +108,7 @@ def row(one: Run) -> dict[str, Any]:
     return {
         **{"name": one.name, "task": one.plan.task, "seed": one.seed, "command": command, "model": None},
         **{key: played.get(key) for key in (*EVALUATED, "env_steps", "gradient_steps")},
-        **{"interval": list(expected_range(played["returns"], played["episodes"]))},
+        **{"interval": list(prediction_interval(played["returns"], played["episodes"]))},
         **{key: facts[key] for key in ("wall_seconds", "machine", "commit")},
         **{key: arguments[key] for key in ("backbone", "harmony", "size")},
         **{"preset": preset_of(command), "date": facts["trained"]},

@@ -22,18 +22,19 @@ Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 def read_episodes(folder: Path) -> Curve:
     """Env steps taken by all environments up to the end of each training episode, and its return, in order of time."""
-    rows: list[tuple[int, int, float]] = []
-    for path in sorted(folder.glob("*.monitor.csv")):
+    rows: list[tuple[int, float]] = []
+    files = sorted(folder.glob("*.monitor.csv"))  # one of each environment
+    for path in files:
         with path.open(newline="", encoding="utf-8") as file:
             next(file, None)  # a comment line with the file's metadata
-            end = 0  # steps of this environment, which are the clock of all: they step together
+            end = 0  # env steps of all: they step together
             for row in csv.DictReader(file):
                 if row["t"] is None:  # the run goes on, and this line is being written
                     break
-                end += int(row["l"])
-                rows.append((end, int(row["l"]), float(row["r"])))
+                end += int(row["l"]) * len(files)
+                rows.append((end, float(row["r"])))
     rows.sort()
-    return np.cumsum([length for _, length, _ in rows], dtype=np.int64), np.array([total for *_, total in rows])
+    return np.array([end for end, _ in rows], np.int64), np.array([total for _, total in rows])
 
 
 def moving_mean(totals: NDArray[np.float64]) -> NDArray[np.float64]:

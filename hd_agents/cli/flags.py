@@ -20,7 +20,7 @@ def add_plan_flags(parser: argparse.ArgumentParser, what: str = "run") -> None:
     folder_help = f"where {what} folders go (default: {RUNS}); with --resume, the folder of the {what} itself"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument(
-        "--checkpoint-every", type=steps, metavar="STEPS", help="store the whole run every so many env steps"
+        "--checkpoint-every", type=count, metavar="STEPS", help="store the whole run every so many env steps"
     )
     resume_help = f"go on with the {what} in --folder where it was stored last; begin it, if there is none yet"
     parser.add_argument("--resume", action="store_true", help=resume_help)
@@ -38,7 +38,7 @@ def plan_defaults() -> dict[str, Any]:
 def add_eval_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of evaluations while learning."""
     every = f"evaluate by the papers' rule every so many env steps, into {SCORES}"
-    parser.add_argument("--eval-every", type=steps, metavar="STEPS", help=every)
+    parser.add_argument("--eval-every", type=count, metavar="STEPS", help=every)
     episodes = "of each of these evaluations (default: the papers' number)"
     parser.add_argument("--eval-episodes", type=count, metavar="N", help=episodes)
 
@@ -119,22 +119,15 @@ def seed(text: str) -> int:
 
 
 def count(text: str) -> int:
-    """What a flag takes that says how many."""
+    """What a flag takes that says how many, such as 1e4."""
     return _whole(text, 1)
 
 
-def steps(text: str) -> int:
-    """What a flag takes that says after how many env steps, such as 1e4."""
-    try:
-        return checks.whole("steps", float(text), 1)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1") from error
-
-
 def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-    return int(text)
+    try:
+        return checks.whole("", float(text), least)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}") from error
 
 
 def _vec_env(text: str) -> str:

@@ -15,7 +15,7 @@ from hd_agents.cli.errors import UsageError, checked, make_folder, require
 from hd_agents.cli.resuming import settings_in
 from hd_agents.cli.runs import EVALUATION
 from hd_agents.jsonable import DamagedError
-from hd_agents.scores import expected_range, human_normalized
+from hd_agents.scores import human_normalized, prediction_interval
 from hd_agents.zoo.catalogue import name_of, suites
 from hd_agents.zoo.models import CONFIG, training_facts
 from hd_agents.zoo.results import SAME_RUN, normalized, read_rows, settings_of
@@ -244,5 +244,5 @@ def _of_folder(folder: Path) -> Run:
         played, facts = read_evaluation(folder / EVALUATION), training_facts(folder) or {}
         row = {"success_rate": None, "human_normalized_score": None, **played, "name": name, "seed": settings["seed"]}
         row |= {key: facts.get(key) for key in ("commit", "wall_seconds")}
-        row["interval"] = expected_range(played["returns"], played["episodes"])
+        row["interval"] = prediction_interval(played["returns"], played["episodes"])
     return Run(name, settings.pop("seed"), settings, row, folder)

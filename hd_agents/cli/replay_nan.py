@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.cli.errors import UsageError
+from hd_agents.cli.errors import checked
 from hd_agents.cli.flags import add_device_flag
 from hd_agents.recorder import explain, read_record
 from hd_agents.saving import read_archive
@@ -26,11 +26,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Print the explanation; 0 if the recorded step fails again, else 1."""
-    try:
-        agent = HarmonyDreamAgent.load(options.file, device=options.device, verbose=0)
-        batch, draws = read_record(agent, read_archive(options.file)[1])
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    agent = checked(lambda: HarmonyDreamAgent.load(options.file, device=options.device, verbose=0))
+    batch, draws = checked(lambda: read_record(agent, read_archive(options.file)[1]))
     again, lines = explain(agent, batch, draws)
     print(f"Gradient step {agent._n_updates} of {options.file}:")
     print("\n".join(f"  {line}" for line in lines))

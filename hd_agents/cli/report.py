@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from hd_agents import zoo
-from hd_agents.cli.errors import UsageError
+from hd_agents.cli.errors import checked
 from hd_agents.host import write_text
 from hd_agents.zoo import report
 
@@ -22,13 +22,8 @@ def add_parser(actions: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the files and name them; the exit status is 0."""
-    try:
-        texts = {f"results/{suite}.csv": text for suite, text in report.tables().items()} | {
-            "README.md": report.readme()
-        }
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    for name, text in texts.items():
+    tables = {f"results/{suite}.csv": text for suite, text in checked(report.tables).items()}
+    for name, text in {**tables, "README.md": checked(report.readme)}.items():
         path = zoo.folder() / name
         write_text(path, text)
         print(path)

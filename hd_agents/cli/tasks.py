@@ -14,7 +14,7 @@ import torch
 from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.cli.errors import UsageError, make_folder
+from hd_agents.cli.errors import UsageError, checked, make_folder
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
 
@@ -106,10 +106,7 @@ def task_id(task: str) -> str:
         find_own_modules()
         if not all(part.isidentifier() for part in module.split(".")):
             raise UsageError(f"{task}: {module} is no name of a module; write it as for import, my_module:{name}.")
-    try:
-        return zoo.env_id(task)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return str(checked(lambda: zoo.env_id(task)))
 
 
 def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:

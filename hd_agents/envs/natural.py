@@ -93,9 +93,8 @@ class NaturalControl(Control):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """As :meth:`hd_agents.envs.replayed.Replayed.set_state`."""
-        seed = state.get("video_seed", 0)
-        if seed != self._video_seed:
-            self._choose(seed)
+        if state["video_seed"] != self._video_seed:
+            self._choose(state["video_seed"])
         super().set_state(state)
         self._now = state["film"]
         self.np_random = new_generator(state["generator"])

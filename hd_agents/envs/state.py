@@ -115,7 +115,7 @@ def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     elif whole:
         for index, part in enumerate(state["envs"]):
             inner.env_method("set_state", part, indices=[index])
-    if whole and _tells_itself(inner) and state.get("restarts") is not None:
+    if whole and _tells_itself(inner) and state["restarts"] is not None:
         inner.set_state(_unpack(state["restarts"]))
     return whole
 

@@ -66,15 +66,15 @@ class RSSM(nn.Module):
     ) -> None:
         super().__init__()
         self.deter, self.stoch, self.classes = deter, stoch, classes
-        self.flat = stoch * classes
-        self.features = deter + self.flat
+        self.stoch_size = stoch * classes
+        self.features = deter + self.stoch_size
         self.unimix, self.clip_action = unimix, clip_action
-        self.image_in = Dense(self.flat + action, hidden, norm=norm, act=act)
+        self.image_in = Dense(self.stoch_size + action, hidden, norm=norm, act=act)
         self.gru = GRUCell(hidden, deter, bias=not norm)
         self.image_out = Dense(deter, hidden, norm=norm, act=act)
-        self.prior_out = linear(hidden, self.flat)
+        self.prior_out = linear(hidden, self.stoch_size)
         self.observe_in = Dense(deter + embed, hidden, norm=norm, act=act)
-        self.posterior_out = linear(hidden, self.flat)
+        self.posterior_out = linear(hidden, self.stoch_size)
         self.initial_deter = nn.Parameter(torch.zeros(deter)) if learned_initial else None
 
     def initial(self, n: int) -> State:
@@ -154,7 +154,7 @@ class RSSM(nn.Module):
         first, observe = self.image_in.linear, self.observe_in.linear
         keep = (~is_first).float().unsqueeze(-1)
         initial = self.initial(embed.shape[0])
-        from_action = apply_linear(self.clip(action) * keep, first.weight[:, self.flat :], first.bias)
+        from_action = apply_linear(self.clip(action) * keep, first.weight[:, self.stoch_size :], first.bias)
         from_embed = apply_linear(embed, observe.weight[:, self.deter :], observe.bias)
         small = len(embed) * self.gru.linear.weight.numel() <= SMALL_PRODUCT.get(embed.device.type, 0)
         if small and from_embed.dtype == torch.bfloat16:
@@ -193,7 +193,10 @@ class RSSM(nn.Module):
 
     def _filter(self, inputs: Sequences) -> tuple[Tensor, Tensor, Tensor]:
         """:func:`hd_agents.world_model.filtering.filter_by_hand` step by step, with gradients by autograd."""
-        into, observe = self.image_in.linear.weight[:, : self.flat], self.observe_in.linear.weight[:, : self.deter]
+        into, observe = (
+            self.image_in.linear.weight[:, : self.stoch_size],
+            self.observe_in.linear.weight[:, : self.deter],
+        )
         actions, embeds = inputs.from_action.unbind(1), inputs.from_embed.unbind(1)
         numbers = [None] * len(actions) if inputs.draws is None else inputs.draws.unbind()
         deter, stoch, made = inputs.deter, inputs.stoch, []
@@ -210,7 +213,7 @@ class RSSM(nn.Module):
 
     def _filter_by_hand(self, inputs: Sequences) -> tuple[Tensor, Tensor, Tensor]:
         weights = Weights(
-            self.image_in.linear.weight[:, : self.flat],
+            self.image_in.linear.weight[:, : self.stoch_size],
             _norm(self.image_in),
             self.gru.linear.weight,
             self.gru.linear.bias,

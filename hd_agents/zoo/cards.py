@@ -33,7 +33,9 @@ def readme(card: Mapping[str, Any], place: str | None = None) -> str:
         _table(_training(card)),
         "## Weights",
         _table(_weights(card)),
-        *(("## Pictures", _video(card), _dream(card)) if "dream" in card else ()),  # format 1 has none
+        "## Pictures",
+        _video(card),
+        _dream(card),
         f"Everything here and the return of each episode is in `card.json`; `hd-agents zoo verify {place}` checks the "
         "files and plays the evaluation again.",
     ]

@@ -11,7 +11,7 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import Evaluation, evaluate
 from hd_agents.jsonable import DamagedError
-from hd_agents.scores import CONFIDENCE, expected_range
+from hd_agents.scores import CONFIDENCE, prediction_interval
 from hd_agents.zoo import hub, packages
 from hd_agents.zoo.card_checks import check_stated
 from hd_agents.zoo.catalogue import env_id, folder
@@ -19,7 +19,6 @@ from hd_agents.zoo.catalogue import env_id, folder
 # What `hd-agents train` leaves in a run's folder, beside logs and pictures: the agent, how it was trained, its settings
 # and, where they were asked for, checkpoints to go on from.
 AGENT_FILE, RUN, CONFIG, CHECKPOINTS = "agent.zip", "run.json", "config.yml", "checkpoints"
-FACTS = ("command", "commit", "machine", "seed", "wall_seconds")  # of the run, which a card has to state
 
 
 class Verification(NamedTuple):
@@ -105,7 +104,7 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
         stated.get("env_kwargs"),
     )
     mean = sum(found.returns) / episodes
-    return Verification(str(name), found, mean, *expected_range(stated["returns"], episodes, CONFIDENCE))
+    return Verification(str(name), found, mean, *prediction_interval(stated["returns"], episodes, CONFIDENCE))
 
 
 def locate(name: str | Path, version: str | None = None, media: bool = False) -> Path:

@@ -36,7 +36,6 @@ CARD, AGENT, WEIGHTS = "card.json", "agent.json", "weights.safetensors"
 README, VIDEO, DREAM = "README.md", "video.mp4", "dream.png"
 FILES = (AGENT, WEIGHTS, README, VIDEO, DREAM)  # that the card has checksums of; the first two are always there
 FORMAT, FORMAT_VERSION = "hd_agents package", 2
-READABLE = (1, 2)  # versions; the first had neither pictures nor weights in 8 bits
 ACTING = tuple(f"networks.{part}." for part in ("world_model.encoder", "world_model.rssm", "actor"))
 FULL = "Ask for a package that was made with full=True (without --acting-only), or train: `hd-agents train TASK`."
 # Where the agent ran, which is nobody else's business, and its seed, which would reseed whoever loads it.
@@ -144,11 +143,10 @@ def read_card(source: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArchiveError(f"{source} is no package: it has no {CARD}.")
     card = _read_json(path)
-    if card.get("format") != FORMAT or card.get("format_version") not in READABLE:
+    if card.get("format") != FORMAT or card.get("format_version") != FORMAT_VERSION:
         raise ArchiveError(
             f"{path} has the format {card.get('format')!r} {card.get('format_version')!r}, and this release of "
-            f"hd_agents reads {FORMAT!r} {' and '.join(map(str, READABLE))} only: install the release that wrote it or "
-            "a newer one."
+            f"hd_agents reads {FORMAT!r} {FORMAT_VERSION} only: install the release that wrote it or a newer one."
         )
     if not isinstance(card.get("sha256"), dict):
         raise ArchiveError(f"{path} has no checksums.")

@@ -22,14 +22,18 @@ from hd_agents.filming import (
     write_video,
 )
 from hd_agents.host import require
-from hd_agents.scores import CONFIDENCE, expected_range
+from hd_agents.scores import CONFIDENCE, prediction_interval
 from hd_agents.zoo import packages
 from hd_agents.zoo.card_checks import check_env_kwargs
 from hd_agents.zoo.cards import HERE, readme
 from hd_agents.zoo.catalogue import env_id, folder, make_with, name_of
-from hd_agents.zoo.models import FACTS, RUN, training_facts, within
+from hd_agents.zoo.models import RUN, training_facts, within
 from hd_agents.zoo.precision import BITS
 
+NUMBER = (int, float)
+# Of the run, which a card has to state; there is no commit outside of a repository.
+FACTS: dict[str, tuple[type, ...]] = {"command": (str,), "commit": (str, type(None)), "machine": (str,)}
+FACTS |= {"seed": NUMBER, "wall_seconds": NUMBER}
 EPISODES = 100
 VIDEO_STEPS = 500
 VIDEO_BYTES = 1_000_000
@@ -88,7 +92,7 @@ def pack(
         packages.seal(made, card)
         packed = packages.read(made, agent.device)
         found = evaluate(packed, task, episodes, "paper", seed, n_envs, progress_bar, env_kwargs)
-        interval = expected_range(found.returns, episodes, CONFIDENCE)
+        interval = prediction_interval(found.returns, episodes, CONFIDENCE)
         return packed, {**card, "interval": list(interval), "confidence": CONFIDENCE, "evaluation": found.to_json()}
 
     with packages.making(target) as made:
@@ -105,20 +109,16 @@ def pack(
 
 def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
     """How an agent was trained, as the card has to state it."""
-    run = training_facts(file.parent) if run is None else run
-    if not isinstance(run or {}, Mapping):
+    facts = (training_facts(file.parent) if run is None else run) or {}
+    if not isinstance(facts, Mapping):
         raise ValueError(f"run={str(run)[:80]} is no object of names and values: {', '.join(FACTS)}.")
-    missing = [key for key in FACTS if key not in (run or {})]
-    if missing:
+    if missing := [key for key in FACTS if key not in facts]:
         raise ValueError(f"The card has to state {missing}: pass run={{...}}, or keep the {RUN} of the training run.")
-    for key in FACTS:
-        number = key in ("seed", "wall_seconds")
-        kind = (int, float) if number else (str,)
-        nothing = key == "commit" and (run or {})[key] is None  # outside of a repository
-        if isinstance((run or {})[key], bool) or not (nothing or isinstance((run or {})[key], kind)):
-            told = "a number" if number else "text"
-            raise ValueError(f"The run's {key} is {(run or {})[key]!r}: expected {told}.")
-    return dict(run or {})
+    for key, kind in FACTS.items():
+        if isinstance(facts[key], bool) or not isinstance(facts[key], kind):
+            told = "a number" if kind is NUMBER else "text"
+            raise ValueError(f"The run's {key} is {facts[key]!r}: expected {told}.")
+    return dict(facts)
 
 
 def _check_loss(card: Mapping[str, Any]) -> None:

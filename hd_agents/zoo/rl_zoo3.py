@@ -30,17 +30,13 @@ def register_rl_zoo3() -> None:
         from rl_zoo3 import hyperparams_opt
     rl_zoo3.ALGOS[ALGO] = HarmonyDreamAgent
     hyperparams_opt.HYPERPARAMS_SAMPLER[ALGO] = _sample
-    hyperparams_opt.HYPERPARAMS_CONVERTER[ALGO] = _arguments
+    # A trial's parameters have the names of arguments.
+    hyperparams_opt.HYPERPARAMS_CONVERTER[ALGO] = lambda sampled_params: sampled_params
 
 
 def _sample(trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
     """What ``hd-agents tune`` would try; the arguments are rl-zoo3's."""
     return search_space.suggest(trial, search_space.read())
-
-
-def _arguments(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """What a trial of a study stands for: its parameters have the names of arguments."""
-    return sampled_params
 
 
 def __getattr__(name: str) -> Any:
