@@ -302,6 +302,7 @@ class HarmonyDreamAgent(LearningLoop):
         decode: bool = True,
         state: NumpyState | None = None,
         deterministic: bool = True,
+        executed: NDArray[Any] | None = None,
     ) -> Imagined:
         """What the model believes will happen after ``obs``. Changes nothing, and no environment is involved.
 
@@ -312,9 +313,10 @@ class HarmonyDreamAgent(LearningLoop):
         :param decode: also predict the observations, which costs the most.
         :param state: what ``predict`` returned at the observation before; None if ``obs`` begins an episode.
         :param deterministic: follow the most likely course, the same each time; False samples one.
+        :param executed: what was done since ``state``, where it is not what ``predict`` chose: a plan's action.
         :return: arrays laid out as a real episode, see :class:`hd_agents.imagine.Imagined`.
         """
-        return imagine(self.policy, obs, actions, horizon, decode, state, deterministic)
+        return imagine(self.policy, obs, actions, horizon, decode, state, deterministic, executed)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         self.learner.follow_networks()

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,7 +101,12 @@ class RunCheckpoint(BaseCallback):
         assert agent.replay_buffer is not None
         for name in manifest.replay:
             agent.replay_buffer.append(self.folder / name)
-        restore_run(agent, *read_archive(self.folder / manifest.name("state")))
+        if not restore_run(agent, *read_archive(self.folder / manifest.name("state"))):
+            warnings.warn(
+                "Where the environments stood could not be stored: their running episodes end here as truncated ones, "
+                "and the run takes another course than an uninterrupted one. docs/checkpoints.md says what can be.",
+                stacklevel=2,
+            )
         agent._note_moves()
         self._remember(manifest, agent)
         return agent

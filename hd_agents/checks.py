@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces as gym_spaces
 
 FLOAT_MAX = float(np.finfo(np.float64).max)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -114,7 +115,20 @@ def spaces(env: Any, observation_space: Any, action_space: Any) -> None:
     pairs = (("Observation", observation_space, env.observation_space), ("Action", action_space, env.action_space))
     for what, ours, theirs in pairs:
         if ours != theirs:
+            name = f"{what.lower()}_space"
+            fix = "Use an environment like the one it was trained in; its weights fit no other."
+            if _form(ours) == _form(theirs):
+                fix = f"Its weights fit: load(path, env=env, custom_objects={{{name!r}: env.{name}}}) takes the other."
+                fix += " Between other bounds its actions mean others." if what == "Action" else ""
             raise ValueError(
-                f"{what} spaces do not match: the agent's is {ours}, that of the environment is {theirs}. Use an "
-                "environment like the one it was trained in; its weights fit no other."
+                f"{what} spaces do not match: the agent's is {ours}, that of the environment is {theirs}. {fix}"
             )
+
+
+def _form(space: Any) -> Any:
+    """What networks are made by: of a Box its shape and whether it holds bytes, of others all."""
+    if isinstance(space, gym_spaces.Dict):
+        return {key: _form(part) for key, part in space.items()}
+    if isinstance(space, gym_spaces.Box):
+        return space.shape, space.dtype == np.uint8, np.issubdtype(space.dtype, np.integer)
+    return space

@@ -88,10 +88,15 @@ def _frame(env: gym.Env[Any, Any], codec: ObservationCodec, observation: Any) ->
     """What a person would see: the env's own drawing, else the first image of the observation, else nothing."""
     if env.render_mode == "rgb_array":
         try:
-            return np.asarray(env.render(), dtype=np.uint8)
-        except DependencyNotInstalled as error:
-            print(f"Cannot draw {env.spec.id if env.spec else env}: {error}")
-            env.unwrapped.render_mode = None
+            drawn: Any = env.render()
+            if isinstance(drawn, np.ndarray) and drawn.dtype.kind in "iu" and drawn.shape[2:] == (3,):
+                return drawn.astype(np.uint8)
+            what = f"{drawn.dtype} of shape {drawn.shape}" if isinstance(drawn, np.ndarray) else type(drawn).__name__
+            told = f"render() gave {what}, expected an array (H, W, 3) of uint8"
+        except Exception as error:  # whatever an environment of anybody's does
+            told = str(error) if isinstance(error, DependencyNotInstalled) else repr(error)
+        print(f"Cannot draw {env.spec.id if env.spec else env}: {told}")
+        env.unwrapped.render_mode = None
     if not codec.images:
         return None
     return to_rgb(codec.encode(observation)[next(iter(codec.images))][0])

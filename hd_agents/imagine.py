@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hd_agents.arrivals import encode_actions
+from hd_agents.arrivals import encode_actions, with_executed
 from hd_agents.checks import whole
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.spaces import Observation
@@ -48,11 +48,12 @@ def imagine(
     decode: bool,
     state: NumpyState | None,
     deterministic: bool,
+    executed: NDArray[Any] | None = None,
 ) -> Imagined:
     """See :meth:`hd_agents.agent.HarmonyDreamAgent.imagine`, which has the same arguments."""
     encoded, batched = policy.observations.read(observation)
     n = len(next(iter(encoded.values())))
-    latent = policy.initial(n) if state is None else policy.read_state(state, n)
+    latent = policy.initial(n) if state is None else policy.read_state(with_executed(policy, state, executed), n)
     seen = policy.step(encoded, latent, np.full(n, state is None), deterministic, mode=True)  # its action is not used
     start = State(seen.deter, seen.stoch)
     axes = 2 + len(policy.action_space.shape or ())
@@ -96,12 +97,15 @@ def _read_actions(policy: DreamPolicy, actions: NDArray[Any], n: int, batched: b
     rows = np.asarray(actions) if batched else np.asarray(actions)[None]
     shape = policy.action_space.shape or ()
     if rows.ndim != 2 + len(shape) or rows.shape[2:] != shape or rows.shape[0] != n or rows.shape[1] < 1:
-        wanted = ("n_envs", "horizon", *shape) if batched else ("horizon", *shape)
-        plans = "" if batched else f" or {('plans', 'horizon', *shape)}"
-        raise ValueError(f"actions has shape {np.shape(actions)}; expected {wanted}{plans} with at least one step.")
+        wanted = _shape(str(n), "H", *shape) if batched else f"{_shape('H', *shape)} or {_shape('plans', 'H', *shape)}"
+        raise ValueError(f"actions has shape {np.shape(actions)}; expected {wanted}, of at least one step.")
     steps = rows.shape[1]
-    flat = encode_actions(policy.actions, rows.reshape(n * steps, *shape))
+    flat = encode_actions(policy.actions, rows.reshape(n * steps, *shape), (n, steps) if batched else (steps,))
     return torch.as_tensor(flat.reshape(n, steps, -1), device=policy.device)
+
+
+def _shape(*sizes: object) -> str:
+    return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
 
 
 def _read_states(policy: DreamPolicy, states: State, actions: Tensor, decode: bool) -> Imagined:

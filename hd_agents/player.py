@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hd_agents.arrivals import encode_actions
+from hd_agents.arrivals import with_executed
 from hd_agents.export import Ports, export
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.spaces import Observation
@@ -46,14 +46,7 @@ class Player:
         :param executed: what was done instead of the last action, in the same form, where the two differ.
         :raises ValueError: for what does not fit its space or is not finite.
         """
-        state = self.state  # stays what it is where something is refused
-        if executed is not None and state is not None:
-            deter, stoch, last = state
-            given, shape = np.asarray(executed), self.policy.action_space.shape or ()
-            rows = encode_actions(self.policy.actions, given[None] if given.shape == shape else given)
-            if len(rows) != len(last):
-                raise ValueError(f"executed has {len(rows)} actions for {len(last)} environments: pass one of each.")
-            state = deter, stoch, rows
+        state = self.state if self.state is None else with_executed(self.policy, self.state, executed)
         if state is None:
             episode_start = np.ones(1, dtype=bool)  # in every environment
         action, self.state = self.policy.predict(observation, state, episode_start, self.deterministic)

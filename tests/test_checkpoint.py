@@ -290,7 +290,8 @@ def test_episode_that_cannot_go_on_is_closed_as_truncated(tmp_path: Path) -> Non
     env = DummyVecEnv([Engine])
     agent = tiny(env=env, seed=3).learn(31, callback=RunCheckpoint(tmp_path))
     assert len(agent.replay_buffer) == 31 + 5
-    resumed = RunCheckpoint(tmp_path).resume(DummyVecEnv([Engine]), device="cpu")
+    with pytest.warns(UserWarning, match="their running episodes end here as truncated ones"):
+        resumed = RunCheckpoint(tmp_path).resume(DummyVecEnv([Engine]), device="cpu")
     resumed.learn(2, reset_num_timesteps=False)
     columns = resumed.replay_buffer._columns
     assert columns["is_first"][0, 34:39].tolist() == [False, False, True, False, False]

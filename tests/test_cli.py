@@ -16,10 +16,11 @@ import yaml
 from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
-from hd_agents.cli import flags, main, pictures, tasks, train
+from hd_agents.cli import build_parser, flags, main, pictures, tasks, train
 from hd_agents.cli.curves import read_episodes
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.facts import Report
+from hd_agents.cli.resuming import repeat_command, resume_command
 from hd_agents.cli.tasks import make_plan, new_run_folder, parse_setting
 from hd_agents.envs.restarting import RestartingEnv
 from tests.agents import Scripted, tiny
@@ -301,6 +302,23 @@ def test_tasks_of_modules_in_the_current_directory(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
     assert main(["train", "own_module_of_tests:Mine-v0", "--steps", "20", *TINY]) == 0
     del gym.registry["Mine-v0"]
+
+
+def test_nothing_is_played_afterwards_where_that_is_not_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played: list[Any] = []
+    monkeypatch.setattr("hd_agents.filming.play", lambda *arguments, **named: played.append(arguments))
+    command = ["train", "CartPole-v1", "--steps", "30", "--no-video", "--folder", str(tmp_path)]
+    assert main([*command, "--resume", *TINY]) == 0
+    assert not played
+    left = {path.name for path in tmp_path.iterdir()}
+    assert "curve.png" in left and not left & {"play.mp4", "dream.png"}
+    assert "Playing" not in capsys.readouterr().out
+    parser = build_parser()
+    options = parser.parse_args(command)
+    assert "--no-video" in resume_command(options, tmp_path)
+    assert "--no-video" not in repeat_command("CartPole-v1", options)
 
 
 def test_large_networks_on_the_cpu_are_told(capsys: pytest.CaptureFixture[str]) -> None:

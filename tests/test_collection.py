@@ -120,7 +120,7 @@ def test_what_cannot_have_been_executed_is_refused(said: Any) -> None:
 
 
 def test_executed_actions_keep_to_the_bounds() -> None:
-    """A unit mistake is told, and what rounding has moved over the edge is taken."""
+    """A unit mistake is told, and what rounding or a sensor has moved over the edge is taken."""
 
     class Moved(gym.ActionWrapper):  # type: ignore[type-arg]
         said = np.array([2.0001])
@@ -130,7 +130,9 @@ def test_executed_actions_keep_to_the_bounds() -> None:
             return *rest, {**info, "executed_action": self.said}
 
     agent = tiny(env=Moved(gym.make("Pendulum-v1"))).learn(3)
-    assert agent.replay_buffer._columns["action"][0, 1:4].tolist() == [[1.0]] * 3
+    Moved.said = np.array([-2.39])  # a tenth of the range beyond, as measured values may be
+    agent.learn(2, reset_num_timesteps=False)
+    assert agent.replay_buffer._columns["action"][0, 1:6].tolist() == [[1.0]] * 3 + [[-1.0]] * 2
     Moved.said = np.array([114.6])
     with pytest.raises(ValueError, match=r"executed_action=array\(\[114.6\]\).* is \[114.6\]: expected"):
         agent.learn(3)

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from gymnasium import spaces
 
-from hd_agents import zoo
+from hd_agents import envs, zoo
+from hd_agents.callbacks import ScoreCurve
 from hd_agents.cli import main
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.flags import plan_defaults
@@ -21,6 +22,7 @@ from hd_agents.cli.resuming import begun
 from hd_agents.cli.tasks import as_json, make_plan, parse_setting
 from hd_agents.evaluation import evaluate
 from hd_agents.jsonable import ArchiveError
+from tests.agents import tiny
 
 ID = "hd_agents_tests/Corridor-v0"
 TINY = ["batch_size=2", "sequence_length=8", "train_ratio=1", "learning_starts=40", "size=nano"]
@@ -241,6 +243,28 @@ def test_arguments_may_have_any_name() -> None:
             make_plan("hd_agents_tests/Named-v0", settings=["env_kwargs.name=2", "env_kwargs.drawn=x"])
     finally:
         del gym.registry["hd_agents_tests/Named-v0"]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("one at a time"), RuntimeError("no simulator")])
+def test_what_a_simulator_fails_of_is_no_mistake_in_the_arguments(error: Exception, tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(length: int) -> Corridor:
+        made.append(length)
+        if len(made) > 1:
+            raise error
+        return Corridor(length)
+
+    gym.register("hd_agents_tests/Exclusive-v0", make)
+    try:
+        envs.make("hd_agents_tests/Exclusive-v0", {"length": 3})
+        with pytest.raises(type(error), match=str(error)):
+            envs.make("hd_agents_tests/Exclusive-v0", {"length": 3})
+        score = ScoreCurve("hd_agents_tests/Exclusive-v0", tmp_path / "s", 20, 1, env_kwargs={"length": 3})
+        with pytest.warns(UserWarning, match="evaluation after 20 env steps failed"):
+            tiny(env=Corridor(3)).learn(30, callback=score)
+    finally:
+        del gym.registry["hd_agents_tests/Exclusive-v0"]
 
 
 def test_pair_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,36 @@ def test_numbers_are_drawn_as_curves_under_their_names(tmp_path: Path, figures: 
     assert (rewards.get_xdata()[0], set(rewards.get_ydata())) == (1, {1.0})
 
 
+@pytest.mark.parametrize(
+    ("drawn", "told"),
+    [
+        (RuntimeError("no display"), "RuntimeError('no display')"),
+        (None, "render() gave NoneType, expected an array (H, W, 3) of uint8"),
+        ([[1]], "render() gave list"),
+        (np.zeros((4, 4, 3)), "render() gave float64 of shape (4, 4, 3)"),
+        (np.zeros((4, 4), np.uint8), "render() gave uint8 of shape (4, 4)"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_once_and_played_all_the_same(
+    drawn: Any, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Drawn(Scripted):
+        render_mode = "rgb_array"
+
+        def render(self) -> Any:
+            if isinstance(drawn, Exception):
+                raise drawn
+            return drawn
+
+    env = Drawn(spaces.Discrete(3), spaces.Discrete(2), length=4)
+    episode = play(tiny("MlpPolicy", env), env, seed=0)
+    assert (len(episode.actions), episode.frames) == (4, [])
+    assert capsys.readouterr().out.count("Cannot draw") == 1
+    env.render_mode = "rgb_array"
+    play(tiny("MlpPolicy", env), env, seed=0)
+    assert told in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("length", [1, 5, 12])
 @pytest.mark.parametrize("space", [IMAGE, spaces.Discrete(4)])
 def test_episodes_shorter_than_a_strip_are_drawn_whole(space: Any, length: int, tmp_path: Path) -> None:

@@ -269,6 +269,14 @@ def test_a_picture_that_the_card_does_not_know_is_refused(eight: Path, tmp_path:
         packages.check(tmp_path / "a")
 
 
+@pytest.mark.parametrize("words", [["pack", "{}", "none_such:None-v0"], ["pack", "{}", "None-v0"]])
+def test_tasks_that_nobody_knows_are_told(
+    words: list[str], saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["zoo", *(word.replace("{}", str(saved)) for word in words), "--folder", str(tmp_path / "a")]) == 2
+    assert "None" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sums", [None, [], "x", {"agent.json": 3}])
 def test_cards_without_checksums_are_refused(sums: Any, eight: Path, tmp_path: Path) -> None:
     shutil.copytree(eight, tmp_path / "a")

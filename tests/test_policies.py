@@ -203,8 +203,15 @@ def test_the_player_is_told_what_was_executed(batch: bool) -> None:
     assert np.array_equal(player.act(two, executed=executed), expected)
     for found, wanted in zip(player.state, state, strict=True):
         np.testing.assert_array_equal(found, wanted)
-    with pytest.raises(ValueError, match="do not fit"):
-        player.act(two, executed=executed + 2)
+    plans = np.ones((3 if batch else 5, 2), np.int64)  # one of each, or five for one
+    named = [((deter, stoch, told), executed), ((deter, stoch, 1.0 - told), None), ((deter, stoch, told), None)]
+    found = [agent.imagine(two, plans, state=last, executed=done) for last, done in named]
+    dreamt, wanted, untold = (one.observations["observation"] for one in found)
+    assert np.array_equal(dreamt, wanted)
+    assert not np.array_equal(dreamt, untold)
+    for refused in (player.act, lambda obs, executed: agent.imagine(obs, plans, state=player.state, executed=executed)):
+        with pytest.raises(ValueError, match="do not fit"):
+            refused(two, executed=executed + 2)
     player.reset()
     player.act(one, executed=executed)  # there was nothing before
     np.testing.assert_array_equal(player.state[0], deter)
@@ -220,6 +227,10 @@ def test_actions_out_of_bounds_are_refused() -> None:
             player.act(seen, executed=np.array([wrong]))
         with pytest.raises(ValueError, match=r"actions\[1\] is .*expected \[-2.\] to \[2.\]"):
             agent.imagine(seen, np.array([[0.0], [wrong]]))
+        with pytest.raises(ValueError, match=r"actions\[2, 1\] is "):
+            agent.imagine(seen, np.array([[[0.0], [0.0]]] * 2 + [[[0.0], [wrong]]]))
+    with pytest.raises(ValueError, match=r"has shape \(2, 3\); expected \(H, 1\) or \(plans, H, 1\), of at least"):
+        agent.imagine(seen, np.zeros((2, 3)))
 
 
 def test_a_state_that_is_not_finite_is_refused() -> None:

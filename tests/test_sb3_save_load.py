@@ -165,6 +165,11 @@ def test_environments_are_checked_and_may_be_more(tmp_path: Path) -> None:
         agent.set_env(gym.make("Pendulum-v1"))
     with pytest.raises(ValueError, match=r"Action spaces do not match: the agent's is Discrete\(2\)"):
         agent.set_env(Scripted(agent.observation_space, spaces.Discrete(3)))
+    wide = Scripted(spaces.Box(-9.0, 9.0, (4,)), agent.action_space)
+    with pytest.raises(ValueError, match=r"Its weights fit: load\(path, env=env, custom_objects={'observation_space'"):
+        agent.set_env(wide)
+    moved = {"observation_space": wide.observation_space}
+    assert HarmonyDreamAgent.load(tmp_path / "agent", env=wide, custom_objects=moved).learn(5).num_timesteps == 5
     agent.set_env("CartPole-v1")
     agent.learn(10)
     bare = HarmonyDreamAgent.load(tmp_path / "agent")

@@ -167,6 +167,14 @@ def test_a_trial_that_fails_is_passed_over(
     assert f"trial 0: failed: {first_line}\n" in printed and "1 of 2 trials" in printed
 
 
+def test_a_study_of_failures_alone_has_failed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explodes(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(HarmonyDreamAgent, "learn", explodes)
+    assert run("--trials", "1") == 1
+
+
 def test_another_search_needs_another_folder(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     scores += [1, 2]
     assert run("--trials", "1") == 0

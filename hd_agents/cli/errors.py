@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
 from hd_agents import host
 
 FAILED = 1  # exit status of what was asked for rightly and came to nothing: a training, an environment, a verification
@@ -18,7 +20,7 @@ def checked(action: Callable[[], Any]) -> Any:
     """What ``action`` gives; its complaints about files and names become usage errors."""
     try:
         return action()
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, gym.error.Error) as error:
         raise UsageError(str(error)) from error
 
 

@@ -36,11 +36,12 @@ def plan_defaults() -> dict[str, Any]:
 
 
 def add_eval_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of evaluations while learning."""
+    """Add the flags of what is played besides learning."""
     every = f"evaluate by the papers' rule every so many env steps, into {SCORES}"
     parser.add_argument("--eval-every", type=count, metavar="STEPS", help=every)
     episodes = "of each of these evaluations (default: the papers' number)"
     parser.add_argument("--eval-episodes", type=count, metavar="N", help=episodes)
+    parser.add_argument("--no-video", action="store_true", help="play nothing afterwards: no play.mp4 and no dream.png")
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+import gymnasium as gym
+
 from hd_agents import zoo
 from hd_agents.cli import report
 from hd_agents.cli.errors import FAILED, UsageError, checked
@@ -113,7 +115,7 @@ def run_verify(options: argparse.Namespace) -> int:
     except ArchiveError as error:
         print(f"{options.name}: FAILED: {error}")
         return FAILED
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, gym.error.Error) as error:
         raise UsageError(str(error)) from error
     verdict = "verified" if found.passed else "FAILED"
     played = f"return {found.mean:.2f} over {len(found.evaluation.returns)} episodes"

@@ -12,8 +12,10 @@ from hd_agents.zoo.training import Plan
 EPISODES = 3  # played for the video
 
 
-def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None:
+def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path, played: bool = True) -> None:
     """Draw the curve, play by the papers' rule, and write the video and the dream; name each file with what it shows.
+
+    :param played: False plays nothing, and leaves out both.
 
     An environment that fails while it is played costs the pictures of it, and a line says so.
     """
@@ -25,11 +27,12 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> None
         left["curve.png"] = f"returns of {len(trained[0])} training episodes{scores}"
     else:
         print("No learning curve: no training episode came to its end.")
-    print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
-    try:
-        left |= _film(agent, plan, seed, folder)
-    except Exception as error:  # whatever an environment of anybody's does; what was learnt is stored
-        print(f"Pictures left out: {error if isinstance(error, EpisodeError) else repr(error)}")
+    if played:
+        print(f"Playing {EPISODES} episodes of at most {filming.MAX_STEPS} steps ...", flush=True)
+        try:
+            left |= _film(agent, plan, seed, folder)
+        except Exception as error:  # whatever an environment of anybody's does; what was learnt is stored
+            print(f"Pictures left out: {error if isinstance(error, EpisodeError) else repr(error)}")
     if len(evaluated[0]):
         left[SCORES] = f"the {len(evaluated[0])} evaluations while it learned; the last: {evaluated[1][-1]:g}"
     left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
@@ -43,7 +46,9 @@ def _film(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> dict
     task, env = plan.task, SeededEpisodes(plan.make_env(drawn=True), ())
     try:
         player = player_for(agent, acting(task, "paper"))
-        episodes = [filming.play(agent, env, seed + number, player=player) for number in range(EPISODES)]
+        episodes = [filming.play(agent, env, seed, player=player)]
+        while episodes[0].frames and len(episodes) < EPISODES:  # one is enough for the dream
+            episodes.append(filming.play(agent, env, seed + len(episodes), player=player))
         fps = filming.frames_per_second(env)
     finally:
         env.close()
@@ -53,7 +58,7 @@ def _film(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path) -> dict
         filming.write_video(folder / "play.mp4", frames, fps)
         left["play.mp4"] = f"the agent playing {EPISODES} episodes; returns {returns}"
     else:
-        print(f"No video: {task} draws no pictures. Returns of {EPISODES} episodes played: {returns}")
+        print(f"No video: {task} draws no pictures. The episode played had a return of {returns}.")
     filming.draw_dream(folder / "dream.png", agent, episodes[0], task)
     left["dream.png"] = "what happened, what the agent dreamt would happen, and the error"
     return left

@@ -140,13 +140,13 @@ def resume_command(options: argparse.Namespace, folder: Path) -> str:
 
 def repeat_command(task: str, options: argparse.Namespace) -> str:
     """What to type for the same run on another machine: without folders, device, and what has no influence on it."""
-    usual = {"track": False, **{name: DEFAULTS[name] for name in WITHOUT_INFLUENCE}}
+    usual = {"track": False, "no_video": False, **{name: DEFAULTS[name] for name in WITHOUT_INFLUENCE}}
     return shlex.join(["hd-agents", "train", task, *typed(flags.changed(options, **usual))])
 
 
 def typed(options: argparse.Namespace) -> list[str]:
     """The flags of `train`, other than folders, that give these options again; those at their defaults are left out."""
-    flags: list[str] = ["--track"] if options.track else []
+    flags = [flag for flag, given in (("--track", options.track), ("--no-video", options.no_video)) if given]
     for flag, default in DEFAULTS.items():
         value = getattr(options, flag)
         if value != default:

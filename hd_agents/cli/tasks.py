@@ -117,7 +117,8 @@ def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | No
     try:
         return make_with(task_id(task), env_kwargs or {}, render)
     except (ValueError, OSError) as error:
-        if not env_kwargs and not str(gym.spec(task_id(task)).entry_point).startswith("hd_agents."):
+        ours = str(gym.spec(task_id(task)).entry_point).startswith("hd_agents.")
+        if not ours and (isinstance(error, OSError) or not env_kwargs):
             raise  # somebody's own environment, whose traceback tells more
         raise UsageError(str(error)) from error
     except (gym.error.Error, ImportError) as error:

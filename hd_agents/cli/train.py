@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
             flush=True,
         )
     if status not in HURRIED:
-        pictures.leave(agent, plan, options.seed, folder)
+        pictures.leave(agent, plan, options.seed, folder, not options.no_video)
     return status
 
 

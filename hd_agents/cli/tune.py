@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import get_device
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS
-from hd_agents.cli.errors import UsageError, checked, require
+from hd_agents.cli.errors import FAILED, UsageError, checked, require
 from hd_agents.cli.running import locked
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
 from hd_agents.envs.closing import close
@@ -58,7 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Search as asked and return the exit status: 0, or 130 when Ctrl-C ended it early."""
+    """Search as asked and return the exit status: 0, FAILED where no trial succeeded, 130 after Ctrl-C."""
     require("tune", *NEEDED)
     plan = plan_of(options)
     allow_tensor_cores(options.device)
@@ -111,7 +111,8 @@ def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argpars
     print(f"{_finished(study)} of {options.trials} trials in {folder / STUDY}")
     if (folder / BEST).is_file():
         print(f"The best of them, in {folder / BEST}:\n\n{(folder / BEST).read_text(encoding='utf-8')}", end="")
-    return status
+        return status
+    return status or FAILED
 
 
 @contextmanager
@@ -199,18 +200,26 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
     watch = _Watch(trial, max(1, plan.steps // options.evaluations), judge)
     try:
         agent = checked(partial(HarmonyDreamAgent, env=env, seed=seed, device=options.device, **arguments))
-        try:
+        with _failing(trial):
             agent.learn(plan.steps, callback=watch, log_interval=None, progress_bar=bar_is_seen())
-            score = float("nan") if watch.pruned else judge(agent)
-        except Exception as error:  # numbers that break, or whatever an environment does: the others go on
-            trial.set_user_attr("error", str(error).partition("\n")[0] or repr(error))
-            raise TrialFailed from error
     finally:
         close(env)
     if watch.pruned:
         raise optuna.TrialPruned
+    with _failing(trial):
+        score = judge(agent)
     trial.report(score, agent.num_timesteps)
     return score
+
+
+@contextmanager
+def _failing(trial: Any) -> Iterator[None]:
+    """Numbers that break, or whatever an environment does, end the trial alone: the others go on."""
+    try:
+        yield
+    except Exception as error:
+        trial.set_user_attr("error", str(error).partition("\n")[0] or repr(error))
+        raise TrialFailed from error
 
 
 def _score(agent: HarmonyDreamAgent, plan: Plan, episodes: int) -> float:

@@ -45,7 +45,8 @@ def _add(env_id: str, entry_point: str, **arguments: Any) -> None:
 def make(env_id: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     """``gymnasium.make`` for any id, of the suites' packages too.
 
-    :raises ValueError: for arguments that the environment does not take.
+    :raises ValueError: for arguments that the environment does not take. What a simulator or the system fails of
+        (RuntimeError, OSError) passes.
     :raises ImportError: for an id of a suite that is not installed, saying how to install it.
     """
     register_suite(env_id)
@@ -53,7 +54,7 @@ def make(env_id: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(env_id)
     try:
         return gymnasium.make(env_id, **env_kwargs)
-    except (gymnasium.error.Error, ImportError):
+    except (gymnasium.error.Error, ImportError, OSError, RuntimeError):
         raise
     except Exception as error:  # whatever an environment makes of arguments that it does not expect
         told = f"{type(error).__name__}: {error}"
