@@ -39,7 +39,7 @@ class DreamFilm(BaseCallback):
 
     A piece of the replay is drawn, and below it the model's dream, which saw the steps before the piece and then the
     actions alone. TensorBoard has it under Images from the next log table on, of several in between the newest. Needs
-    matplotlib, takes a fifth to half of a second, draws none of the random numbers that training does, and so leaves
+    matplotlib, takes a quarter to half of a second, draws none of the random numbers that training does, and so leaves
     the run as it is.
 
     :param every: env steps between two film strips; the first comes with the first gradient steps.

@@ -49,24 +49,32 @@ def _draw_images(
     figure: Any, truth: Image, dreamt: Image, rewards: NDArray[Any], dreamt_rewards: NDArray[np.float32]
 ) -> None:
     """Truth, dream and their difference in three rows, one moment a column."""
+    from matplotlib.patches import Rectangle
+
     steps = np.unique(np.linspace(0, len(dreamt_rewards), COLUMNS).round().astype(int))
-    figure.set_size_inches(1.3 * max(len(steps), 5), 4.8)
+    figure.set_size_inches(1.3 * max(len(steps), 6), 4.8)
     happened, imagined = to_rgb(truth[steps]), to_rgb(dreamt[steps])
     error = np.abs(happened.astype(np.int16) - imagined).astype(np.uint8)
     moments = ["now" if step == 0 else f"+{step}" for step in steps]
     below = [[f"reward {given[step - 1]:.1f}" if step else "" for step in steps] for given in (rewards, dreamt_rewards)]
-    width, gap = truth.shape[2], max(1, truth.shape[2] // 32)
-    middles = (width + gap) * np.arange(len(steps)) + (width - 1) / 2
-    # Laid out by hand, and a row at once: a layout engine, and axes for every picture, take four times as long.
+    height, width = truth.shape[1:3]
+    cell = max(width + max(1, width // 16), 4 * height // 5)  # room for what is written below a narrow picture
+    left = (cell - width) // 2
+    middles = cell * np.arange(len(steps)) + left + (width - 1) / 2
+    # Laid out by hand, and a row at once: a layout engine, and axes for every picture, take three times as long.
     grid = figure.subplots(3, 1, gridspec_kw={"left": 0.04, "right": 0.99, "top": 0.87, "bottom": 0.02, "hspace": 0.2})
     rows = zip(grid, ("truth", "dream", "error"), (happened, imagined, error), [*below, None], strict=True)
     for axes, name, images, labels in rows:
-        spaced = np.zeros((*images.shape[:2], width + gap, 3), np.uint8)
-        spaced[:, :, :width] = images
-        axes.imshow(np.concatenate(list(spaced), axis=1)[:, :-gap], interpolation="nearest")
+        spaced = np.full((*images.shape[:2], cell, 3), 255, np.uint8)
+        spaced[:, :, left : left + width] = images
+        axes.imshow(np.concatenate(list(spaced), axis=1), interpolation="nearest")
+        for middle in middles:
+            corner = middle - width / 2, -0.5
+            axes.add_patch(Rectangle(corner, width, height, fill=False, linewidth=0.8, clip_on=False))
         axes.set_xticks(middles if labels else [], labels)
         axes.set(yticks=[], ylabel=name)
         axes.tick_params(length=0, labelsize=8)
+        axes.spines[:].set_visible(False)
     for middle, moment in zip(middles, moments, strict=True):
         grid[0].annotate(moment, (middle, -0.5), (0, 4), textcoords="offset points", ha="center", fontsize=9)
 
@@ -83,8 +91,8 @@ def _draw_curves(figure: Any, truth: Truth, rewards: NDArray[Any], dream: Imagin
     rows = -(-len(panels) // 3)
     height = 2.0 * rows + 0.5
     figure.set_size_inches(10, height)
-    sides = {"left": 0.05, "right": 0.99, "top": 1 - 0.5 / height, "bottom": 0.45 / height}
-    grid = figure.subplots(rows, 3, squeeze=False, gridspec_kw={**sides, "hspace": 0.3, "wspace": 0.15}).ravel()
+    sides = {"left": 0.06, "right": 0.99, "top": 1 - 0.5 / height, "bottom": 0.45 / height}
+    grid = figure.subplots(rows, 3, squeeze=False, gridspec_kw={**sides, "hspace": 0.3, "wspace": 0.2}).ravel()
     for axes, (name, happened, values, first) in zip(grid, panels, strict=False):
         now, later = np.arange(start + first, end + 1), np.arange(first, end + 1)
         axes.plot(later, happened, color="black", linewidth=1, label="truth")
@@ -96,8 +104,10 @@ def _draw_curves(figure: Any, truth: Truth, rewards: NDArray[Any], dream: Imagin
         axes.set_ylim((high + low) / 2 - half, (high + low) / 2 + half)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.locator_params(nbins=4)
+        axes.locator_params(axis="x", nbins=4, integer=True)
+        axes.locator_params(axis="y", nbins=5)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5))
     for axes in grid[len(panels) :]:
         axes.axis("off")
-    grid[0].legend(fontsize=7, loc="upper left")
+    figure.legend(*grid[0].get_legend_handles_labels(), fontsize=7, loc="lower right", ncols=3, frameon=False)
     figure.supxlabel(f"step{f'; {left_out} more numbers are not shown' if left_out > 0 else ''}", fontsize=8)

@@ -25,6 +25,8 @@ if command == "train":
     (folder / "0.monitor.csv").write_text("#{}\\nr,l,t\\n1.0,30,1.0\\n")
 else:
     folder = pathlib.Path(value["--model"]).parent
+    if (folder.parent / f"fail-evaluation-{folder.name}").exists():
+        sys.exit("no motor driver")
     episodes = int(value.get("--episodes", 20))
     first = 10.0 + int(folder.name[-1]) + 2.0 * folder.name.startswith("on_")
     returns = [first, *[20.0] * (episodes - 1)]

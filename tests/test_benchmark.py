@@ -114,7 +114,8 @@ def test_damaged_files_of_a_run_are_named(
     assert re.search(told, capsys.readouterr().err)
 
 
-def test_flags_reach_the_runs(stand_in: Path) -> None:
+def test_flags_reach_the_runs(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hd_agents.cli.tracking.check_installed", lambda: None)
     flags = ["--steps", "6e1", "--size", "xsmall", "--set=gamma=0.9", "--device", "cpu", "--checkpoint-every", "20"]
     flags += ["--preset", "nano", "--track", "--episodes", "3"]
     assert run(stand_in, "--tasks", "CartPole", *flags) == 0

@@ -327,6 +327,8 @@ def test_large_networks_on_the_cpu_are_told(capsys: pytest.CaptureFixture[str]) 
         train.tell_machine(make_plan("CartPole-v1", size=size), "cpu")
         told.append(capsys.readouterr().err.count("--preset nano"))
     assert told == [0, 1]
+    train.hint_of_gpu([make_plan("CartPole-v1", size=size) for size in (None, "small", "xsmall", "small")], "cpu")
+    assert capsys.readouterr().err.count("want a GPU") == 2  # once for each size
 
 
 def test_other_work_on_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

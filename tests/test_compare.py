@@ -2,20 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from matplotlib.figure import Figure
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.cli import compare, main
+from hd_agents.cli import build_parser, compare, main
+from hd_agents.cli.benchmark import row as row_of
+from hd_agents.cli.flags import changed
 from hd_agents.cli.running import Job, locked
-from hd_agents.cli.runs import _Board
+from hd_agents.cli.runs import Run, _Board, make_run
 from hd_agents.evaluation import evaluate
-from tests.agents import tiny
+from hd_agents.jsonable import DamagedError
+from hd_agents.zoo.results import EVALUATED
 from tests.stand_in import install, sittings
 from tests.test_cli import TINY, exit_status
 
+SUITES_OWN = ("success_rate", "human_normalized_score")  # of no score of CartPole
 ROWS = [
     {"variant": setting, "seed": seed, "evaluation": {"mean_return": 10.0 * seed + plus}}
     for seed in (0, 1)
@@ -52,6 +57,11 @@ def test_both_settings_are_trained_and_evaluated_alike(tmp_path: Path, capsys: p
     folder = tmp_path / "CartPole-v1_compare_1"
     rows = json.loads((folder / "compare.json").read_text())
     assert rows_of(folder) == [("on", 0, 2), ("off", 0, 2)]
+    options = build_parser().parse_args(["compare", "classic/CartPole", *flags])
+    one = make_run("classic/CartPole", folder / "on_0", "on", changed(options, seed=0))
+    made = row_of(one)  # what `benchmark` makes of a real run
+    assert None not in {made[key] for key in (*EVALUATED, "env_steps", "gradient_steps") if key not in SUITES_OWN}
+    assert (made["env_steps"], made["episodes"], made["date"] is not None) == (90, 2, True)
     for row in rows:
         own = folder / f"{row['variant']}_0"
         assert row["folder"] == str(own)
@@ -75,25 +85,26 @@ def test_a_comparison_goes_on(stand_in: Path, capsys: pytest.CaptureFixture[str]
     assert given == ["--folder", str(folder / "on_0"), "--resume", "--seed", "0", "--set=harmony=True"]
     assert main([*words, "--episodes", "3"]) == 0  # only what is not there yet
     assert sittings(folder) == {"on_0": 1, "off_0": 1}
-    agent = tiny()
-    for seconds, steps in ((0, 10_000), (1, 9_999)):
-        agent.num_timesteps = steps
-        for name in ("on_0", "off_0"):
-            agent.save(folder / name / "agent.zip")
-        assert main([*words, "--episodes", str(4 + seconds)]) == 0  # evaluated anew, trained anew where it was not over
-        assert sittings(folder) == {"on_0": 1 + seconds, "off_0": 1 + seconds}
+    assert main([*words, "--episodes", "5"]) == 0  # evaluated anew, not trained anew
+    assert sittings(folder) == {"on_0": 1, "off_0": 1}
     assert rows_of(folder) == [("on", 0, 5), ("off", 0, 5)]
     capsys.readouterr()
     assert main([*words, "--episodes", "5", "--harmony", "off"]) == 0
     printed = capsys.readouterr().out
     assert "1 runs, 1 of them done" in printed
     assert "minus" not in printed  # only what is asked for
+    assert main([*words, "--episodes", "5", "--first-seed", "7"]) == 0
+    assert rows_of(folder) == [("on", 0, 5), ("off", 0, 5), ("on", 7, 5), ("off", 7, 5)]  # the others stay
     words[words.index(str(folder))] = str(stand_in / "moved")
     folder = folder.rename(stand_in / "moved")
     assert main([*words, "--episodes", "5"]) == 0
     rows = json.loads((folder / "compare.json").read_text())
-    assert [row["folder"] for row in rows] == [str(folder / "on_0"), str(folder / "off_0")]
+    assert [row["folder"] for row in rows[:2]] == [str(folder / "on_0"), str(folder / "off_0")]
     capsys.readouterr()
+    (folder / "compare.json").write_text("[{}]")
+    assert main([*words, "--episodes", "5"]) == 1
+    assert "compare.json is damaged: KeyError: 'variant'. Remove it" in capsys.readouterr().err
+    (folder / "compare.json").write_text("[]")
     (folder / "on_0" / "config.yml").write_text("CartPole-v1:\n  n_timesteps: 9\n")
     assert main(words) == 2
     assert "was begun with other settings (n_timesteps 9 -> 10000" in capsys.readouterr().err
@@ -107,10 +118,13 @@ def test_a_comparison_goes_on(stand_in: Path, capsys: pytest.CaptureFixture[str]
     assert "in use by another hd-agents" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_is_a_dash_and_is_tried_again(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("what", "why"), [("fail", "no more luck"), ("fail-evaluation", "no motor driver")])
+def test_a_run_that_fails_is_a_dash_and_is_tried_again(
+    what: str, why: str, stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = stand_in / "mine"
     folder.mkdir(parents=True)
-    (folder / "fail-off_0").touch()
+    (folder / f"{what}-off_0").touch()
     (folder / "on_0").mkdir()  # which tells that it is a comparison
     words = ["compare", "CartPole-v1", "--seeds", "2", "--folder", str(folder), "--resume", "--delete-checkpoints"]
     kept = [folder / name / "checkpoints" for name in ("off_0", "off_1")]
@@ -119,16 +133,40 @@ def test_a_run_that_fails_is_a_dash_and_is_tried_again(stand_in: Path, capsys: p
     assert main(words) == 1
     assert [one.exists() for one in kept] == [True, False]
     told = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"FAILED without harmony, seed 0: exit status 1: {why} (all") for line in told)
     assert rows_of(folder) == [("on", 0, 20), ("on", 1, 20), ("off", 1, 20)]
     assert "1 of 4 runs FAILED: without harmony, seed 0" in told
     assert f"To try them again: the same command, with --folder {folder} --resume" in told
     cells = {line[:7]: line.split()[-3:] for line in told}
     assert (cells["without"], cells["on minu"]) == (["-", "15.50", "15.50"], ["-", "1.00", "1.00"])
     assert (folder / "compare.png").exists()
-    (folder / "fail-off_0").unlink()
+    (folder / f"{what}-off_0").unlink()
+    (folder / "on_1" / "checkpoints").mkdir()
     assert main(words) == 0
     assert sittings(folder) == {"on_0": 1, "on_1": 1, "off_0": 2, "off_1": 1}
     assert len(rows_of(folder)) == 4
+    assert not (folder / "on_1" / "checkpoints").exists()  # also of one that was evaluated before
+
+
+def test_a_run_whose_files_are_damaged_ends_no_other(
+    stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = Run.facts
+
+    def damaged(one: Run) -> Any:
+        if one.name == "on":
+            raise DamagedError("run.json is damaged.")
+        return facts(one)
+
+    monkeypatch.setattr(Run, "facts", damaged)
+    words = ["compare", "CartPole-v1", "--seeds", "1", "--jobs", "2", "--folder", str(stand_in)]
+    assert main(words) == 1
+    told = capsys.readouterr().out
+    assert "FAILED with harmony, seed 0: run.json is damaged.;" in told
+    assert "done   without harmony, seed 0: return 15.00" in told
+    assert told.partition("ended")[0].count("begun  ") == 2, "two at a time"
+    given = (stand_in / "CartPole-v1_compare_1" / "on_0" / "evaluated.txt").read_text()
+    assert "--episodes" not in given  # those of the papers
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
@@ -199,6 +237,8 @@ def test_any_settings_are_compared(stand_in: Path, capsys: pytest.CaptureFixture
         (["--variant", "a", "--harmony", "on"], "give one of them"),
         (["--variant", "on", "nothing=1"], "other than on and off"),
         (["--variant", "a", "nothing=1"], "no such setting"),
+        (["--variant", "a", "--variant", "b", "gamma=2"], "gamma=2"),
+        (["--eval-episodes", "2"], "--eval-episodes says nothing without --eval-every"),
     ],
 )
 def test_variants_that_cannot_be(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

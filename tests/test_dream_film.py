@@ -83,6 +83,11 @@ def test_rewards_stand_below_the_moment_that_they_came_with() -> None:
     assert list(above) == ["now", *(f"+{step}" for step in range(1, steps + 1))]
     assert list(above.values()) == truth.get_xticks().tolist() == imagined.get_xticks().tolist()
     assert above["+1"] == 8 + 1 + 3.5  # the middle of the second picture, beyond the first one and the gap
+    assert [len(axes.patches) for axes in (truth, imagined, error)] == [1 + steps] * 3  # frames
+    images = np.zeros((start + steps + 1, 80, 8, 1), np.uint8)  # so narrow that what is written below needs room
+    dream.observations["image"] = images[start:]
+    truth = draw({"image": images}, rewards, dream, start, "").axes[0]
+    assert np.diff(truth.get_xticks()).tolist() == [64.0] * steps
 
 
 def test_too_small_a_replay_has_none() -> None:

@@ -109,7 +109,7 @@ def test_a_strip_shows_truth_dream_and_their_difference(tmp_path: Path, figures:
     assert title.startswith("some/task, episode of seed 7: the agent saw 10 observations, and dreamt the next 14 steps")
     rows = [np.asarray(axes.images[0].get_array(), dtype=int) for axes in figures[0].axes]
     width = IMAGE.shape[1]
-    starts = range(0, rows[0].shape[1], width + max(1, width // 32))
+    starts = range(0, rows[0].shape[1], width + max(1, width // 16))
     truth, dream, error = ([row[:, start : start + width] for start in starts] for row in rows)
     assert np.array_equal(truth[0], episode.observations[CONTEXT])
     assert np.array_equal(truth[-1], episode.observations[CONTEXT + HORIZON])

@@ -12,10 +12,9 @@ from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli import flags, runs, tracking, train
 from hd_agents.cli.errors import FAILED, UsageError, checked, make_folder, require
 from hd_agents.cli.resuming import changed_settings, repeat_command
-from hd_agents.cli.running import locked, threads_of_each
+from hd_agents.cli.running import locked
 from hd_agents.cli.runs import Run, make_run
-from hd_agents.cli.tasks import make_env, task_id
-from hd_agents.envs.closing import close
+from hd_agents.cli.tasks import task_id, try_agent
 from hd_agents.evaluation import protocol
 from hd_agents.scores import prediction_interval
 from hd_agents.zoo.catalogue import preset_of, suites
@@ -50,11 +49,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Run what has no row yet and return the exit status: 0, or FAILED where a run failed."""
     require("train", *train.NEEDED)
+    train.check_flags(options)
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
     asked = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
-    close(make_env(asked[0].plan.task, env_kwargs=asked[0].plan.env_kwargs))  # says which extra is missing
-    train.tell_machine(asked[0].plan, options.device, threads_of_each(options.jobs))
+    try_agent(asked[0].plan, options.device)  # says which extra is missing
+    train.hint_of_gpu((one.plan for one in asked), options.device)
     for one in asked:
         if changed := changed_settings(one.folder, one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")
@@ -71,11 +71,11 @@ def run(options: argparse.Namespace) -> int:
         left = []
         for one in asked:
             known = recorded(one, rows) is not None
-            if one.evaluation() is None:
-                left += [] if known else [one]
+            if not known and one.evaluation() is None:
+                left.append(one)
             elif not known:
                 record(one)
-            elif options.delete_checkpoints:
+            elif options.delete_checkpoints and (one.folder / runs.EVALUATION).exists():
                 one.delete_checkpoints()
         print(
             f"{options.suite}: {len(asked)} runs, {len(asked) - len(left)} of them done; results in {results}",
@@ -123,12 +123,11 @@ def _command(one: Run) -> str:
 def recorded(one: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """A run's row, if it has one: by its command, or, where that says the same in other words, by its folder."""
     told = {"name": one.name, "seed": one.seed, "command": _command(one)}
-    facts = one.facts() if one.evaluation() else {}
-    for known in (told, {key: {**facts, **told}[key] for key in SAME_RUN if facts}):
-        for found in rows:
-            if known and known.items() <= found.items():
-                return found
-    return None
+    found = [row for row in rows if told.items() <= row.items()]
+    if not found and one.evaluation():
+        known = {**one.facts(), **told}
+        found = [row for row in rows if all(row[key] == known[key] for key in SAME_RUN)]
+    return found[0] if found else None
 
 
 def summary(asked: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:

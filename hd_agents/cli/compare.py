@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -15,12 +16,12 @@ from hd_agents.cli.curves import curves_of, draw_mean
 from hd_agents.cli.errors import FAILED, UsageError, make_folder, require
 from hd_agents.cli.figures import COLOURS
 from hd_agents.cli.resuming import changed_settings, told_folder
-from hd_agents.cli.running import locked, threads_of_each
+from hd_agents.cli.running import locked
 from hd_agents.cli.runs import Run, make_run
-from hd_agents.cli.tasks import make_env, new_run_folder
-from hd_agents.envs.closing import close
+from hd_agents.cli.tasks import new_run_folder, try_agent
 from hd_agents.evaluation import protocol
 from hd_agents.host import write_text
+from hd_agents.jsonable import DamagedError
 
 TABLE = "compare.json"
 HARMONY = {"on": ["harmony=True"], "off": ["harmony=False"]}
@@ -49,17 +50,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Compare as asked and return the exit status: 0, or FAILED where runs failed."""
     require("train", *train.NEEDED)
+    train.check_flags(options)
     variants = _variants(options)
     resumed = told_folder(options, "comparison") if options.resume else None
     asked = [_run(name, seed, variants, options) for seed in flags.seeds(options) for name in variants]
     plan = asked[0].plan
-    close(make_env(plan.task, env_kwargs=plan.env_kwargs))
+    for one in asked[: len(variants)]:
+        try_agent(one.plan, options.device)
     folder = (
         _own_folder(resumed, asked) if resumed else new_run_folder(options.folder or flags.RUNS, f"{plan.task}_compare")
     )
     asked = [one._replace(folder=folder / one.folder) for one in asked]
-    again = f"the same command, with --folder {folder} --resume"
-    train.tell_machine(plan, options.device, threads_of_each(options.jobs))
+    again = f"the same command, with --folder {shlex.quote(str(folder))} --resume"
+    train.hint_of_gpu((one.plan for one in asked), options.device)
 
     def record(one: Run) -> None:
         _write(folder / TABLE, asked)
@@ -67,14 +70,20 @@ def run(options: argparse.Namespace) -> int:
             one.delete_checkpoints()
 
     with locked(folder):
-        left = [one for one in asked if not _is_judged(one)]
+        _read(folder / TABLE)  # better now than after hours
+        left = []
+        for one in asked:
+            if not _is_judged(one):
+                left.append(one)
+            elif options.delete_checkpoints:
+                one.delete_checkpoints()
         print(f"{plan.task}: {len(asked)} runs, {len(asked) - len(left)} of them done; all in {folder}", flush=True)
         try:
             failed = runs.run_all(left, options.jobs, record)
         except (KeyboardInterrupt, SystemExit):
             print(f"To go on with the comparison: {again}", flush=True)
             raise
-        found = _write(folder / TABLE, asked)
+        found = _write(folder / TABLE, asked)  # also of one that was moved, or whose last sitting was killed
     if found:
         print(table(found))
         draw(folder / "compare.png", plan.task, found)
@@ -101,7 +110,7 @@ def _variants(options: argparse.Namespace) -> dict[str, list[str]]:
         raise UsageError("--harmony and --variant: give one of them, --variant plain harmony=False among the latter.")
     found = {name: settings for name, *settings in options.variant}
     for name in found:
-        if name in HARMONY or not re.fullmatch(r"\w[\w.-]*", name):
+        if name in HARMONY or not re.fullmatch(r"\w[\w.-]{0,99}", name):
             raise UsageError(
                 f"--variant {name}: begin with a name of letters, digits, _, . and -, other than on and off, then "
                 "KEY=VALUE."
@@ -120,7 +129,9 @@ def _own_folder(folder: Path, asked: Sequence[Run]) -> Path:
         raise UsageError(f"--folder {folder} is a file: give the comparison's folder.")
     make_folder(folder)
     names = {*HARMONY, *(one.name for one in asked)}
-    if any(folder.iterdir()) and not any(any(folder.glob(f"{name}_*")) for name in names):
+    if {path.name for path in folder.iterdir()} - {".lock"} and not any(
+        any(folder.glob(f"{name}_*")) for name in names
+    ):
         there = sorted(path.parent for path in folder.glob(f"*/{TABLE}"))
         hint = f" Did you mean {there[-1]}?" if there else ""
         raise UsageError(
@@ -139,12 +150,25 @@ def _is_judged(one: Run) -> bool:
 
 
 def _write(path: Path, asked: Sequence[Run]) -> list[dict[str, Any]]:
-    """Write and return a row for each run that is done."""
+    """Return a row for each run that is done, and write them, beside what the file has of others."""
     done = [one for one in asked if _is_judged(one)]
     told = [{"variant": one.name, "seed": one.seed, "folder": str(one.folder)} for one in done]
     rows = [{**row, "evaluation": one.evaluation()} for row, one in zip(told, done, strict=True)]
-    write_text(path, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    others = {(row["variant"], row["seed"]): row for row in _read(path)}
+    merged = others | {(row["variant"], row["seed"]): row for row in rows}
+    write_text(path, json.dumps(list(merged.values()), indent=1, allow_nan=False) + "\n")
     return rows
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a comparison's file. Raises DamagedError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return [{**row, "variant": str(row["variant"]), "seed": int(row["seed"])} for row in found]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DamagedError(
+            f"{path} is damaged: {type(error).__name__}: {error}. Remove it: it is made anew."
+        ) from error
 
 
 def scores(rows: list[dict[str, Any]], name: str) -> dict[int, float]:

@@ -62,11 +62,6 @@ def run_jobs(
             raise
 
 
-def threads_of_each(at_once: int) -> int:
-    """Of so many runs at a time, if the user has not said how many."""
-    return max(1, cores() // at_once)
-
-
 def last_line(log: Path) -> str:
     """The last line of a log that says anything, without what was overwritten on it."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
@@ -100,7 +95,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _start(command: Sequence[str], log: Path, at_once: int) -> subprocess.Popen[bytes]:
     # tqdm: a line per minute in the log is enough. Threads: processes that share the cores must not fight for them.
-    defaults = {"TQDM_MININTERVAL": "60", "OMP_NUM_THREADS": str(threads_of_each(at_once))}
+    defaults = {"TQDM_MININTERVAL": "60", "OMP_NUM_THREADS": str(max(1, cores() // at_once))}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(

@@ -5,12 +5,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hd_agents import HarmonyDreamAgent
-from hd_agents.checkpoint import steps_in
 from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes, read_evaluation
 from hd_agents.cli.resuming import typed
@@ -58,24 +55,17 @@ class Run(NamedTuple):
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def job(self) -> Job:
-        """The commands that are left of it: to train it, where it has not come to its end, and to evaluate it."""
+        """The commands that are left of it: to train it, unless it has been evaluated before, and to evaluate it."""
         options, task = self.options, self.options.task
         training = (*PROGRAM, "train", task, "--folder", str(self.folder), "--resume", *typed(options))
         evaluation = [*PROGRAM, "evaluate", task, "--model", str(self.folder / AGENT_FILE)]
         evaluation += ["--seed", str(EVALUATION_SEED), "--n-envs", str(EVALUATION_ENVS), "--device", options.device]
         evaluation += ["--output", str(self.folder / EVALUATION)]
         evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
-        commands = [tuple(evaluation)] if self._is_trained() else [training, tuple(evaluation)]
+        commands = [training, tuple(evaluation)]
+        if (self.folder / EVALUATION).exists():  # in another number of episodes, after the training
+            commands = commands[1:]
         return Job(self.label, tuple(commands), self.folder.with_name(f"{self.folder.name}.log"))
-
-    def _is_trained(self) -> bool:
-        """Whether it has come to its end; one that was stopped made a step more than it stored and learned from."""
-        path, stored = self.folder / AGENT_FILE, steps_in(self.folder / CHECKPOINTS)
-        if not path.exists() or (stored and stored[0] < self.plan.steps):
-            return False
-        with suppress(OSError, ValueError):  # a file that is damaged is written anew
-            return HarmonyDreamAgent.load(path, device="cpu", verbose=0).num_timesteps >= self.plan.steps
-        return False
 
 
 def add_flags(parser: argparse.ArgumentParser, usual_seeds: int) -> None:
@@ -138,15 +128,21 @@ class _Board:
         self._ended += 1
         one = self.runs[job]
         self._done[job] = one.plan.steps
-        if status == 0:
-            self._record(one)
-            played, minutes = one.evaluation() or {}, one.facts()["wall_seconds"] / 60
-            score = f"return {played['mean_return']:.2f} ± {played['std_return']:.2f}"
-            text = f"done   {job.name}: {score}, {minutes:.1f} min of training"
-        else:
+        try:
+            text = f"done   {job.name}: {self._finish(one)}" if status == 0 else None
+            why = f"exit status {status}: {last_line(job.log)} (all of it in {job.log})"
+        except DamagedError as error:
+            text, why = None, str(error)
+        if text is None:
             self.failed.append(job.name)
-            text = f"FAILED {job.name}: exit status {status}: {last_line(job.log)} (all of it in {job.log})"
+            text = f"FAILED {job.name}: {why}"
         self._tell(f"{text}; {self._ended} of {len(self.runs)} ended{self._time_left()}")
+
+    def _finish(self, one: Run) -> str:
+        """Record a run that is done, and what is told of it."""
+        self._record(one)
+        played, minutes = one.evaluation() or {}, one.facts()["wall_seconds"] / 60
+        return f"return {played['mean_return']:.2f} ± {played['std_return']:.2f}, {minutes:.1f} min of training"
 
     def close(self) -> None:
         """Leave the bar as it is."""

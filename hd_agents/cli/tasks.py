@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli.errors import UsageError, checked, make_folder
+from hd_agents.envs.closing import close
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.training import Plan, plan
 
@@ -123,6 +124,18 @@ def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | No
         raise UsageError(str(error)) from error
     except (gym.error.Error, ImportError) as error:
         raise _cannot_make(task, error) from error
+
+
+def try_agent(plan: Plan, device: str) -> HarmonyDreamAgent:
+    """An agent by these settings, whose environment is closed. Raises UsageError where there can be none."""
+    env = make_env(plan.task, env_kwargs=plan.env_kwargs)
+    try:
+        made: HarmonyDreamAgent = checked(lambda: HarmonyDreamAgent(env=env, device=device, **plan.arguments))
+    except TypeError as error:
+        raise UsageError(str(error)) from error
+    finally:
+        close(env)
+    return made
 
 
 def new_run_folder(parent: Path, task: str) -> Path:

@@ -6,12 +6,14 @@ import secrets
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
@@ -76,10 +78,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Train as asked and return the exit status: 0; 1 after an error; 130 or 143 when Ctrl-C or SIGTERM ended it."""
     require("train", *NEEDED)
-    if options.track:
-        tracking.check_installed()
-    if options.eval_episodes is not None and options.eval_every is None:
-        raise UsageError("--eval-episodes says nothing without --eval-every.")
+    check_flags(options)
     resumed = told_folder(options, "run") if options.resume else None
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
@@ -135,17 +134,26 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def tell_machine(plan: Plan, device: str, threads: int | None = None) -> None:
-    """Tell what makes learning slow, where it is the CPU that learns.
+def check_flags(options: argparse.Namespace) -> None:
+    """Raise UsageError for flags that cannot be followed, whatever the task."""
+    if options.track:
+        tracking.check_installed()
+    if options.eval_episodes is not None and options.eval_every is None:
+        raise UsageError("--eval-episodes says nothing without --eval-every.")
 
-    :param threads: of it; None for those of this process.
-    """
-    if tasks.allow_tensor_cores(device):
-        return
-    if hint := crowding(torch.get_num_threads() if threads is None else threads):
+
+def tell_machine(plan: Plan, device: str) -> None:
+    """Tell what makes learning slow, where it is the CPU that learns."""
+    if not tasks.allow_tensor_cores(device) and (hint := crowding(torch.get_num_threads())):
         print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
-    size = plan.arguments.get("size", inspect.signature(HarmonyDreamAgent).parameters["size"].default)
-    if size in SIZES["dreamerv3"] and size != "nano":
+    hint_of_gpu([plan], device)
+
+
+def hint_of_gpu(plans: Iterable[Plan], device: str) -> None:
+    """What to expect, and to do, where networks of these sizes learn on the CPU."""
+    usual = inspect.signature(HarmonyDreamAgent).parameters["size"].default
+    sizes = {str(plan.arguments.get("size", usual)) for plan in plans} & SIZES["dreamerv3"].keys() - {"nano"}
+    for size in sorted(sizes) if get_device(device).type != "cuda" else ():
         print(
             f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU. `hd-agents check` with the same "
             "task and settings tells how long it takes; --preset nano and --set train_ratio=... make it shorter.",

@@ -19,7 +19,7 @@ from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS
 from hd_agents.cli.errors import FAILED, UsageError, checked, require
 from hd_agents.cli.running import locked
-from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
+from hd_agents.cli.tasks import allow_tensor_cores, plan_of, try_agent
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate
 from hd_agents.host import write_text
@@ -82,13 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _usual(plan: Plan, space: Space, device: str) -> dict[str, Any]:
     """The task's own values, as far as the space has them. Raises UsageError where these make no agent."""
-    env = make_env(plan.task, env_kwargs=plan.env_kwargs)
-    try:
-        agent = checked(partial(HarmonyDreamAgent, env=env, device=device, **plan.arguments))
-    except TypeError as error:
-        raise UsageError(str(error)) from error
-    finally:
-        close(env)
+    agent = try_agent(plan, device)
     return search_space.within({**{key: getattr(agent, key, None) for key in space}, **plan.arguments}, space)
 
 
