@@ -125,6 +125,11 @@ class Learner:
     def follow_networks(self) -> None:
         """Train what the networks are made of now, where parts were replaced. Weights that stay keep their moments."""
         networks = self.networks
+        if networks.harmonizer.harmonized and self._own_groups == 1:  # the one that it was made with had no sigmas
+            self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
+            groups = self.model_optimizer.param_groups
+            groups.insert(1, groups.pop())
+            self._own_groups = 2
         for optimizer, *modules in (
             (self.model_optimizer, networks.world_model, networks.harmonizer),
             (self.actor_optimizer, networks.actor),
@@ -207,10 +212,10 @@ class Learner:
 
         # Dream: from every replayed state, in the world model as it is now.
         start = State(*(part.detach().flatten(0, 1).float() for part in output.posterior))
-        reinforce = self.objectives.actor_loss.reinforce
+        differentiable = not self._reinforce
         with self._autocast():
             dream = imagine(
-                networks.world_model, networks.actor, start, draws.prior, draws.action, differentiable=not reinforce
+                networks.world_model, networks.actor, start, draws.prior, draws.action, differentiable=differentiable
             )
             targets, critic_out, slow_value = self._evaluate(dream, batch.terminated.flatten())
 
@@ -239,11 +244,16 @@ class Learner:
             metrics["skipped"] = self.guard.count(metrics)
         return metrics
 
+    @property
+    def _reinforce(self) -> bool:
+        """Whether the actor learns by the score function and not through the dream; a loss that does not say: as usual."""
+        return bool(getattr(self.objectives.actor_loss, "reinforce", self.networks.actor.discrete))
+
     def _evaluate(self, dream: Dream, terminated: Tensor) -> tuple[Targets, Tensor, Tensor]:
         """Predictions along a dream -> targets, the critic's output where it learns, the slow critic there."""
         networks, credit = self.networks, self.objectives.credit
         model, features = networks.world_model, dream.features
-        reinforce = self.objectives.actor_loss.reinforce
+        reinforce = self._reinforce
         with torch.set_grad_enabled(not reinforce):
             reward = model.reward(features)
             discount = model.discount(features, self.gamma)

@@ -1,5 +1,6 @@
 """Settings that may be set on an agent at any time, as Stable-Baselines3's users do: what learns follows them."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -100,6 +101,8 @@ def follow(agent: Any) -> None:
             )
     learner.horizon, learner.harmony_learning_rate = agent.horizon, agent.harmony_learning_rate
     if (wanted := objectives_of(agent)) != agent._objectives:
+        if learner.objectives != agent._objectives:
+            warnings.warn("learner.objectives was replaced, and gives way to what was set on the agent.", stacklevel=3)
         agent._objectives = learner.objectives = wanted
     if agent.gamma != learner.gamma:
         learner.gamma = policy.settings["gamma"] = agent.gamma

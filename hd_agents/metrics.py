@@ -21,9 +21,11 @@ class Metrics:
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add one step's values: 0-d tensors of any real dtype, all on one device; their gradient is ignored.
 
-        :raises ValueError: if a value is not 0-d, naming its key.
+        :raises ValueError: if a value is no tensor or not 0-d, naming its key.
         """
         for key, value in values.items():
+            if not isinstance(value, Tensor):
+                raise ValueError(f"Metric {key!r} is a {type(value).__name__}: expected a 0-d tensor on the device.")
             if value.dim():
                 raise ValueError(f"Metric {key!r} has shape {tuple(value.shape)}: expected a 0-d tensor, its mean.")
         if not values:

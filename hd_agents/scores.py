@@ -29,10 +29,13 @@ def human_normalized(task: str, score: float) -> float | None:
 def prediction_interval(returns: Sequence[float], episodes: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Where the mean of ``episodes`` further episodes lies with ``confidence``, given these returns (bootstrap).
 
-    Both means are uncertain, the one here and the one to come, and the range allows for both.
+    Both means are uncertain, the one here and the one to come, and the range allows for both; and for a deviation that
+    few returns tell only roughly, as Student's t does. Of successes and failures it remains an approximation.
     """
     rng, values = np.random.default_rng(0), np.asarray(returns, dtype=np.float64)
     old = rng.choice(values, (RESAMPLES, len(values))).mean(axis=1)
     new = rng.choice(values, (RESAMPLES, episodes)).mean(axis=1)
-    low, high = np.quantile(values.mean() + new - old, [(1 - confidence) / 2, (1 + confidence) / 2])
+    known = len(values) - 1
+    wider = np.sqrt(len(values) / rng.chisquare(known, RESAMPLES)) if known else 1.0
+    low, high = np.quantile(values.mean() + wider * (new - old), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

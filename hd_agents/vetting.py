@@ -104,7 +104,12 @@ def fitting_optimizer(name: str, state: Any, optimizer: torch.optim.Optimizer) -
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     try:
         groups, moments = state["param_groups"], state["state"]
-        if len(groups) != len(own["param_groups"]) or not moments.keys() <= set(range(len(weights))):
+        if len(groups) != len(own["param_groups"]):
+            raise ArchiveError(
+                f"The archive's {name} has {len(groups)} groups of parameters, expected {len(own['param_groups'])}: "
+                "groups that were added have to be added again before."
+            )
+        if not moments.keys() <= set(range(len(weights))):
             raise ArchiveError(f"The archive's {name} is that of other networks.")
         for index, found in moments.items():
             shapes = {"step": (), "exp_avg": tuple(weights[index].shape), "exp_avg_sq": tuple(weights[index].shape)}

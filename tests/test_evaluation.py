@@ -317,12 +317,22 @@ def test_prediction_interval_covers_what_it_promises() -> None:
         inside += low <= rng.normal(5, 2, 20).mean() <= high
     assert 0.72 < inside / 150 < 0.88
     assert prediction_interval([3.0] * 9, 4) == (3.0, 3.0)
+    assert prediction_interval([3.0], 4) == (3.0, 3.0)
+
+
+def test_prediction_interval_of_few_episodes_is_wide_enough() -> None:
+    """Without Student's t it covers 96%, and not 99%."""
+    rng, inside = np.random.default_rng(2), 0
+    for _ in range(400):
+        low, high = prediction_interval(rng.normal(5, 2, 10).tolist(), 10)
+        inside += low <= rng.normal(5, 2, 10).mean() <= high
+    assert inside / 400 > 0.98
 
 
 def test_prediction_interval_is_of_99_percent() -> None:
-    """Of both means: 2.576 deviations of 0.5, times the root of 1/100 + 1/100 or of 1/100 + 1/25."""
-    assert prediction_interval([0.0, 1.0] * 50, 100) == pytest.approx((0.318, 0.682), abs=0.012)
-    assert prediction_interval([0.0, 1.0] * 50, 25) == pytest.approx((0.212, 0.788), abs=0.012)
+    """Of both means: 2.64 deviations (Student's t) of 0.5, times the root of 1/100 + 1/100 or of 1/100 + 1/25."""
+    assert prediction_interval([0.0, 1.0] * 50, 100) == pytest.approx((0.314, 0.686), abs=0.012)
+    assert prediction_interval([0.0, 1.0] * 50, 25) == pytest.approx((0.205, 0.795), abs=0.012)
 
 
 def test_success_is_logged_in_training_and_by_eval_callback() -> None:

@@ -14,6 +14,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import imagine
 from hd_agents.collection import GraphedActing
+from hd_agents.harmony import Harmonizer, Term
 from hd_agents.nn.layers import Dense
 from hd_agents.presets import DEFAULTS
 from hd_agents.world_model.rssm import RSSM, State
@@ -465,3 +466,75 @@ def test_a_compiled_model_is_compiled_anew_where_its_losses_are_others(monkeypat
     model.losses = lambda *arguments: calls.append(1) or plain(*arguments)  # type: ignore[method-assign]
     agent.train(2)
     assert (len(calls), len(made)) == (2, 2)
+
+
+class Inverse(nn.Linear):
+    """Guesses the action between two states."""
+
+    def forward(self, before: Tensor, after: Tensor, action: Tensor) -> Tensor:
+        return (super().forward(torch.cat([before, after], -1)) - action).square().mean(-1)
+
+
+@pytest.mark.parametrize("harmony", [True, False])
+def test_a_loss_of_ones_own_is_harmonised(harmony: bool) -> None:
+    """As docs/extending.md has it; also where the harmoniser that the agent was made with had no sigmas."""
+    agent = learned(harmony=harmony)
+    networks, learner = agent.policy.networks, agent.learner
+    world_model, plain = networks.world_model, networks.world_model.losses
+    world_model.inverse = Inverse(2 * world_model.rssm.features, agent.policy.actions.size)
+
+    def losses(batch: Any, draws: Tensor, state: State | None = None) -> Any:
+        output = plain(batch, draws, state)
+        features = world_model.features(output.posterior)
+        inverse = world_model.inverse(features[:, :-1], features[:, 1:], batch.action[:, 1:])
+        return output._replace(losses={**output.losses, "inverse": inverse.mean()})
+
+    world_model.losses = losses
+    terms = {name: term._replace(harmonized=False) for name, term in networks.harmonizer.terms.items()}
+    networks.harmonizer = Harmonizer({**terms, "inverse": Term()})
+    mine = nn.Parameter(torch.zeros(3))
+    learner.model_optimizer.add_param_group({"params": [mine], "lr": 0.5})
+    agent.harmony_learning_rate = 0.01
+    before = weights(world_model.inverse)
+    for _ in range(2):
+        agent.train(1)
+    assert moved(world_model.inverse, before)
+    assert networks.harmonizer.log_sigma.abs().item() == pytest.approx(0.02, rel=0.1)
+    assert [group["lr"] for group in learner.model_optimizer.param_groups] == [agent.learning_rate, 0.01, 0.5]
+    assert {"loss/inverse", "sigma/inverse"} <= agent._metrics.flush().keys()
+
+
+@pytest.mark.parametrize("reinforce", [None, True, False])
+@CONTINUOUS
+def test_the_actors_loss_may_be_any_function(task: str, reinforce: bool | None) -> None:
+    seen: list[bool] = []
+
+    def mine(policy: Any, entropy: Tensor, action: Tensor, targets: Any, scale: Tensor) -> Tensor:
+        seen.append(targets.actor_return.requires_grad)
+        return -(entropy.mean() + (targets.actor_return / scale).mean())
+
+    if reinforce is not None:
+        mine.reinforce = reinforce  # type: ignore[attr-defined]
+    agent = learned(task)
+    agent.learner.objectives = agent.learner.objectives._replace(actor_loss=mine)
+    before = weights(agent.policy.networks.actor)
+    agent.train(1)
+    assert moved(agent.policy.networks.actor, before)
+    usual = task == "CartPole-v1"
+    assert seen == [not (usual if reinforce is None else reinforce)]
+    agent.entropy_coefficient = 0.5
+    with pytest.warns(UserWarning, match="objectives was replaced, and gives way"):
+        agent.train(1)
+
+
+def test_a_metric_of_ones_own_has_to_be_a_tensor() -> None:
+    agent = learned()
+    world_model, plain = agent.policy.networks.world_model, agent.policy.networks.world_model.losses
+
+    def losses(*arguments: Any) -> Any:
+        output = plain(*arguments)
+        return output._replace(metrics={**output.metrics, "mine": 1.0})
+
+    world_model.losses = losses
+    with pytest.raises(ValueError, match="Metric 'mine' is a float: expected a 0-d tensor"):
+        agent.train(1)

@@ -130,7 +130,10 @@ def actor_rates(tensors: dict[str, Any]) -> dict[str, Any]:
         (lambda parts: actor_rates(parts).update(eps=float("inf")), "rates"),
         (lambda parts: actor_rates(parts).pop("eps"), "is damaged: KeyError"),
         (lambda parts: parts["learner.actor_optimizer"].update(state=[]), "is damaged: AttributeError"),
-        (lambda parts: parts["learner.actor_optimizer"]["param_groups"].append({}), "other networks"),
+        (
+            lambda parts: parts["learner.actor_optimizer"]["param_groups"].append({}),
+            "has 2 groups of parameters, expected 1",
+        ),
         (lambda parts: first_moment(parts).update(more=torch.ones(2).double()), "moments of shapes"),
         (lambda parts: parts["running"].update(_last_obs=torch.ones(1, 7)), "shape"),
         (lambda parts: parts["running"].update(latent=[torch.ones(1, 2)] * 3), "needs? "),

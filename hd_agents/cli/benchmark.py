@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
             flush=True,
         )
         failed = runs.run_all(left, options.jobs, record)
-    print(summary(asked, read_rows(results)))
+    print(f"Mean return ± deviation of the seeds' means:\n{summary(asked, read_rows(results))}")
     if failed:
         print(f"{len(failed)} of {len(asked)} runs FAILED: {', '.join(failed)}")
     return FAILED if failed else 0
