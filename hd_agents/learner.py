@@ -246,7 +246,7 @@ class Learner:
 
     @property
     def _reinforce(self) -> bool:
-        """Whether the actor learns by the score function and not through the dream; a loss that does not say: as usual."""
+        """Whether the actor learns by the score function, not through the dream; as usual, if its loss is silent."""
         return bool(getattr(self.objectives.actor_loss, "reinforce", self.networks.actor.discrete))
 
     def _evaluate(self, dream: Dream, terminated: Tensor) -> tuple[Targets, Tensor, Tensor]:
