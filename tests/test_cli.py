@@ -16,7 +16,7 @@ import yaml
 from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, filming, zoo
-from hd_agents.cli import build_parser, flags, main, pictures, tasks, train
+from hd_agents.cli import build_parser, flags, hints, main, pictures, tasks
 from hd_agents.cli.curves import read_episodes
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.facts import Report
@@ -210,7 +210,7 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path, monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     told: list[str] = []
-    monkeypatch.setattr(train, "tell_machine", lambda plan, device: told.append(plan.task))
+    monkeypatch.setattr(hints, "tell_machine", lambda plan, device: told.append(plan.task))
     monkeypatch.setattr(HarmonyDreamAgent, "learn", interrupted)
     monkeypatch.setattr(filming, "MAX_STEPS", 5)
     assert main(["train", "Pendulum-v1", "--folder", str(tmp_path), *TINY]) == 130
@@ -324,16 +324,16 @@ def test_nothing_is_played_afterwards_where_that_is_not_wanted(
 def test_large_networks_on_the_cpu_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     told = []
     for size in (None, "xsmall"):
-        train.tell_machine(make_plan("CartPole-v1", size=size), "cpu")
+        hints.tell_machine(make_plan("CartPole-v1", size=size), "cpu")
         told.append(capsys.readouterr().err.count("--preset nano"))
     assert told == [0, 1]
-    train.hint_of_gpu([make_plan("CartPole-v1", size=size) for size in (None, "small", "xsmall", "small")], "cpu")
+    hints.hint_of_gpu([make_plan("CartPole-v1", size=size) for size in (None, "small", "xsmall", "small")], "cpu")
     assert capsys.readouterr().err.count("want a GPU") == 2  # once for each size
 
 
 def test_other_work_on_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(train, "crowding", lambda threads: f"{threads} threads are too many")
-    train.tell_machine(make_plan("CartPole-v1"), "cpu")
+    monkeypatch.setattr(hints, "crowding", lambda threads: f"{threads} threads are too many")
+    hints.tell_machine(make_plan("CartPole-v1"), "cpu")
     assert capsys.readouterr().err == f"hd-agents: {torch.get_num_threads()} threads are too many\n"
 
 

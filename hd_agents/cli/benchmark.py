@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hd_agents import HarmonyDreamAgent, checks, zoo
-from hd_agents.cli import flags, runs, tracking, train
+from hd_agents.cli import flags, hints, runs, tracking, train
 from hd_agents.cli.errors import FAILED, UsageError, checked, make_folder, require
 from hd_agents.cli.resuming import changed_settings, repeat_command
 from hd_agents.cli.running import locked
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     results = options.results or folder / TABLE
     asked = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
     try_agent(asked[0].plan, options.device)  # says which extra is missing
-    train.hint_of_gpu((one.plan for one in asked), options.device)
+    hints.hint_of_gpu((one.plan for one in asked), options.device)
     for one in asked:
         if changed := changed_settings(one.folder, one.plan, one.seed):
             raise UsageError(f"{one.folder} was begun with other settings ({changed}): give another --folder.")

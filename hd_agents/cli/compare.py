@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hd_agents.cli import flags, runs, train
+from hd_agents.cli import flags, hints, runs, train
 from hd_agents.cli.curves import curves_of, draw_mean
 from hd_agents.cli.errors import FAILED, UsageError, make_folder, require
 from hd_agents.cli.figures import COLOURS
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     )
     asked = [one._replace(folder=folder / one.folder) for one in asked]
     again = f"the same command, with --folder {shlex.quote(str(folder))} --resume"
-    train.hint_of_gpu((one.plan for one in asked), options.device)
+    hints.hint_of_gpu((one.plan for one in asked), options.device)
 
     def record(one: Run) -> None:
         _write(folder / TABLE, asked)

@@ -1,25 +1,21 @@
 """`hd-agents train`: learn a task, then leave the agent and pictures of what it learnt in a folder."""
 
 import argparse
-import inspect
 import secrets
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
 from hd_agents.checkpoint import CheckpointError, claim, release, steps_in
-from hd_agents.cli import flags, pictures, tasks, tracking
+from hd_agents.cli import flags, hints, pictures, tracking
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES
 from hd_agents.cli.errors import FAILED, UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
@@ -35,8 +31,7 @@ from hd_agents.cli.resuming import (
 from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close
-from hd_agents.host import SIGNALS, crowding
-from hd_agents.presets import SIZES
+from hd_agents.host import SIGNALS
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
 from hd_agents.zoo.training import Plan
 
@@ -89,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         options = flags.changed(options, seed=options.seed or 0)
         plan = plan_of(options, trained)
     close(make_env(plan.task, env_kwargs=plan.env_kwargs))  # a task that does not exist gets no folder
-    tell_machine(plan, options.device)
+    hints.tell_machine(plan, options.device)
     folder = _choose_folder(options, plan.task)
     if options.resume:
         claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
@@ -140,26 +135,6 @@ def check_flags(options: argparse.Namespace) -> None:
         tracking.check_installed()
     if options.eval_episodes is not None and options.eval_every is None:
         raise UsageError("--eval-episodes says nothing without --eval-every.")
-
-
-def tell_machine(plan: Plan, device: str) -> None:
-    """Tell what makes learning slow, where it is the CPU that learns."""
-    if not tasks.allow_tensor_cores(device) and (hint := crowding(torch.get_num_threads())):
-        print(f"hd-agents: {hint}", file=sys.stderr, flush=True)
-    hint_of_gpu([plan], device)
-
-
-def hint_of_gpu(plans: Iterable[Plan], device: str) -> None:
-    """What to expect, and to do, where networks of these sizes learn on the CPU."""
-    usual = inspect.signature(HarmonyDreamAgent).parameters["size"].default
-    sizes = {str(plan.arguments.get("size", usual)) for plan in plans} & SIZES["dreamerv3"].keys() - {"nano"}
-    for size in sorted(sizes) if get_device(device).type != "cuda" else ():
-        print(
-            f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU. `hd-agents check` with the same "
-            "task and settings tells how long it takes; --preset nano and --set train_ratio=... make it shorter.",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def _choose_folder(options: argparse.Namespace, task: str) -> Path:
