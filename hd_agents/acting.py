@@ -160,7 +160,7 @@ class Convolution:
 
     def __init__(self, layer: Conv) -> None:
         self.weight, self.padding = layer.conv.weight.detach(), layer.padding
-        rows = self.weight.permute(0, 2, 3, 1).flatten(1)  # as they lie in memory
+        rows = self.weight.permute(0, 2, 3, 1).flatten(1)  # of which no product is made here: norm and activation are
         self.layer = FlatLayer(rows, layer.conv.bias, layer.norm, layer.act)
 
     def __call__(self, x: Tensor) -> Tensor:

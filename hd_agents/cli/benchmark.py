@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
     asked = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
-    try_agent(asked[0].plan, options.device)  # says which extra is missing
+    try_agent(asked[0].plan, "cpu")  # says which extra is missing; a GPU is for the runs
     hints.hint_of_gpu((one.plan for one in asked), options.device)
     for one in asked:
         if changed := changed_settings(one.folder, one.plan, one.seed):

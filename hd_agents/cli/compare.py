@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     asked = [_run(name, seed, variants, options) for seed in flags.seeds(options) for name in variants]
     plan = asked[0].plan
     for one in asked[: len(variants)]:
-        try_agent(one.plan, options.device)
+        try_agent(one.plan, "cpu")  # a GPU is for the runs
     folder = (
         _own_folder(resumed, asked) if resumed else new_run_folder(options.folder or flags.RUNS, f"{plan.task}_compare")
     )
