@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hd_agents.backbones import Networks, build, objectives
-from hd_agents.learner import Learner
 from hd_agents.presets import DEFAULTS
 from hd_agents.replay import SequenceReplay
+from hd_agents.training.learner import Learner
 
 ACTIONS = 6
 EPISODE = 40  # rows from one episode's start to the next

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hd_agents.callbacks import RunCheckpoint
-from hd_agents.checkpoint import newest_intact, read_checkpoint, steps_in
+from hd_agents.saving.checkpoint import newest_intact, read_checkpoint, steps_in
 from tests.runs import PROCESSES, cartpole, in_new_process, make_vec, new_agent, run
 
 BACKBONE = "dreamerv3"

@@ -29,10 +29,10 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 from cases import CASES, Case, make_learner, make_networks, make_replay
 from report import describe_machine, write_json
 
-import hd_agents.learner
+import hd_agents.training.learner
 from hd_agents.graphs import capture_on_cuda
 from hd_agents.host import keep_freed_memory
-from hd_agents.learner import Learner
+from hd_agents.training.learner import Learner
 
 PARTS = (
     *("sample", "draw", "world model forward", "world model backward and step", "imagination", "predictions"),

@@ -13,25 +13,26 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
-from hd_agents import checks, footprint, live_settings, official
+from hd_agents import checks, footprint, official
 from hd_agents.arrivals import check_env
-from hd_agents.collection import Collector, GraphedActing
 from hd_agents.envs import register_suite
 from hd_agents.graphs import capture_on_cuda
 from hd_agents.imagine import Imagined, imagine
-from hd_agents.learner import Learner
-from hd_agents.loop import LearningLoop
-from hd_agents.metrics import Metrics
 from hd_agents.nn.products import bfloat16_pays
 from hd_agents.player import Player
 from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy, MultiInputPolicy, NumpyState
 from hd_agents.presets import DEFAULTS, SIZES
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import NONFINITE, RUNNING, Archive, as_file, fit_optimizers, load
-from hd_agents.saving import read_archive, write_archive
+from hd_agents.saving.archive import read_archive, write_archive
+from hd_agents.saving.storing import archive_data, running_state
+from hd_agents.saving.vetting import blamed_on
 from hd_agents.spaces import Observation
-from hd_agents.storing import archive_data, running_state
-from hd_agents.vetting import blamed_on
+from hd_agents.training import live_settings
+from hd_agents.training.collection import Collector, GraphedActing
+from hd_agents.training.learner import Learner
+from hd_agents.training.loop import LearningLoop
+from hd_agents.training.metrics import Metrics
 
 Self = TypeVar("Self", bound="HarmonyDreamAgent")
 _POLICIES = 'use "CnnPolicy", "MlpPolicy", "MultiInputPolicy" or a subclass of hd_agents.policies.DreamPolicy.'

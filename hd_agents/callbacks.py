@@ -14,7 +14,12 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.checkpoint import (
+from hd_agents.evaluation.score_curve import ScoreCurve
+from hd_agents.films.dream_film import DreamFilm
+from hd_agents.host import SIGNALS, outlives
+from hd_agents.run_state import restore_run, run_state
+from hd_agents.saving.archive import read_archive, write_archive
+from hd_agents.saving.checkpoint import (
     CheckpointError,
     Manifest,
     all_in,
@@ -27,11 +32,6 @@ from hd_agents.checkpoint import (
     release,
     steps_in,
 )
-from hd_agents.dream_film import DreamFilm
-from hd_agents.host import SIGNALS, outlives
-from hd_agents.run_state import restore_run, run_state
-from hd_agents.saving import read_archive, write_archive
-from hd_agents.score_curve import ScoreCurve
 
 __all__ = ["DreamFilm", "RunCheckpoint", "ScoreCurve"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.arrivals import encode_actions
 from hd_agents.checks import whole
-from hd_agents.collection import normalize_batch
 from hd_agents.policies import DreamPolicy
 from hd_agents.spaces import SINGLE_KEY, Observation
+from hd_agents.training.collection import normalize_batch
 from hd_agents.world_model.rssm import State
 from hd_agents.world_model.world_model import WorldModel
 

@@ -3,7 +3,7 @@
 from hd_agents.host import format_bytes
 from hd_agents.policies import DreamPolicy
 from hd_agents.replay import SequenceReplay
-from hd_agents.replay_memory import free_bytes
+from hd_agents.replay.memory import free_bytes
 
 TRAINED_COPIES = 4  # a weight, its gradient, and Adam's two moments
 

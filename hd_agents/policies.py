@@ -19,9 +19,9 @@ from torch import Tensor
 
 from hd_agents.acting import Acting, make_acting
 from hd_agents.backbones import Networks, build
-from hd_agents.saving import read_archive, write_archive
+from hd_agents.saving.archive import read_archive, write_archive
+from hd_agents.saving.vetting import blamed_on, check_weights
 from hd_agents.spaces import TO_PIXELS, ActionCodec, Observation, ObservationCodec, looks_like_images
-from hd_agents.vetting import blamed_on, check_weights
 from hd_agents.world_model.rssm import State
 
 Self = TypeVar("Self", bound="DreamPolicy")

@@ -1,4 +1,4 @@
-"""An agent out of its archive: what :mod:`hd_agents.storing` wrote, checked before it is believed."""
+"""An agent out of its archive: what :mod:`hd_agents.saving.storing` wrote, checked before it is believed."""
 
 import io
 import warnings
@@ -11,11 +11,11 @@ import numpy as np
 from stable_baselines3.common.utils import get_system_info
 
 from hd_agents import checks
-from hd_agents.jsonable import ArchiveError
 from hd_agents.policies import Latent
-from hd_agents.saving import read_archive
-from hd_agents.storing import COUNTERS, LAST, PLACES, SPACES, argument_names
-from hd_agents.vetting import blamed_on, check_values, check_weights, fitting_optimizer
+from hd_agents.saving.archive import read_archive
+from hd_agents.saving.jsonable import ArchiveError
+from hd_agents.saving.storing import COUNTERS, LAST, PLACES, SPACES, argument_names
+from hd_agents.saving.vetting import blamed_on, check_values, check_weights, fitting_optimizer
 
 Archive = str | Path | io.BufferedIOBase  # Stable-Baselines3's word for the next line
 File = str | Path | BinaryIO

@@ -7,15 +7,15 @@ import numpy as np
 from torch import Tensor
 
 from hd_agents.envs.state import get_vec_state, set_vec_state
-from hd_agents.jsonable import DAMAGE, ArchiveError
-from hd_agents.nonfinite import Tally
 from hd_agents.randomness import global_state, new_generator, set_global_state, set_space_state, space_state
+from hd_agents.saving.jsonable import DAMAGE, ArchiveError
+from hd_agents.training.nonfinite import Tally
 
 Tensors = dict[str, dict[str, Tensor]]
 
 
 def run_state(agent: Any) -> tuple[dict[str, Any], Tensors]:
-    """Plain values and tensors for :func:`~hd_agents.saving.write_archive`."""
+    """Plain values and tensors for :func:`~hd_agents.saving.archive.write_archive`."""
     try:
         env = get_vec_state(agent.env)
     except (EOFError, OSError):  # Ctrl-C in a terminal reaches the processes of a SubprocVecEnv as well, and ends them

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hd_agents.saving import write_archive
+from hd_agents.saving.archive import write_archive
 
 DATA = {"gamma": 0.997, "sizes": [2, 3], "policy_kwargs": {"units": 64, "nested": (1, (None, "x"))}, "seed": None}
 

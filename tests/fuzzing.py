@@ -30,8 +30,8 @@ import hd_agents
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.policies import MultiInputPolicy
-from hd_agents.recorder import read_record, write_record
-from hd_agents.saving import read_archive
+from hd_agents.saving.archive import read_archive
+from hd_agents.training.recorder import read_record, write_record
 from hd_agents.zoo import packages
 from hd_agents.zoo.packages import AGENT, WEIGHTS
 from tests.agents import Clock, Scripted, tiny

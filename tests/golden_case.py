@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from hd_agents import official
 from hd_agents.backbones import Networks, Objectives, objectives
-from hd_agents.learner import Draws, Learner
 from hd_agents.presets import DEFAULTS
+from hd_agents.training.learner import Draws, Learner
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 

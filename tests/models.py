@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from hd_agents.backbones import Networks, build, objectives
-from hd_agents.learner import Learner
 from hd_agents.presets import DEFAULTS
+from hd_agents.training.learner import Learner
 from hd_agents.world_model.batch import Batch
 
 TINY = {"deter": 19, "hidden": 17, "stoch": 3, "classes": 5, "depth": 2, "units": 13, "layers": 1}

@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from hd_agents import aggregates, zoo
-from hd_agents.scores import human_normalized
+from hd_agents import zoo
+from hd_agents.evaluation import aggregates
+from hd_agents.evaluation.scores import human_normalized
 
 pytest.importorskip("rliable")
 OURS, THEIRS = "HarmonyDream (official)", "DreamerV3 (their rerun)"

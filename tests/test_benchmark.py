@@ -10,7 +10,7 @@ import pytest
 
 from hd_agents.cli import main, runs
 from hd_agents.cli.running import locked
-from hd_agents.scores import prediction_interval
+from hd_agents.evaluation.scores import prediction_interval
 from hd_agents.zoo.results import read_rows
 from tests.stand_in import install, sittings
 

@@ -16,11 +16,12 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from hd_agents import checkpoint, host
+from hd_agents import host
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
-from hd_agents.checkpoint import CheckpointError, newest_intact, prune, read_checkpoint, steps_in
-from hd_agents.nonfinite import Tally
+from hd_agents.saving import checkpoint
+from hd_agents.saving.checkpoint import CheckpointError, newest_intact, prune, read_checkpoint, steps_in
+from hd_agents.training.nonfinite import Tally
 from tests.agents import Clock, Scripted, tiny
 from tests.runs import fingerprint
 
@@ -197,7 +198,7 @@ def test_read_only_folder_is_told_before_the_first_step(tmp_path: Path, monkeypa
 
 _LEARNER = """
 import sys
-from hd_agents.checkpoint import claim
+from hd_agents.saving.checkpoint import claim
 from pathlib import Path
 claim(Path(sys.argv[1]))
 print("claimed", flush=True)

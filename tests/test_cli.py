@@ -15,7 +15,7 @@ import torch
 import yaml
 from gymnasium import spaces
 
-from hd_agents import HarmonyDreamAgent, filming, zoo
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import build_parser, flags, hints, main, pictures, tasks
 from hd_agents.cli.curves import read_episodes
 from hd_agents.cli.errors import UsageError
@@ -23,6 +23,7 @@ from hd_agents.cli.facts import Report
 from hd_agents.cli.resuming import repeat_command, resume_command
 from hd_agents.cli.tasks import make_plan, new_run_folder, parse_setting
 from hd_agents.envs.restarting import RestartingEnv
+from hd_agents.films import filming
 from tests.agents import Scripted, tiny
 
 TINY = [
@@ -308,7 +309,7 @@ def test_nothing_is_played_afterwards_where_that_is_not_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     played: list[Any] = []
-    monkeypatch.setattr("hd_agents.filming.play", lambda *arguments, **named: played.append(arguments))
+    monkeypatch.setattr("hd_agents.films.filming.play", lambda *arguments, **named: played.append(arguments))
     command = ["train", "CartPole-v1", "--steps", "30", "--no-video", "--folder", str(tmp_path)]
     assert main([*command, "--resume", *TINY]) == 0
     assert not played

@@ -18,9 +18,9 @@ import yaml
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.checkpoint import steps_in
 from hd_agents.cli import facts, main, pictures, resuming, train
 from hd_agents.host import write_text
+from hd_agents.saving.checkpoint import steps_in
 from tests.agents import Clock
 
 TINY = [
@@ -349,7 +349,7 @@ def test_a_second_command_leaves_the_running_one_alone(tmp_path: Path, capsys: p
     folder = tmp_path / "run"
     assert learn(folder, "--resume", "--checkpoint-every", "30", "--steps", "60", "--eval-every", "20") == 0
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
-    other = "import sys; from pathlib import Path; from hd_agents.checkpoint import claim; claim(Path(sys.argv[1])); "
+    other = "import sys, pathlib; from hd_agents.saving.checkpoint import claim; claim(pathlib.Path(sys.argv[1])); "
     words = [sys.executable, "-c", other + "print(1, flush=True); sys.stdin.read()", str(folder / "checkpoints")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -16,9 +16,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.collection import normalize_batch
 from hd_agents.evaluation import evaluate, player_for
-from hd_agents.filming import play
+from hd_agents.films.filming import play
+from hd_agents.training.collection import normalize_batch
 from hd_agents.world_model.batch import Batch
 from tests.agents import Clock, Filtered, Scripted, tiny
 
@@ -80,7 +80,7 @@ def test_what_was_executed_is_what_is_learned(learning_starts: int) -> None:
 @pytest.mark.parametrize("how", ["sampled", "mode"])
 def test_what_was_executed_is_remembered_in_evaluation(how: str, n_envs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = tiny(env=Clock(5))
-    monkeypatch.setattr("hd_agents.evaluation.OTHER_PROTOCOL", (how, 4))
+    monkeypatch.setattr("hd_agents.evaluation.rules.OTHER_PROTOCOL", (how, 4))
     seen = remembered(agent, monkeypatch)
     evaluate(agent, lambda: Filtered(Clock(5)), n_envs=n_envs)
     assert len(seen) == 20

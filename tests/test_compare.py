@@ -15,7 +15,7 @@ from hd_agents.cli.flags import changed
 from hd_agents.cli.running import Job, locked
 from hd_agents.cli.runs import Run, _Board, make_run
 from hd_agents.evaluation import evaluate
-from hd_agents.jsonable import DamagedError
+from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.results import EVALUATED
 from tests.stand_in import install, sittings
 from tests.test_cli import TINY, exit_status

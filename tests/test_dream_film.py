@@ -13,8 +13,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from hd_agents.callbacks import DreamFilm
-from hd_agents.dream_film import KEY, dream_of_replay
-from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON, draw
+from hd_agents.films.dream_film import KEY, dream_of_replay
+from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, draw
 from tests.agents import Clock, Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (16, 20, 3), np.uint8)

@@ -21,7 +21,7 @@ from hd_agents.cli.flags import plan_defaults
 from hd_agents.cli.resuming import begun
 from hd_agents.cli.tasks import as_json, make_plan, parse_setting
 from hd_agents.evaluation import evaluate
-from hd_agents.jsonable import ArchiveError
+from hd_agents.saving.jsonable import ArchiveError
 from tests.agents import tiny
 
 ID = "hd_agents_tests/Corridor-v0"

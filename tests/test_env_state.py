@@ -10,7 +10,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
-from hd_agents.jsonable import ArchiveError, from_json, to_json
+from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 from tests.agents import Scripted
 
 

@@ -14,11 +14,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
-from hd_agents import evaluation
 from hd_agents.cli import main
-from hd_agents.episodes import SeededEpisodes, share_seeds
 from hd_agents.evaluation import ActorsMode, evaluate
-from hd_agents.scores import human_normalized, prediction_interval
+from hd_agents.evaluation import rules as evaluation
+from hd_agents.evaluation.episodes import SeededEpisodes, share_seeds
+from hd_agents.evaluation.scores import human_normalized, prediction_interval
 from tests.agents import Scripted, tiny
 from tests.test_sb3_logging import Memory, logged
 
@@ -217,7 +217,7 @@ def test_an_episode_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -
     env = Scripted(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2), length=8)
     agent = tiny(env=env)
     evaluate(agent, lambda: env, 2)
-    monkeypatch.setattr("hd_agents.episodes.LONG", 8)
+    monkeypatch.setattr("hd_agents.evaluation.episodes.LONG", 8)
     with pytest.warns(UserWarning, match=r"has not ended in 8 steps.*: register it with max_episode_steps=") as caught:
         assert evaluate(agent, lambda: env, 1).lengths == [8]
     assert len(caught) == 1

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from hd_agents import HarmonyDreamAgent
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import imagine
-from hd_agents.collection import GraphedActing
 from hd_agents.harmony import Harmonizer, Term
 from hd_agents.nn.layers import Dense
 from hd_agents.presets import DEFAULTS
+from hd_agents.training.collection import GraphedActing
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 from tests.agents import TINY, Clock, tiny
@@ -458,7 +458,9 @@ def test_groups_of_ones_own_keep_their_rate(harmony: bool) -> None:
 
 def test_a_compiled_model_is_compiled_anew_where_its_losses_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr("hd_agents.learner.compiled_or_plain", lambda function: made.append(function) or function)
+    monkeypatch.setattr(
+        "hd_agents.training.learner.compiled_or_plain", lambda function: made.append(function) or function
+    )
     agent = learned(compile=True)
     assert len(made) == 1
     model, calls = agent.policy.networks.world_model, []

@@ -11,8 +11,8 @@ import pytest
 from gymnasium import spaces
 
 from hd_agents.cli import main
-from hd_agents.episodes import EpisodeError
 from hd_agents.evaluation import evaluate
+from hd_agents.evaluation.episodes import EpisodeError
 from tests.agents import tiny
 from tests.test_cli import TINY
 

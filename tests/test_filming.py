@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 from matplotlib.figure import Figure
 
-from hd_agents import filming
 from hd_agents.evaluation import ActorsMode
-from hd_agents.filming import CONTEXT, CURVE_HORIZON, HORIZON, MIN_SIDE, draw_dream, play, write_video
+from hd_agents.films import filming
+from hd_agents.films.filming import CONTEXT, CURVE_HORIZON, HORIZON, MIN_SIDE, draw_dream, play, write_video
 from hd_agents.randomness import seeded
 from tests.agents import Scripted, tiny
 

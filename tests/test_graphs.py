@@ -15,10 +15,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from hd_agents.collection import GraphedActing
-from hd_agents.compilation import compiled_or_plain
 from hd_agents.graphs import WARMUP, Graphed, capture_on_cuda
 from hd_agents.policies import CnnPolicy, DreamPolicy, Latent
+from hd_agents.training.collection import GraphedActing
+from hd_agents.training.compilation import compiled_or_plain
 from tests.agents import tiny
 from tests.models import batch, learner, networks
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hd_agents.jsonable import TYPE, ArchiveError, from_json, space_to_json, to_json
+from hd_agents.saving.jsonable import TYPE, ArchiveError, from_json, space_to_json, to_json
 
 DTYPES = ["u1", "i1", "i4", "i8", "u8", "f2", "f4", "f8", "?"]
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hd_agents.learner import Draws
 from hd_agents.presets import DEFAULTS
+from hd_agents.training.learner import Draws
 from tests.models import TINY, batch, learner, networks
 
 CASES = [(backbone, groups) for backbone in ("dreamerv3", "dreamerv2") for groups in ((2, 3), ())]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hd_agents.metrics import Metrics
+from hd_agents.training.metrics import Metrics
 
 
 class CopyCounter(TorchDispatchMode):

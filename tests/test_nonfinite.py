@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hd_agents.behavior.actor_critic import NoScale, ReturnScale
-from hd_agents.nonfinite import Guard, Tally
+from hd_agents.training.nonfinite import Guard, Tally
 from tests.models import batch, learner, networks
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.checkpoint import steps_in
 from hd_agents.cli import main
 from hd_agents.cli.output import lasting
+from hd_agents.saving.checkpoint import steps_in
 from tests.test_cli import TINY
 
 

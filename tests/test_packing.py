@@ -18,8 +18,8 @@ from gymnasium.envs.registration import EnvSpec
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
 from hd_agents.evaluation import ActorsMode, Evaluation
-from hd_agents.filming import Episode
-from hd_agents.jsonable import ArchiveError
+from hd_agents.films.filming import Episode
+from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.zoo import cards, packages, packing
 from tests.agents import Scripted, tiny
 from tests.test_pretrained import RUN

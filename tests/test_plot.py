@@ -12,10 +12,10 @@ import yaml
 from matplotlib.figure import Figure
 
 from hd_agents import zoo
-from hd_agents.aggregates import MEASURES, Estimate
 from hd_agents.cli import figures, main, plot
 from hd_agents.cli.plot import OURS, Run
-from hd_agents.scores import prediction_interval
+from hd_agents.evaluation.aggregates import MEASURES, Estimate
+from hd_agents.evaluation.scores import prediction_interval
 from hd_agents.zoo.results import append_row
 from tests.test_results import ROW
 
@@ -94,7 +94,7 @@ def test_a_folder_of_runs_beside_the_official_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rliable")
-    monkeypatch.setattr("hd_agents.aggregates.RESAMPLES", 50)
+    monkeypatch.setattr("hd_agents.evaluation.aggregates.RESAMPLES", 50)
     for seed in range(3):
         make_run(tmp_path / "runs" / f"with_{seed}", seed, harmony=True)
         make_run(tmp_path / "runs" / f"without_{seed}", seed, evaluated=seed < 2, harmony=False)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hd_agents.jsonable import ArchiveError
+from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.zoo import packages
 from hd_agents.zoo.precision import reduced, restored
 from tests.agents import tiny

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from stable_baselines3.common.env_util import make_vec_env
 
-from hd_agents import HarmonyDreamAgent, filming, zoo
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, pictures
 from hd_agents.envs import namespace
 from hd_agents.evaluation import PROTOCOLS, ActorsMode, Evaluation, evaluate
+from hd_agents.evaluation.scores import prediction_interval
+from hd_agents.films import filming
 from hd_agents.host import sha256_of
-from hd_agents.jsonable import ArchiveError
-from hd_agents.scores import prediction_interval
+from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.zoo import packages
 from tests.agents import tiny
 from tests.suites import NEEDS, require

@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents import zoo
-from hd_agents.recorder import NonFiniteError
+from hd_agents.training.recorder import NonFiniteError
 from hd_agents.zoo import packages
 from tests.agents import Clock, Scripted, tiny
 

@@ -11,9 +11,9 @@ from stable_baselines3.common.logger import configure
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.cli import main
-from hd_agents.nonfinite import PATIENCE
-from hd_agents.recorder import NonFiniteError, read_record, write_record
-from hd_agents.saving import ArchiveError, read_archive, write_archive
+from hd_agents.saving.archive import ArchiveError, read_archive, write_archive
+from hd_agents.training.nonfinite import PATIENCE
+from hd_agents.training.recorder import NonFiniteError, read_record, write_record
 from tests.agents import Scripted, tiny
 
 SPACE = spaces.Dict({"eye": spaces.Box(0, 255, (16, 17, 3), np.uint8), "arm": spaces.Box(-1, 1, (5,))})

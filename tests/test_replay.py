@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_rows import ACTIONS, IMAGE, VECTOR, assert_rows_agree, fill, make, row
 
-from hd_agents import replay_batches, replay_memory
 from hd_agents.footprint import describe_replay
 from hd_agents.replay import SequenceReplay
+from hd_agents.replay import batches as replay_batches
+from hd_agents.replay import memory as replay_memory
 from hd_agents.world_model.batch import Batch
 
 

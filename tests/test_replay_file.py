@@ -11,7 +11,7 @@ import pytest
 import torch
 from replay_rows import assert_rows_agree, fill, make, row
 
-from hd_agents.replay_file import MAGIC, VERSION
+from hd_agents.replay.file import MAGIC, VERSION
 
 
 @pytest.mark.parametrize("steps", [(0, 0), (5, 0), (19, 7), (50, 20)])

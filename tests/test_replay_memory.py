@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from hd_agents import replay_memory
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.footprint import describe_replay
+from hd_agents.replay import memory as replay_memory
 from tests.agents import Clock, Scripted, tiny
 from tests.replay_rows import assert_rows_agree, fill, make
 

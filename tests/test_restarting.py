@@ -23,7 +23,7 @@ from hd_agents.envs import processes, restarting
 from hd_agents.envs.processes import RestartingSubprocVecEnv
 from hd_agents.envs.restarting import RestartingEnv, new_seed
 from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
-from hd_agents.jsonable import from_json, to_json
+from hd_agents.saving.jsonable import from_json, to_json
 from tests.agents import tiny
 from tests.test_collection import rows
 

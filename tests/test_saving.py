@@ -15,7 +15,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hd_agents.saving import ArchiveError, read_archive, write_archive
+from hd_agents.saving.archive import ArchiveError, read_archive, write_archive
 
 
 def optimizer_state() -> dict[str, Any]:

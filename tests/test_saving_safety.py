@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
-from hd_agents.saving import ArchiveError, read_archive
+from hd_agents.saving.archive import ArchiveError, read_archive
 
 
 def test_missing_file_tells_the_paths_tried(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.jsonable import ArchiveError
 from hd_agents.policies import MlpPolicy, MultiInputPolicy
+from hd_agents.saving.jsonable import ArchiveError
 from tests.agents import TINY, Clock, Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (16, 17, 3), np.uint8)

@@ -14,7 +14,7 @@ from hd_agents.callbacks import RunCheckpoint, ScoreCurve
 from hd_agents.cli import main
 from hd_agents.cli.curves import curves_of
 from hd_agents.evaluation import evaluate
-from hd_agents.score_curve import read_scores
+from hd_agents.evaluation.score_curve import read_scores
 from tests.agents import Clock, tiny
 from tests.test_cli import TINY
 from tests.test_sb3_logging import logged
@@ -98,7 +98,7 @@ def test_evaluations_are_no_time_of_training(tmp_path: Path, monkeypatch: pytest
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr("hd_agents.cli.pictures.leave", lambda *arguments: None)
-    monkeypatch.setattr("hd_agents.score_curve.evaluate", slow)
+    monkeypatch.setattr("hd_agents.evaluation.score_curve.evaluate", slow)
     monkeypatch.setattr(time, "monotonic", lambda: clock() + spent[0])
     flags = ["--folder", str(tmp_path), "--steps", "60", "--eval-every", "20", "--eval-episodes", "1"]
     assert main(["train", "CartPole-v1", *flags, *TINY]) == 0

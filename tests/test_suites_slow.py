@@ -11,7 +11,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from suites import require
 
-from hd_agents import HarmonyDreamAgent, filming
+from hd_agents import HarmonyDreamAgent
+from hd_agents.films import filming
 
 # Shadows take most of the time without a GPU; Pong's episodes are cut so that evaluation and film stay short.
 TASKS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
-from hd_agents.collection import Collector
+from hd_agents.training.collection import Collector
 from hd_agents.zoo import cards
 from hd_agents.zoo.training import plan
 from tests.agents import TINY, Scripted, tiny

@@ -13,7 +13,7 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, tune
 from hd_agents.cli.running import locked
 from hd_agents.evaluation import evaluate
-from hd_agents.recorder import NonFiniteError
+from hd_agents.training.recorder import NonFiniteError
 from hd_agents.zoo import search_space
 
 optuna = pytest.importorskip("optuna")

@@ -15,10 +15,10 @@ from archives import repacked
 from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, official
-from hd_agents.official_files import read_npz
+from hd_agents.official.files import read_npz
 from hd_agents.policies import MlpPolicy
-from hd_agents.saving import ArchiveError, read_archive, write_archive
-from hd_agents.vetting import blamed_on
+from hd_agents.saving.archive import ArchiveError, read_archive, write_archive
+from hd_agents.saving.vetting import blamed_on
 from tests.agents import Clock, tiny
 
 

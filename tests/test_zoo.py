@@ -13,8 +13,8 @@ from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
+from hd_agents.evaluation.scores import ATARI_GAMES
 from hd_agents.presets import DEFAULTS, SIZES
-from hd_agents.scores import ATARI_GAMES
 from hd_agents.zoo.catalogue import name_of, preset_of
 from hd_agents.zoo.training import plan
 from tests.agents import TINY, Scripted

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import hd_agents
-from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli import (
     benchmark,
     check,
@@ -25,8 +24,9 @@ from hd_agents.cli import (
 )
 from hd_agents.cli.errors import FAILED, UsageError
 from hd_agents.cli.output import lasting
-from hd_agents.episodes import EpisodeError
-from hd_agents.jsonable import DamagedError
+from hd_agents.evaluation.episodes import EpisodeError
+from hd_agents.saving.checkpoint import CheckpointError
+from hd_agents.saving.jsonable import DamagedError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from hd_agents.cli.running import locked
 from hd_agents.cli.runs import Run, make_run
 from hd_agents.cli.tasks import task_id, try_agent
 from hd_agents.evaluation import protocol
-from hd_agents.scores import prediction_interval
+from hd_agents.evaluation.scores import prediction_interval
 from hd_agents.zoo.catalogue import preset_of, suites
 from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
 

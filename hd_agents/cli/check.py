@@ -19,11 +19,11 @@ from hd_agents.cli import flags
 from hd_agents.cli.errors import FAILED, UsageError
 from hd_agents.cli.soundness import is_raised, told, tried
 from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
-from hd_agents.collection import make_replay
 from hd_agents.envs.closing import close
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
 from hd_agents.graphs import WARMUP
 from hd_agents.host import format_bytes
+from hd_agents.training.collection import make_replay
 from hd_agents.zoo.training import Plan
 
 STEPS, SECONDS = 1_000, 10.0  # of random play at most, and of acting a quarter of each; but always a sequence

@@ -21,7 +21,7 @@ from hd_agents.cli.runs import Run, make_run
 from hd_agents.cli.tasks import new_run_folder, try_agent
 from hd_agents.evaluation import protocol
 from hd_agents.host import write_text
-from hd_agents.jsonable import DamagedError
+from hd_agents.saving.jsonable import DamagedError
 
 TABLE = "compare.json"
 HARMONY = {"on": ["harmony=True"], "off": ["harmony=False"]}

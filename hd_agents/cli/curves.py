@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hd_agents.jsonable import DamagedError
-from hd_agents.score_curve import read_scores
+from hd_agents.evaluation.score_curve import read_scores
+from hd_agents.saving.jsonable import DamagedError
 
 WINDOW = 10  # episodes; of the curve's moving average
 POINTS = 100  # of a mean curve

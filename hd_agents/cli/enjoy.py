@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-from hd_agents import filming, zoo
+from hd_agents import zoo
 from hd_agents.cli import flags
 from hd_agents.cli.errors import UsageError, checked, make_folder, require
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
 from hd_agents.cli.tasks import make_env, task_id
-from hd_agents.episodes import SeededEpisodes
 from hd_agents.evaluation import acting, player_for
+from hd_agents.evaluation.episodes import SeededEpisodes
+from hd_agents.films import filming
 from hd_agents.zoo.packages import ActingAgent
 
 

@@ -11,8 +11,8 @@ from hd_agents.cli import report
 from hd_agents.cli.errors import FAILED, UsageError, checked
 from hd_agents.cli.flags import count
 from hd_agents.cli.tasks import find_own_modules
-from hd_agents.jsonable import ArchiveError
 from hd_agents.progress import bar_is_seen
+from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.zoo.precision import BITS
 
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from hd_agents import HarmonyDreamAgent, filming
+from hd_agents import HarmonyDreamAgent
 from hd_agents.cli.curves import SCORES, draw_curve, evaluations, read_episodes
-from hd_agents.episodes import EpisodeError, SeededEpisodes
 from hd_agents.evaluation import acting, player_for
+from hd_agents.evaluation.episodes import EpisodeError, SeededEpisodes
+from hd_agents.films import filming
 from hd_agents.zoo.models import AGENT_FILE
 from hd_agents.zoo.training import Plan
 

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hd_agents import HarmonyDreamAgent, aggregates, zoo
+from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import figures
 from hd_agents.cli.curves import Curve, curves_of, read_evaluation
 from hd_agents.cli.errors import UsageError, checked, make_folder, require
 from hd_agents.cli.resuming import settings_in
 from hd_agents.cli.runs import EVALUATION
-from hd_agents.jsonable import DamagedError
-from hd_agents.scores import human_normalized, prediction_interval
+from hd_agents.evaluation import aggregates
+from hd_agents.evaluation.scores import human_normalized, prediction_interval
+from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.catalogue import name_of, suites
 from hd_agents.zoo.models import CONFIG, training_facts
 from hd_agents.zoo.results import SAME_RUN, normalized, read_rows, settings_of

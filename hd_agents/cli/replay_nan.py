@@ -6,8 +6,8 @@ from pathlib import Path
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.cli.errors import checked
 from hd_agents.cli.flags import add_device_flag
-from hd_agents.recorder import explain, read_record
-from hd_agents.saving import read_archive
+from hd_agents.saving.archive import read_archive
+from hd_agents.training.recorder import explain, read_record
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

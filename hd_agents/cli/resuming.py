@@ -14,13 +14,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
-from hd_agents.checkpoint import CheckpointError
 from hd_agents.cli import flags
 from hd_agents.cli.curves import SCORES
 from hd_agents.cli.errors import UsageError, checked, make_folder
 from hd_agents.cli.tasks import parse_setting, plan_of, task_id
-from hd_agents.jsonable import DamagedError
-from hd_agents.score_curve import forget_scores
+from hd_agents.evaluation.score_curve import forget_scores
+from hd_agents.saving.checkpoint import CheckpointError
+from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.training import Plan
 from hd_agents.zoo.transfer import NETWORKS

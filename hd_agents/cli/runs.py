@@ -13,8 +13,8 @@ from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes
 from hd_agents.cli.resuming import typed
 from hd_agents.cli.running import Job, last_line, run_jobs
 from hd_agents.cli.tasks import plan_of
-from hd_agents.jsonable import DamagedError
 from hd_agents.progress import bar_is_seen
+from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, RUN, training_facts
 from hd_agents.zoo.training import Plan
 

@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
-from hd_agents.checkpoint import CheckpointError, claim, release, steps_in
 from hd_agents.cli import flags, hints, pictures, tracking
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES
 from hd_agents.cli.errors import FAILED, UsageError, require
@@ -32,6 +31,7 @@ from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.host import SIGNALS
+from hd_agents.saving.checkpoint import CheckpointError, claim, release, steps_in
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
 from hd_agents.zoo.training import Plan
 

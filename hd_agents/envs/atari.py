@@ -14,8 +14,8 @@ with needing("An Atari game", "atari"):
     import cv2
     from ale_py import roms
 
-from hd_agents.jsonable import ArchiveError
 from hd_agents.randomness import new_generator
+from hd_agents.saving.jsonable import ArchiveError
 
 __all__ = ["Atari"]
 

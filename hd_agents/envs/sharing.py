@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from hd_agents.jsonable import ArchiveError
+from hd_agents.saving.jsonable import ArchiveError
 
 
 def refuse_shared(layers: Iterable[tuple[str, Mapping[str, Any]]], found: Iterable[spaces.Space[Any]]) -> None:

@@ -22,8 +22,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from hd_agents.envs.sharing import refuse_shared
-from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.randomness import new_generator, set_space_state, space_state
+from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 
 NO_AXES = "an array without axes"  # under which it is stored, with one
 # Attributes that say what an environment is, not where it stands; files that monitors write; the last original

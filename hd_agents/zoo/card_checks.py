@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hd_agents.jsonable import ArchiveError
+from hd_agents.saving.jsonable import ArchiveError
 
 MOST_TEXT = 1_000  # characters of JSON
 WORD = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)

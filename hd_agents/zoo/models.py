@@ -10,8 +10,8 @@ import torch
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import Evaluation, evaluate
-from hd_agents.jsonable import DamagedError
-from hd_agents.scores import CONFIDENCE, prediction_interval
+from hd_agents.evaluation.scores import CONFIDENCE, prediction_interval
+from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo import hub, packages
 from hd_agents.zoo.card_checks import check_stated
 from hd_agents.zoo.catalogue import env_id, folder

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.host import needing, sha256_of
-from hd_agents.jsonable import ArchiveError, from_json, to_json
 from hd_agents.restoring import restore, stored_arguments
-from hd_agents.storing import archive_data
-from hd_agents.vetting import blamed_on, check_values, check_weights
+from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
+from hd_agents.saving.storing import archive_data
+from hd_agents.saving.vetting import blamed_on, check_values, check_weights
 from hd_agents.zoo.card_checks import check_env_kwargs
 from hd_agents.zoo.cards import WHOLE
 from hd_agents.zoo.precision import BITS, reduced, restored

@@ -11,7 +11,8 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import acting, evaluate, player_for
-from hd_agents.filming import (
+from hd_agents.evaluation.scores import CONFIDENCE, prediction_interval
+from hd_agents.films.filming import (
     CONTEXT,
     CURVE_HORIZON,
     HORIZON,
@@ -22,7 +23,6 @@ from hd_agents.filming import (
     write_video,
 )
 from hd_agents.host import require
-from hd_agents.scores import CONFIDENCE, prediction_interval
 from hd_agents.zoo import packages
 from hd_agents.zoo.card_checks import check_env_kwargs
 from hd_agents.zoo.cards import HERE, readme

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hd_agents.jsonable import ArchiveError
+from hd_agents.saving.jsonable import ArchiveError
 
 # That a weight may have, and their name on a card.
 BITS = {32: "as trained", 16: "float16", 8: "int8 matrices, float16 vectors"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hd_agents.scores import human_normalized
+from hd_agents.evaluation.scores import human_normalized
 from hd_agents.zoo.catalogue import env_id, names, suites
 from hd_agents.zoo.published import Published, published
 from hd_agents.zoo.results import name_order, results, settings_of, table

@@ -21,7 +21,7 @@ from hd_agents.envs.closing import close
 from hd_agents.envs.processes import RestartingSubprocVecEnv
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
 from hd_agents.envs.state import Restorable
-from hd_agents.replay_memory import MOST_ROWS
+from hd_agents.replay.memory import MOST_ROWS
 from hd_agents.spaces import ObservationCodec
 from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
 from hd_agents.zoo.transfer import network_settings, take_over, whole_agent

@@ -16,7 +16,7 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[1:3])
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.behavior.imagination import imagine
-from hd_agents.learner import Draws
+from hd_agents.training.learner import Draws
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 from learning.tasks import SETTINGS, TASKS

@@ -10,13 +10,13 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import checks
-from hd_agents.evaluation import RULES, EnvMaker, evaluate
+from hd_agents.evaluation.rules import RULES, EnvMaker, evaluate
 from hd_agents.host import write_text
 from hd_agents.progress import bar_is_seen, tqdm
 
 
 class ScoreCurve(BaseCallback):
-    """Evaluates the agent by :func:`hd_agents.evaluation.evaluate` as ``learn`` goes on::
+    """Evaluates the agent by :func:`hd_agents.evaluation.rules.evaluate` as ``learn`` goes on::
 
         agent.learn(100_000, callback=ScoreCurve("CartPole-v1", "scores.jsonl", every=10_000))
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from hd_agents import checks
 from hd_agents.backbones import Objectives, objectives
 from hd_agents.presets import DEFAULTS
-from hd_agents.storing import RATES
+from hd_agents.saving.storing import RATES
 from hd_agents.styles import STYLES
 
 FIXED = {"backbone": "backbone", "size": "size", "harmony": "harmony", "policy_kwargs": "overrides"}  # of networks

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.arrivals import EXECUTED, encode_executed
-from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON, draw, to_rgb
+from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, draw, to_rgb
 from hd_agents.randomness import seeded
 from hd_agents.spaces import ObservationCodec
 
@@ -154,7 +154,7 @@ def draw_dream(path: Path, agent: HarmonyDreamAgent, episode: Episode, task: str
     """Draw what happened in a piece of an episode, what the agent dreams for it, and how far they are apart.
 
     The agent sees the observations up to the piece's first one, and from there on only the actions;
-    :func:`hd_agents.film_strip.draw` says what is shown.
+    :func:`hd_agents.films.strip.draw` says what is shown.
 
     :param episode: one step or more, played by the agent. :param task: for the title.
     :return: ``seed`` of the episode, ``context`` observations seen, ``horizon`` steps dreamt.

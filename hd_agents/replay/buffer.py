@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from hd_agents import checks
 from hd_agents.host import atomic_write
-from hd_agents.replay_batches import KeptRows, gather_on_host
-from hd_agents.replay_file import read_header, read_rows, write_header, write_rows
-from hd_agents.replay_memory import allocate, fitting_rows
+from hd_agents.replay.batches import KeptRows, gather_on_host
+from hd_agents.replay.file import read_header, read_rows, write_header, write_rows
+from hd_agents.replay.memory import allocate, fitting_rows
 from hd_agents.world_model.batch import Batch
 
 OBSERVATION = "observation."  # prefix of the columns that hold observation keys
@@ -32,7 +32,7 @@ class SequenceReplay:
     :param images: Observation key to ``(H, W, C)``, stored as uint8.
     :param vectors: Observation key to length, stored as float32.
     :param action_size: Length A of an action, stored as float32.
-    :param folder: Where to keep the rows on disk, see :func:`~hd_agents.replay_memory.allocate`; None for in memory.
+    :param folder: Where to keep the rows on disk, see :func:`~hd_agents.replay.memory.allocate`; None for in memory.
     :raises ValueError: if a size is not positive, a key is both image and vector, or ``capacity < n_envs``.
     """
 
@@ -176,7 +176,7 @@ class SequenceReplay:
     def save(self, target: str | Path | BinaryIO, since: Sequence[int] | None = None) -> None:
         """Write the stored rows, oldest first, to one file that :meth:`load` reads; nothing in it is executable.
 
-        A path is written atomically (see :func:`~hd_agents.host.atomic_write`). :mod:`hd_agents.replay_file` states
+        A path is written atomically (see :func:`~hd_agents.host.atomic_write`). :mod:`hd_agents.replay.file` states
         the format.
 
         :param since: an earlier value of ``added``: write only the rows that came after it, for :meth:`append`.

@@ -13,20 +13,21 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from hd_agents import checks, live_settings, recorder
+from hd_agents import checks
 from hd_agents.arrivals import StepsOf, as_flags, moves, watch
 from hd_agents.backbones import Objectives
-from hd_agents.collection import Collector, VecStep, last_observations, make_replay, normalize_batch
 from hd_agents.host import keep_freed_memory
-from hd_agents.learner import Learner
-from hd_agents.metrics import Metrics
-from hd_agents.nonfinite import PATIENCE
 from hd_agents.policies import DreamPolicy
 from hd_agents.progress import Forecast, ProgressBar, record_logs, tell_failure, with_bar
-from hd_agents.recorded import add_episode
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
 from hd_agents.spaces import Observation
+from hd_agents.training import live_settings, recorder
+from hd_agents.training.collection import Collector, VecStep, last_observations, make_replay, normalize_batch
+from hd_agents.training.learner import Learner
+from hd_agents.training.metrics import Metrics
+from hd_agents.training.nonfinite import PATIENCE
+from hd_agents.training.recorded import add_episode
 
 Self = TypeVar("Self", bound="LearningLoop")
 
@@ -240,7 +241,8 @@ class LearningLoop(BaseAlgorithm):
         """Make ``gradient_steps`` updates on batches from replay, which has to hold a sequence. ``learn`` calls it.
 
         :raises ValueError: for settings that were changed on the agent and cannot be.
-        :raises hd_agents.recorder.NonFiniteError: when updates in a row were not finite, see docs/robustness.md.
+        :raises hd_agents.training.recorder.NonFiniteError: when updates in a row were not finite
+            (docs/robustness.md).
         """
         assert self.replay_buffer is not None
         gradient_steps = checks.whole("gradient_steps", gradient_steps, 0)

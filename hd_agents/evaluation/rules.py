@@ -26,13 +26,13 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.arrivals import EXECUTED, encode_executed
 from hd_agents.envs import namespace
-from hd_agents.episodes import EnvMaker, EpisodeError, seeded_envs, share_seeds
+from hd_agents.evaluation.episodes import EnvMaker, EpisodeError, seeded_envs, share_seeds
+from hd_agents.evaluation.scores import human_normalized
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
 from hd_agents.randomness import seeded
-from hd_agents.scores import human_normalized
+from hd_agents.saving.storing import system_info
 from hd_agents.spaces import Observation
-from hd_agents.storing import system_info
 
 RULES = ("paper", "deterministic")
 # What the papers do, by the namespace of the task's id: how they act in evaluation, and for how many episodes.

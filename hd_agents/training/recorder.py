@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hd_agents.learner import Draws
-from hd_agents.nonfinite import PATIENCE
 from hd_agents.restoring import NONFINITE
-from hd_agents.saving import ArchiveError, write_archive
-from hd_agents.storing import archive_data
+from hd_agents.saving.archive import ArchiveError, write_archive
+from hd_agents.saving.storing import archive_data
+from hd_agents.training.learner import Draws
+from hd_agents.training.nonfinite import PATIENCE
 from hd_agents.world_model.batch import Batch
 
 
@@ -63,7 +63,7 @@ def write_record(agent: Any, folder: Path) -> Path:
 def read_record(agent: Any, tensors: Mapping[str, Any]) -> tuple[Batch, Draws]:
     """The failing batch and its random numbers, on the device of the agent that was loaded from the same archive.
 
-    :param tensors: the archive's, from :func:`hd_agents.saving.read_archive`.
+    :param tensors: the archive's, from :func:`hd_agents.saving.archive.read_archive`.
     :raises ArchiveError: if the archive is no record of a failure, or its parts do not fit the agent.
     """
     record = tensors.get(NONFINITE)

@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import FloatSchedule, get_system_info
 
 from hd_agents.checks import LinearRate
-from hd_agents.jsonable import ArchiveError
+from hd_agents.saving.jsonable import ArchiveError
 
 SIMULATORS = ("ale-py", "dm_control", "metaworld", "mujoco", "opencv-python-headless", "shimmy")
 RATES = ("learning_rate", "actor_learning_rate", "critic_learning_rate")

@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import get_system_info
 from torch import Tensor
 
 from hd_agents.host import atomic_write
-from hd_agents.jsonable import ArchiveError, from_json, to_json
+from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 
 __all__ = ["ArchiveError", "read_archive", "write_archive"]
 
@@ -42,7 +42,8 @@ def write_archive(path: str | Path | BinaryIO, data: Mapping[str, Any], tensors:
     """Write an archive; a path without a suffix gets ``.zip``, and is either written whole or left as it was.
 
     :param path: Path, or a binary file open for writing.
-    :param data: What :func:`~hd_agents.jsonable.to_json` can write: numbers, text, containers, small arrays, spaces.
+    :param data: What :func:`~hd_agents.saving.jsonable.to_json` can write: numbers, text, containers, small arrays,
+        spaces.
     :param tensors: Name to state dict: dicts (keys text or integers), lists and tuples of tensors, numbers, text and
         None.
     :raises ArchiveError: naming the value that cannot be stored; the file is not touched then.

@@ -12,10 +12,10 @@ from hd_agents.backbones import Networks, Objectives
 from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
-from hd_agents.compilation import compiled_or_plain
 from hd_agents.graphs import Capture, Graphed, Parts
-from hd_agents.nonfinite import Guard
 from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
+from hd_agents.training.compilation import compiled_or_plain
+from hd_agents.training.nonfinite import Guard
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 from hd_agents.world_model.world_model import ModelOutput
@@ -165,7 +165,7 @@ class Learner:
     def train_step(self, batch: Batch, draws: Draws | None = None, state: State | None = None) -> dict[str, Tensor]:
         """Update the world model on ``batch``, then actor and critic on dreams that start there.
 
-        What comes after a loss or gradient that is not finite is skipped, see :class:`hd_agents.nonfinite.Guard`.
+        What comes after a loss or gradient that is not finite is skipped: :class:`hd_agents.training.nonfinite.Guard`.
 
         :param draws: random numbers to use; default fresh ones.
         :param state: latent at which sequences start that do not begin with ``is_first``; default the initial state.

@@ -11,10 +11,10 @@ from stable_baselines3.common.logger import Image
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.collection import normalize_batch
-from hd_agents.film_strip import CONTEXT, CURVE_HORIZON, HORIZON, Truth, draw
+from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, Truth, draw
 from hd_agents.host import require
 from hd_agents.imagine import Imagined, first_of, imagine_from
+from hd_agents.training.collection import normalize_batch
 from hd_agents.world_model.rssm import State
 
 KEY = "dream/truth_dream_error"
@@ -23,7 +23,7 @@ EXCLUDED = ("stdout", "log", "json", "csv")  # outputs without pictures
 
 
 class Piece(NamedTuple):
-    """A piece of the replay and the dream of it; the arguments of :func:`hd_agents.film_strip.draw`."""
+    """A piece of the replay and the dream of it; the arguments of :func:`hd_agents.films.strip.draw`."""
 
     truth: Truth
     rewards: NDArray[np.float32]

@@ -2,7 +2,7 @@
 
 "dreamerv3" is their dreamerv3-jax, with names like ``agent/wm/rssm/gru/kernel``; "dreamerv2" is their wmlib-torch, with
 names like ``wm.rssm._cell._layer.weight``. The way from either to ours is a fixed relayout
-(:mod:`hd_agents.official_layout`), so :func:`convert` serves gradients and optimiser moments as well as weights::
+(:mod:`hd_agents.official.layout`), so :func:`convert` serves gradients and optimiser moments as well as weights::
 
     params = read("variables.pt")
     networks = sizes(params).networks()
@@ -24,8 +24,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks
 from hd_agents.backbones import Networks, build
-from hd_agents.official_files import clean, read
-from hd_agents.official_layout import (
+from hd_agents.official.files import clean, read
+from hd_agents.official.layout import (
     ACTOR_STD,
     IMAGE_LAYER,
     LOG_SIGMAS,
@@ -39,8 +39,8 @@ from hd_agents.official_layout import (
     origin,
     weight_name,
 )
+from hd_agents.saving.vetting import blamed_on
 from hd_agents.spaces import ActionCodec, ObservationCodec
-from hd_agents.vetting import blamed_on
 
 __all__ = ["UNUSED", "Official", "convert", "for_spaces", "load", "read", "sizes"]
 

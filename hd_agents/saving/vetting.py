@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hd_agents.jsonable import ArchiveError
+from hd_agents.saving.jsonable import ArchiveError
 
 MOST_ENVS = 1 << 16
 STACKS = ("layers", "vector_layers")  # sizes that count modules instead of numbers

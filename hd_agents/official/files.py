@@ -12,8 +12,8 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from hd_agents.saving import ArchiveError, check_members, read_tensors
-from hd_agents.vetting import blamed_on
+from hd_agents.saving.archive import ArchiveError, check_members, read_tensors
+from hd_agents.saving.vetting import blamed_on
 
 Array = NDArray[Any]
 

@@ -4,7 +4,7 @@
 
     agent-000000020000.zip         what HarmonyDreamAgent.save writes, and load reads, at env step 20,000
     state-000000020000.zip         random generators and environments
-    replay-000000020000.rows       the replay's rows since the checkpoint before; see hd_agents.replay_file
+    replay-000000020000.rows       the replay's rows since the checkpoint before; see hd_agents.replay.file
     checkpoint-000000020000.json   written last: the names, sizes and SHA-256 sums of all files that belong together
     agent-000000020000-1.zip ...   the second at a step: gradient steps or episodes came to it between two learn()
     .lock                          keeps other processes out while one learns, whose number it holds
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hd_agents.host import sha256_of, write_text
-from hd_agents.jsonable import DAMAGE, ArchiveError
+from hd_agents.saving.jsonable import DAMAGE, ArchiveError
 
 try:
     import fcntl
