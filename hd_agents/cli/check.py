@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     # As in `train` they are made anew where they fail, if that is not always: here as often as it takes.
     envs = plan.make_envs(SEED, max_restarts=None if is_raised(fault) else RESTARTS)
     try:
-        agent = HarmonyDreamAgent(env=envs, seed=SEED, device=options.device, verbose=1, **plan.arguments)
+        agent = plan.make_agent(envs, SEED, options.device, verbose=1)
     except (TypeError, ValueError) as error:
         close(envs)
         raise UsageError(str(error)) from error

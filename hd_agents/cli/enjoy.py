@@ -34,6 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--seed", type=flags.seed, default=0, help="of the first episode (default: %(default)s)")
     flags.add_env_flag(parser, usual=MODELS_OWN)
     flags.add_device_flag(parser)
+    flags.add_class_flag(parser)
     parser.set_defaults(run=run)
 
 
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         checked(lambda: filming.check_ending(options.video))  # now, and not when all is played
     if options.dream is not None and options.dream.suffix.lower() not in filming.DRAWINGS:
         raise UsageError(f"--dream {options.dream}: use a name that ends in {', '.join(filming.DRAWINGS)}.")
-    agent = load_model(options.agent, options.device)
+    agent = load_model(options.agent, options.device, options.agent_class)
     if options.dream is not None and isinstance(agent, ActingAgent):
         checked(agent.imagine)  # which says why it cannot
     task = options.task or trained_on(options.agent)

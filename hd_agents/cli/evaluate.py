@@ -43,6 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     flags.add_env_flag(parser, usual=MODELS_OWN)
     flags.add_device_flag(parser)
+    flags.add_class_flag(parser)
     parser.add_argument("--output", type=Path, metavar="JSON", help="file to write (default: standard output)")
     parser.set_defaults(run=run)
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate as asked and return the exit status: 0."""
     if options.output is not None and options.output.is_dir():  # now, and not when all is played
         raise UsageError(f"--output {options.output} is a folder: give a file's name.")
-    agent = load_model(options.model, options.device)
+    agent = load_model(options.model, options.device, options.agent_class)
     task = task_id(options.task)
     env_kwargs = env_kwargs_for(options.model, task, options.env_kwargs)
     env = make_env(task, env_kwargs=env_kwargs)  # says what is missing where there is no such task

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from hd_agents.cli.errors import checked
-from hd_agents.cli.flags import count
+from hd_agents.cli.flags import add_class_flag, count
 from hd_agents.cli.loading import MODEL, load_model
 
 
@@ -19,12 +19,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=".onnx, or .pt2 for torch.export")
     parser.add_argument("--deterministic", action="store_true", help="no random numbers: the mode of everything")
     parser.add_argument("--n-envs", type=count, default=1, help="that it acts for at once (default: %(default)s)")
+    add_class_flag(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Export as asked and return 0."""
-    player = load_model(options.model, "cpu").player(options.deterministic)
+    player = load_model(options.model, "cpu", options.agent_class).player(options.deterministic)
     ports = checked(lambda: player.export(options.output, options.n_envs))
     for kind, found in ports._asdict().items():
         print(f"{kind} of {options.output}:")

@@ -37,7 +37,7 @@ class Facts:
         self._path, self._started = path, time.monotonic() - before.get("wall_seconds", 0.0)
         self._facts: dict[str, Any] = {
             "task": plan.task,
-            **({"env_kwargs": plan.env_kwargs} if plan.env_kwargs else {}),
+            **{key: value for key, value in plan.row().items() if key in ("env_kwargs", "agent_class")},
             **(began if resuming else _beginning(plan.trained_agent, options.trained_agent)),
             "command": repeat_command(options.task, options),
             "commit": commit(),

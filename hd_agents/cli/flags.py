@@ -65,7 +65,8 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
         help=f"dummy or subproc: {where}",
     )
     arguments = "any argument of HarmonyDreamAgent but env, seed, device, verbose and tensorboard_log"
-    set_help = f"{arguments}, n_envs, or one entry such as policy_kwargs.units; may be repeated"
+    own = "agent_class=MODULE:CLASS for an agent of your own"
+    set_help = f"{arguments}, n_envs, one entry such as policy_kwargs.units, or {own}; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
     add_env_flag(parser, "settings", "env_kwargs.")
     parser.set_defaults(trained_agent=None)  # a flag of `train` alone
@@ -93,6 +94,12 @@ def add_device_flag(parser: argparse.ArgumentParser, usual: str = "auto") -> Non
     """Add ``--device``."""
     help_text = "auto, cpu, cuda or cuda:N (default: %(default)s)"
     parser.add_argument("--device", type=_device, default=usual, help=help_text)
+
+
+def add_class_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--agent-class``."""
+    own = "the class of the agent in a file of yours, if it is not HarmonyDreamAgent itself"
+    parser.add_argument("--agent-class", metavar="MODULE:CLASS", help=own)
 
 
 def add_env_flag(parser: argparse.ArgumentParser, dest: str = "env_kwargs", prefix: str = "", usual: str = "") -> None:

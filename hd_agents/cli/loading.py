@@ -9,7 +9,8 @@ import gymnasium as gym
 
 from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli.errors import UsageError, checked
-from hd_agents.cli.tasks import as_json, parse_setting
+from hd_agents.cli.tasks import as_json, find_own_modules, parse_setting
+from hd_agents.zoo.classes import find_class
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, agent_file, find_agent, is_package, model_file, training_facts
 
 # What a model may be given as.
@@ -17,9 +18,18 @@ MODEL = "a name of `hd-agents list --pretrained`, agent.zip, a run's or a packag
 MODELS_OWN = " (default: what the model was trained with, where it plays that task)"
 
 
-def load_model(name: str, device: str) -> HarmonyDreamAgent:
-    """The agent of MODEL."""
+def load_model(name: str, device: str, agent_class: str | None = None) -> HarmonyDreamAgent:
+    """The agent of MODEL. What class it is of has to be typed: no file chooses what is imported.
+
+    :param agent_class: ``MODULE:CLASS``; None for :class:`HarmonyDreamAgent`.
+    """
     _check_near(name)
+    if agent_class is not None:
+        find_own_modules()
+        return checked(lambda: find_agent(name, device, find_class(agent_class)))
+    own = training_of(name).get("agent_class") if model_file(name) is not None else None
+    if own is not None:
+        raise UsageError(f"{name} is of {own}: add --agent-class {own} (--set agent_class={own} to train it on).")
     return checked(lambda: find_agent(name, device))
 
 

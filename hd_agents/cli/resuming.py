@@ -118,7 +118,8 @@ def resume(
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            agent = checkpoint.resume(env, device=options.device, seed=options.seed, verbose=1, **changes)
+            changes |= {"device": options.device, "seed": options.seed, "verbose": 1}
+            agent = checkpoint.resume(env, plan.agent_class, **changes)
     except CheckpointError:
         raise
     except (TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes, read_evaluation
 from hd_agents.cli.resuming import typed
 from hd_agents.cli.running import Job, last_line, run_jobs
-from hd_agents.cli.tasks import plan_of
+from hd_agents.cli.tasks import class_in, plan_of
 from hd_agents.progress import bar_is_seen
 from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, RUN, training_facts
@@ -62,6 +62,8 @@ class Run(NamedTuple):
         evaluation += ["--seed", str(EVALUATION_SEED), "--n-envs", str(EVALUATION_ENVS), "--device", options.device]
         evaluation += ["--output", str(self.folder / EVALUATION)]
         evaluation += [] if options.episodes is None else ["--episodes", str(options.episodes)]
+        own = class_in(options.settings)
+        evaluation += [] if own is None else ["--agent-class", own]
         commands = [training, tuple(evaluation)]
         if (self.folder / EVALUATION).exists():  # in another number of episodes, after the training
             commands = commands[1:]

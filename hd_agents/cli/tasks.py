@@ -36,6 +36,8 @@ def make_plan(
     given = {} if size is None else {"size": size}
     try:
         typed = given | dict(map(parse_setting, settings))
+        if "agent_class" in typed:
+            find_own_modules()
         found = plan(task_id(task), steps, preset, device, typed, trained_agent)
         return found._replace(env_kwargs=as_json(found.env_kwargs))
     except ValueError as error:
@@ -63,6 +65,12 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), ast.literal_eval(value)
     except (SyntaxError, TypeError, ValueError):
         return key.strip(), value
+
+
+def class_in(settings: Sequence[str]) -> str | None:
+    """The class of agents among what was set, if there is one."""
+    told = dict(map(parse_setting, settings)).get("agent_class")
+    return None if told is None else str(told)
 
 
 def as_json(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +103,7 @@ def allow_tensor_cores(device: str) -> bool:
 
 
 def find_own_modules() -> None:
-    """Look for the module of an id `module:Name-v0` in the current directory too, as `python -m` does."""
+    """Look for modules, as in `module:Name-v0`, in the current directory too, as `python -m` does."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
@@ -130,7 +138,7 @@ def try_agent(plan: Plan, device: str) -> HarmonyDreamAgent:
     """An agent by these settings, whose environment is closed. Raises UsageError where there can be none."""
     env = make_env(plan.task, env_kwargs=plan.env_kwargs)
     try:
-        made: HarmonyDreamAgent = checked(lambda: HarmonyDreamAgent(env=env, device=device, **plan.arguments))
+        made: HarmonyDreamAgent = checked(lambda: plan.agent_class(env=env, device=device, **plan.arguments))
     except TypeError as error:
         raise UsageError(str(error)) from error
     finally:

@@ -28,7 +28,7 @@ from hd_agents.cli.resuming import (
     told_folder,
 )
 from hd_agents.cli.running import stopped_once
-from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
+from hd_agents.cli.tasks import class_in, make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.host import SIGNALS
 from hd_agents.saving.checkpoint import CheckpointError, claim, release, steps_in
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     resumed = told_folder(options, "run") if options.resume else None
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
-    trained = load_model(options.trained_agent, "cpu") if begins else None
+    trained = load_model(options.trained_agent, "cpu", class_in(options.settings)) if begins else None
     if resumed and resuming:
         plan, options = begun(options, resumed)
     else:

@@ -27,7 +27,7 @@ from hd_agents.progress import bar_is_seen
 from hd_agents.provenance import commit, machine
 from hd_agents.zoo import search_space
 from hd_agents.zoo.search_space import Space
-from hd_agents.zoo.training import OF_ENVS, Plan, settable
+from hd_agents.zoo.training import OF_RUN, Plan, settable
 
 NEEDED = ("optuna", "tqdm", "yaml")
 EVALUATION_SEED = 20_000  # of the first episode; not those that `zoo pack` judges the chosen agent by
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     plan = plan_of(options)
     allow_tensor_cores(options.device)
     space = checked(lambda: search_space.read(options.space))
-    if unknown := [str(key) for key in space if key not in settable() or key in OF_ENVS]:
+    if unknown := [str(key) for key in space if key not in settable(plan.agent_class) or key in OF_RUN]:
         raise UsageError(f"{', '.join(unknown)}: no argument of HarmonyDreamAgent that can be tuned.")
     whole = space  # which the study is known by
     fixed = {setting.partition("=")[0].partition(".")[0].strip() for setting in options.settings}
@@ -193,7 +193,7 @@ def _play(trial: Any, plan: Plan, space: Space, options: argparse.Namespace) -> 
     judge = partial(_score, plan=plan, episodes=options.episodes)
     watch = _Watch(trial, max(1, plan.steps // options.evaluations), judge)
     try:
-        agent = checked(partial(HarmonyDreamAgent, env=env, seed=seed, device=options.device, **arguments))
+        agent = checked(partial(plan.agent_class, env=env, seed=seed, device=options.device, **arguments))
         with _failing(trial):
             agent.learn(plan.steps, callback=watch, log_interval=None, progress_bar=bar_is_seen())
     finally:

@@ -131,10 +131,17 @@ def is_package(name: str | Path) -> bool:
     return (Path(name) / packages.CARD).is_file()
 
 
-def find_agent(name: str | Path, device: torch.device | str = "auto") -> HarmonyDreamAgent:
-    """The agent of a file of ``save``, of a run's folder, or of what :func:`load` takes; errors as for those."""
+def find_agent(
+    name: str | Path,
+    device: torch.device | str = "auto",
+    agent_class: type[HarmonyDreamAgent] = HarmonyDreamAgent,
+) -> HarmonyDreamAgent:
+    """The agent of a file of ``save``, of a run's folder, or of what :func:`load` takes; errors as for those.
+
+    :param agent_class: of an agent's file; packages hold agents of :class:`HarmonyDreamAgent` alone.
+    """
     file = model_file(name)
-    return load(name, device=device) if file is None else HarmonyDreamAgent.load(file, device=device, verbose=0)
+    return load(name, device=device) if file is None else agent_class.load(file, device=device, verbose=0)
 
 
 def model_file(name: str | Path) -> Path | None:

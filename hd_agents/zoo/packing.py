@@ -75,8 +75,13 @@ def pack(
     require("Packing", "train", "cv2", "matplotlib", "safetensors")
     task = env_id(name)
     name = name_of(task)
-    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     facts = _facts(Path(file), run)
+    if "agent_class" in facts:
+        raise ValueError(
+            f"{file} is of {facts['agent_class']}, and a package holds the networks of HarmonyDreamAgent alone: share "
+            "the file of save() with the code that it needs."
+        )
+    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
     env_kwargs = facts.pop("env_kwargs", {})
     env_kwargs = check_env_kwargs(env_kwargs, "The run") if facts.get("task") == task else {}
     facts |= {"env_kwargs": env_kwargs} if env_kwargs else {}

@@ -1,7 +1,6 @@
 """From a task's name to an agent that has learnt it: what a training run consists of, and the run."""
 
 import difflib
-import inspect
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -22,8 +21,10 @@ from hd_agents.envs.processes import RestartingSubprocVecEnv
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
 from hd_agents.envs.state import Restorable
 from hd_agents.replay.memory import MOST_ROWS
+from hd_agents.saving.storing import argument_names
 from hd_agents.spaces import ObservationCodec
 from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
+from hd_agents.zoo.classes import class_name, find_class
 from hd_agents.zoo.transfer import network_settings, take_over, whole_agent
 
 # Constructor arguments that a run fills in itself.
@@ -41,7 +42,7 @@ VEC_ENVS: dict[str, dict[str, Any]] = {
     "dummy": {},
     "subproc": {"vec_env_cls": RestartingSubprocVecEnv, "wrapper_class": Restorable},
 }
-OF_ENVS = ("n_envs", "vec_env", "env_kwargs")  # settings that are no arguments of the agent
+OF_RUN = ("n_envs", "vec_env", "env_kwargs", "agent_class")  # settings that are no arguments of the agent
 MIN_BUFFER, MIN_BUFFER_PER_ENV = 10_000, 128  # rows of replay; a sequence has 64 steps by default
 
 
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
 
     :param task: its Gymnasium id. :param env_kwargs: what its environments are made with.
     :param trained_agent: whose weights it begins with; None for random ones. :param vec_env: one of ``VEC_ENVS``.
+    :param agent_class: what is made of the arguments.
     """
 
     task: str
@@ -59,6 +61,7 @@ class Plan(NamedTuple):
     env_kwargs: dict[str, Any]
     trained_agent: HarmonyDreamAgent | None = None
     vec_env: str = "dummy"
+    agent_class: type[HarmonyDreamAgent] = HarmonyDreamAgent
 
     def make_env(self, drawn: bool = False) -> gym.Env[Any, Any]:
         """One of its environments; ``drawn`` as for :func:`hd_agents.zoo.make_env`."""
@@ -86,7 +89,7 @@ class Plan(NamedTuple):
         if self.trained_agent is not None:
             env = HarmonyDreamAgent._wrap_env(env)  # images come channels first
             checks.spaces(env, self.trained_agent.observation_space, self.trained_agent.action_space)
-        agent = HarmonyDreamAgent(env=env, seed=seed, device=device, verbose=verbose, **self.arguments)
+        agent = self.agent_class(env=env, seed=seed, device=device, verbose=verbose, **self.arguments)
         if self.trained_agent is not None:
             take_over(agent, self.trained_agent)
         return agent
@@ -100,7 +103,8 @@ class Plan(NamedTuple):
         of_env: dict[str, Any] = {"n_envs": self.n_envs}
         of_env |= {} if self.vec_env == "dummy" else {"vec_env": self.vec_env}
         of_env |= {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
-        return {"n_timesteps": self.steps, **of_env, **self.arguments}
+        own = {} if self.agent_class is HarmonyDreamAgent else {"agent_class": class_name(self.agent_class)}
+        return {"n_timesteps": self.steps, **of_env, **own, **self.arguments}
 
 
 def train(
@@ -125,8 +129,8 @@ def train(
         :func:`hd_agents.zoo.load` takes. Its networks are kept, whatever the zoo has for the task; it plays by itself
         from the first step on, and learns with new optimisers once ``learning_starts`` steps are in the replay.
     :param settings: in place of the zoo's: ``n_envs``, ``vec_env`` ("dummy": all of them in this process; "subproc":
-        each in one of its own), ``env_kwargs`` (a dict of arguments of the environment, as in ``gymnasium.make``), and
-        arguments of :class:`HarmonyDreamAgent`.
+        each in one of its own), ``env_kwargs`` (a dict of arguments of the environment, as in ``gymnasium.make``),
+        ``agent_class`` (a subclass of :class:`HarmonyDreamAgent`, or ``"module:Class"``), and arguments of the agent.
     :return: the agent after its last step, with its environments still open.
     :raises ValueError: for a name, preset or setting that does not exist, values that are not allowed, and a trained
         agent of other spaces, or packed for acting only.
@@ -158,7 +162,8 @@ def plan(
     task = env_id(name)
     known = hyperparameters(task, preset)
     values: dict[str, Any] = {"n_envs": 1, "vec_env": "dummy", "env_kwargs": {}, **known}
-    allowed = settable()
+    agent_class = find_class((settings or {}).get("agent_class", HarmonyDreamAgent))
+    allowed = settable(agent_class)
     for key, value in (settings or {}).items():
         mapping, _, entry = key.partition(".")
         if entry and mapping in MAPPINGS:
@@ -186,7 +191,8 @@ def plan(
     rows = max(2 * total, MIN_BUFFER, MIN_BUFFER_PER_ENV * n_envs)  # one per step and one more per episode
     values.setdefault("buffer_size", min(MOST_ROWS, rows))
     vec_env = checks.choice("vec_env", values.pop("vec_env"), list(VEC_ENVS))
-    return Plan(task, total, n_envs, values, env_kwargs, trained, vec_env)
+    values.pop("agent_class", None)
+    return Plan(task, total, n_envs, values, env_kwargs, trained, vec_env, agent_class)
 
 
 def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
@@ -199,10 +205,10 @@ def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
     return before
 
 
-def settable() -> list[str]:
-    """What can be set: what concerns the environments, and the constructor's arguments that a run leaves open."""
-    arguments = inspect.signature(HarmonyDreamAgent).parameters
-    return [*OF_ENVS, *(name for name in arguments if name not in RESERVED)]
+def settable(agent_class: type[HarmonyDreamAgent]) -> list[str]:
+    """What can be set: what concerns the run, and the constructor's arguments that a run leaves open."""
+    arguments = ("policy", *argument_names(agent_class))
+    return [*OF_RUN, *(name for name in arguments if name not in RESERVED)]
 
 
 def _fitting(task: str, env_kwargs: Mapping[str, Any], device: str) -> dict[str, Any]:
