@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from hd_agents.checks import FLOAT32_MAX
 from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
@@ -103,7 +103,7 @@ def watch(env: VecEnv, steps: Callable[[], int]) -> None:
 
     :param steps: tells how many env steps are done.
     """
-    env = _innermost(env)
+    env = env.unwrapped
     if isinstance(env, DummyVecEnv):
         before = env._save_obs
         take_in = before.take_in if isinstance(before, _Watch) else before
@@ -112,7 +112,7 @@ def watch(env: VecEnv, steps: Callable[[], int]) -> None:
 
 def moves(env: VecEnv) -> int:
     """How often anybody has reset or stepped the innermost vector environment since this was first asked."""
-    env = _innermost(env)
+    env = env.unwrapped
     if MOVES not in vars(env):
         counter = _Counter()
         setattr(env, MOVES, counter)
@@ -148,12 +148,6 @@ class _Counted:
     def __call__(self) -> Any:
         self.counter.count += 1
         return self.method()
-
-
-def _innermost(env: VecEnv) -> VecEnv:
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    return env
 
 
 class _Watch:
