@@ -37,13 +37,12 @@ def aggregates(scores: Mapping[str, Scores]) -> dict[str, dict[str, Estimate]]:
 
     :raises ImportError: without rliable, naming the extra.
     """
-    library, metrics = _rliable()
 
     def measure(runs: Scores) -> Scores:
         found = (metrics.aggregate_iqm, metrics.aggregate_median, metrics.aggregate_mean)
         return np.array([*(function(runs) for function in found), metrics.aggregate_optimality_gap(runs)])
 
-    with _own_random_numbers():
+    with _rliable() as (library, metrics):
         values, bounds = library.get_interval_estimates(dict(scores), measure, reps=RESAMPLES)
     found = {}
     for method in scores:
@@ -57,8 +56,7 @@ def profiles(scores: Mapping[str, Scores], thresholds: NDArray[np.float64]) -> d
 
     :raises ImportError: without rliable, naming the extra.
     """
-    library, _ = _rliable()
-    with _own_random_numbers():
+    with _rliable() as (library, _):
         values, bounds = library.create_performance_profile(dict(scores), thresholds, reps=RESAMPLES)
     return {method: Estimate(values[method], *bounds[method]) for method in scores}
 
@@ -69,8 +67,7 @@ def improvement(first: Scores, second: Scores) -> Estimate:
 
     :raises ImportError: without rliable, naming the extra.
     """
-    library, _ = _rliable()
-    with _own_random_numbers():
+    with _rliable() as (library, _):
         values, bounds = library.get_interval_estimates({"": (first, second)}, _beats, reps=RESAMPLES)
     return Estimate(float(values[""]), *map(float, bounds[""][:, 0]))
 
@@ -80,18 +77,14 @@ def _beats(first: Scores, second: Scores) -> Any:
     return np.mean((first[:, None] > second) + 0.5 * (first[:, None] == second))
 
 
-def _rliable() -> tuple[Any, Any]:
+@contextmanager
+def _rliable() -> Iterator[tuple[Any, Any]]:
+    """rliable draws from NumPy's shared generator: the same numbers each time, and no trace left of it."""
     with needing("rliable's aggregate of scores", "plot"):
         from rliable import library, metrics
-    return library, metrics
-
-
-@contextmanager
-def _own_random_numbers() -> Iterator[None]:
-    """rliable draws from NumPy's shared generator: the same numbers each time, and no trace left of it."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     try:
-        yield
+        yield library, metrics
     finally:
         np.random.set_state(before)  # noqa: NPY002
