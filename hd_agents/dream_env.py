@@ -150,8 +150,7 @@ class DreamVecEnv(VecEnv):
             if replay is None or not replay.can_sample(length):
                 raise ValueError("The agent's replay does not hold a sequence to begin in: pass starts=..., or learn.")
             batch = replay.sample(max(1, POOL // length), length, self._rng, agent.device)
-            if agent._vec_normalize_env is not None:
-                batch = normalize_batch(batch, agent._vec_normalize_env)
+            batch = normalize_batch(batch, agent._vec_normalize_env)
             draw = None if self.deterministic else self._draw(*batch.reward.shape, self._model.rssm.stoch)
             embed = self._model.encode(batch.observation)
             states, _ = self._model.rssm.observe(embed, batch.action, batch.is_first, draw)

@@ -89,9 +89,7 @@ def dream_of_replay(agent: HarmonyDreamAgent, rng: np.random.Generator) -> Piece
     length = CONTEXT + 1 + horizon
     if replay is None or not replay.can_sample(length):
         return None
-    batch = replay.sample(WINDOWS, length, rng, agent.device)
-    if agent._vec_normalize_env is not None:
-        batch = normalize_batch(batch, agent._vec_normalize_env)
+    batch = normalize_batch(replay.sample(WINDOWS, length, rng, agent.device), agent._vec_normalize_env)
     firsts = batch.is_first.cpu().numpy()
     lengths = np.where(firsts[:, CONTEXT + 1 :].any(1), firsts[:, CONTEXT + 1 :].argmax(1), horizon)
     window = int(lengths.argmax())

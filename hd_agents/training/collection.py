@@ -200,8 +200,10 @@ class Collector:
             self.latent = self.latent._replace(action=torch.as_tensor(self._actions, device=self.policy.device))
 
 
-def normalize_batch(batch: Batch, normalizer: VecNormalize) -> Batch:
-    """A batch of original values as the policy sees them: what ``normalizer`` would deliver today."""
+def normalize_batch(batch: Batch, normalizer: VecNormalize | None) -> Batch:
+    """A batch of original values as the policy sees them: what ``normalizer``, if any, would deliver today."""
+    if normalizer is None:
+        return batch
     observation = dict(batch.observation)
     if normalizer.norm_obs:
         statistics = normalizer.obs_rms if isinstance(normalizer.obs_rms, dict) else {SINGLE_KEY: normalizer.obs_rms}

@@ -294,9 +294,7 @@ class LearningLoop(BaseAlgorithm):
     def _update(self, replay: SequenceReplay) -> Mapping[str, torch.Tensor]:
         """One gradient step of everything; its metrics."""
         batch = replay.sample(self.batch_size, self.sequence_length, self._rng, self.device)
-        if self._vec_normalize_env is not None:
-            batch = normalize_batch(batch, self._vec_normalize_env)
-        return self.learner.train_step(batch)
+        return self.learner.train_step(normalize_batch(batch, self._vec_normalize_env))
 
     def _rates(self) -> dict[str, float]:
         """Learning rates of world model, actor and critic at the present progress."""
