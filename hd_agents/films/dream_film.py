@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Image
+from stable_baselines3.common.logger import Figure
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
@@ -70,7 +70,7 @@ class DreamFilm(BaseCallback):
             return
         self._drawn = part
         figure = draw(*found, f"After {agent.num_timesteps:,} env steps, {agent._n_updates:,} gradient steps")
-        self.logger.record(KEY, Image(_pixels(figure), "HWC"), exclude=EXCLUDED)
+        self.logger.record(KEY, Figure(figure, close=False), exclude=EXCLUDED)
         if self.folder is not None:
             figure.savefig(self.folder / f"dream_{agent.num_timesteps}.png", dpi=120)
 
@@ -107,12 +107,3 @@ def dream_of_replay(agent: HarmonyDreamAgent, rng: np.random.Generator) -> Piece
     dream = first_of(imagine_from(policy, start, action[:, seen:], 0, decode=True, deterministic=True))
     truth = policy.observations.restore({key: rows.cpu().numpy() for key, rows in observation.items()})
     return Piece(truth, batch.reward[window, begins + 1 : ends].cpu().numpy(), dream, seen - 1)
-
-
-def _pixels(figure: Any) -> NDArray[np.uint8]:
-    """(H, W, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
