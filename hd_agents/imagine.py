@@ -1,5 +1,6 @@
 """What the model believes will happen: one rollout of the world model in the environment's own terms, as arrays."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,36 +61,39 @@ def imagine(
     if not batched and actions is not None and np.ndim(actions) == axes:  # plans to choose from
         n, batched = len(actions), True
         start = State(*(part.expand(n, -1) for part in start))
-    given = None if actions is None else _read_actions(policy, actions, n, batched)
-    steps = whole("horizon", horizon, 1) if given is None else given.shape[1]
-    found = imagine_from(policy, start, given, steps, decode, deterministic)
+    if actions is None:
+        given: Sequence[Tensor | None] = [None] * whole("horizon", horizon, 1)
+    else:
+        given = _read_actions(policy, actions, n, batched).unbind(1)
+    found = imagine_from(policy, start, given, decode, deterministic)
     return found if batched else first_of(found)
 
 
 @torch.no_grad()
 def imagine_from(
-    policy: DreamPolicy, start: State, actions: Tensor | None, steps: int, decode: bool, deterministic: bool
+    policy: DreamPolicy, start: State, actions: Sequence[Tensor | None], decode: bool, deterministic: bool
 ) -> Imagined:
     """:func:`imagine` from a latent state.
 
-    :param start: (N, ...). :param actions: vectors (N, H, A), or None for what the policy would do in ``steps`` steps.
+    :param start: (N, ...). :param actions: H vectors (N, A), or None for what the policy would do.
     """
-    length = steps if actions is None else actions.shape[1]
-    states, chosen = _roll(policy, start, length, actions, deterministic)
-    return _read_states(policy, states, chosen, decode)
-
-
-def _roll(
-    policy: DreamPolicy, start: State, steps: int, given: Tensor | None, deterministic: bool
-) -> tuple[State, Tensor]:
-    """H steps from ``start``: states (N, H + 1, ...) and the actions between them (N, H, A)."""
-    states, actions = [start], []
-    for step in range(steps):
-        actions.append(policy.choose(states[-1], deterministic) if given is None else given[:, step])
+    networks = policy.networks
+    model, states, chosen = networks.world_model, [start], []
+    for action in actions:
+        chosen.append(policy.choose(states[-1], deterministic) if action is None else action)
         draw = None if deterministic else policy.latent_draw(len(start.deter))
-        states.append(policy.networks.world_model.rssm.imagine_step(states[-1], actions[-1], draw))
-    stacked = State(torch.stack([s.deter for s in states], 1), torch.stack([s.stoch for s in states], 1))
-    return stacked, torch.stack(actions, 1)
+        states.append(model.rssm.imagine_step(states[-1], chosen[-1], draw))
+    features = model.features(State(*(torch.stack(parts, 1) for parts in zip(*states, strict=True))))
+    decoded = model.decode(features) if decode else {}
+    vectors = torch.stack(chosen, 1)
+    taken = policy.actions.decode(vectors.flatten(0, 1).cpu().numpy())
+    return Imagined(
+        policy.observations.decode({key: mean.float().cpu().numpy() for key, mean in decoded.items()}),
+        taken.reshape(*vectors.shape[:2], *taken.shape[1:]),
+        model.reward(features[:, 1:]).float().cpu().numpy(),
+        model.continues(features[:, 1:]).float().cpu().numpy(),
+        networks.critic.mean(networks.critic(features)).float().cpu().numpy(),
+    )
 
 
 def _read_actions(policy: DreamPolicy, actions: NDArray[Any], n: int, batched: bool) -> Tensor:
@@ -106,21 +110,6 @@ def _read_actions(policy: DreamPolicy, actions: NDArray[Any], n: int, batched: b
 
 def _shape(*sizes: object) -> str:
     return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
-
-
-def _read_states(policy: DreamPolicy, states: State, actions: Tensor, decode: bool) -> Imagined:
-    networks = policy.networks
-    features = networks.world_model.features(states)
-    n, steps = actions.shape[:2]
-    decoded = networks.world_model.decode(features) if decode else {}
-    flat = policy.actions.decode(actions.flatten(0, 1).cpu().numpy())
-    return Imagined(
-        policy.observations.decode({key: mean.float().cpu().numpy() for key, mean in decoded.items()}),
-        flat.reshape(n, steps, *flat.shape[1:]),
-        networks.world_model.reward(features[:, 1:]).float().cpu().numpy(),
-        networks.world_model.continues(features[:, 1:]).float().cpu().numpy(),
-        networks.critic.mean(networks.critic(features)).float().cpu().numpy(),
-    )
 
 
 def first_of(found: Imagined) -> Imagined:

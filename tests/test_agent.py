@@ -303,7 +303,7 @@ def test_imagined_rewards_and_ends_are_those_of_the_state_that_is_reached() -> N
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     state, action = State(*policy.initial(3)[:2]), torch.eye(2)[[0, 1, 1]]
-    found = imagine_from(policy, state, action.unsqueeze(1), 1, decode=False, deterministic=True)
+    found = imagine_from(policy, state, [action], decode=False, deterministic=True)
     with torch.no_grad():
         features = model.features(model.rssm.imagine_step(state, action, None))
         assert np.allclose(found.rewards[:, 0], model.reward(features), atol=1e-5)

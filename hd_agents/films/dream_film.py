@@ -104,6 +104,6 @@ def dream_of_replay(agent: HarmonyDreamAgent, rng: np.random.Generator) -> Piece
     embed = model.encode({key: rows[None, :seen] for key, rows in observation.items()})
     states, _ = model.rssm.observe(embed, action[:, :seen], is_first[:, :seen], None)
     start = State(states.deter[:, -1], states.stoch[:, -1])
-    dream = first_of(imagine_from(policy, start, action[:, seen:], 0, decode=True, deterministic=True))
+    dream = first_of(imagine_from(policy, start, action[:, seen:].unbind(1), decode=True, deterministic=True))
     truth = policy.observations.restore({key: rows.cpu().numpy() for key, rows in observation.items()})
     return Piece(truth, batch.reward[window, begins + 1 : ends].cpu().numpy(), dream, seen - 1)
