@@ -172,15 +172,14 @@ class DreamVecEnv(VecEnv):
         return found if self._policy.observations.is_dict else found[SINGLE_KEY]
 
     def _space(self) -> spaces.Space[Any]:
-        codec, own = self._policy.observations, self.agent.observation_space
-        parts = dict(own.spaces) if isinstance(own, spaces.Dict) else {SINGLE_KEY: own}
+        codec = self._policy.observations
         images = {key: spaces.Box(0, 255, spec.shape, np.uint8) for key, spec in codec.images.items()}
-        self._spaces = parts | images
+        self._spaces = codec.spaces | images
         normalizer = self.agent.get_vec_normalize_env()
         if normalizer is not None and normalizer.norm_obs:  # the model knows normalised observations alone
             known = normalizer.norm_obs_keys if codec.is_dict else [SINGLE_KEY]
             limit = normalizer.clip_obs
-            self._spaces |= {key: spaces.Box(-limit, limit, parts[key].shape, np.float32) for key in known or ()}
+            self._spaces |= {key: spaces.Box(-limit, limit, codec.spaces[key].shape, np.float32) for key in known or ()}
         return spaces.Dict(self._spaces) if codec.is_dict else self._spaces[SINGLE_KEY]
 
     def close(self) -> None:

@@ -73,18 +73,17 @@ class Step(nn.Module):
             raise ValueError(f"This {kind} cannot be exported: it was changed, and may encode in its own way.")
         self.encoder, self.rssm = _copied(networks.world_model.encoder), _copied(networks.world_model.rssm)
         self.actor = _copied(networks.actor)
-        space, self.observations, self.actions = observations.space, observations, actions
+        self.observations, self.actions = observations, actions
         self.deterministic, self.n = deterministic, n
         self.action_dtype = _dtype(actions.space)
         if isinstance(actions.space, spaces.Box):
             for name, bound in (("low", actions.space.low), ("high", actions.space.high)):
                 self.register_buffer(name, torch.from_numpy(bound.astype(np.float64).ravel()))
-        self.spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
 
     def inputs(self) -> dict[str, tuple[Tensor, str]]:
         """An example of each input of :meth:`forward`, and its meaning, by name and in order."""
         n, prefix = self.n, "observation." if self.observations.is_dict else ""
-        found = {f"{prefix}{key}": self._example(key, space) for key, space in self.spaces.items()}
+        found = {f"{prefix}{key}": self._example(key, space) for key, space in self.observations.spaces.items()}
         for name, size in zip(CARRIED, (self.rssm.deter, self.rssm.stoch_size, self.actions.size), strict=True):
             found[name] = torch.zeros(n, size), f"zeros at the start, then next_{name}"
         found["episode_start"] = torch.ones(n, dtype=torch.bool), "whether the observation is an episode's first"
@@ -98,7 +97,7 @@ class Step(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Observation, what is carried, where episodes start, draws -> action, and what is carried to the next step."""
-        observed = zip(self.spaces.items(), inputs, strict=False)
+        observed = zip(self.observations.spaces.items(), inputs, strict=False)
         observation = {key: self._encoded(key, space, rows) for (key, space), rows in observed}
         deter, stoch, action, start, *draws = inputs[len(observation) :]
         of_latent, of_action = draws or (None, None)

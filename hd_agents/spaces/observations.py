@@ -31,21 +31,22 @@ class VectorSpec(NamedTuple):
 class ObservationCodec:
     """Turns what an environment delivers into named image and vector arrays, and predictions back into its values.
 
+    ``spaces`` holds the space of each key.
     Raises ``ValueError`` for a space it has no network for, with the key, what is supported and what to do.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
         self.is_dict = isinstance(space, spaces.Dict)
-        self._spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE_KEY: space}
+        self.spaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE_KEY: space}
         self.images: dict[str, ImageSpec] = {}
         self.vectors: dict[str, VectorSpec] = {}
         self._starts: dict[str, NDArray[np.int64]] = {}
-        for key, subspace in self._spaces.items():
+        for key, subspace in self.spaces.items():
             if not isinstance(key, str):
                 raise ValueError(f"The observation space has the key {key!r}: keys must be text.")
             self._add(key, subspace)
-        if not self._spaces:
+        if not self.spaces:
             raise ValueError(f"The observation space {space} has no keys; {OBSERVATIONS_SUPPORTED}.")
 
     def _add(self, key: str, space: spaces.Space[Any]) -> None:
@@ -81,7 +82,7 @@ class ObservationCodec:
 
     def flattened_images(self) -> list[str]:
         """Keys that are read as vectors though they have the shape of images."""
-        return [key for key in self.vectors if looks_like_images(self._spaces[key])]
+        return [key for key in self.vectors if looks_like_images(self.spaces[key])]
 
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
         """One observation (gets an env axis of 1) or a batch of N, as images (N, H, W, C) and vectors (N, D).
@@ -133,7 +134,7 @@ class ObservationCodec:
             if key in self.images:
                 out[key] = np.rint(np.clip(rows, 0.0, 1.0) * 255.0).astype(np.uint8)
                 continue
-            shape = rows.shape[:-1] + (self._spaces[key].shape or ())
+            shape = rows.shape[:-1] + (self.spaces[key].shape or ())
             nvec = self.vectors[key].nvec
             if nvec is None:
                 out[key] = rows.astype(np.float32).reshape(shape)
@@ -153,13 +154,13 @@ class ObservationCodec:
                 "`obs, info = env.reset()`. That of a Stable-Baselines3 VecEnv returns the observations alone."
             )
         if self.is_dict != isinstance(observation, Mapping):
-            wanted = f"a dict with the keys {sorted(self._spaces)}" if self.is_dict else "one array, not a dict"
+            wanted = f"a dict with the keys {sorted(self.spaces)}" if self.is_dict else "one array, not a dict"
             raise ValueError(f"The observation is a {type(observation).__name__}; {self.space} needs {wanted}.")
         source: Mapping[str, Any] = observation if isinstance(observation, Mapping) else {SINGLE_KEY: observation}
-        missing = sorted(set(self._spaces) - set(source))
+        missing = sorted(set(self.spaces) - set(source))
         if missing:
             raise ValueError(f"The observation lacks the keys {missing}; it has {sorted(source)}.")
-        values = {key: np.asarray(source[key]) for key in self._spaces}
+        values = {key: np.asarray(source[key]) for key in self.spaces}
         found = {key: self._has_env_axis(key, value) for key, value in values.items()}
         if len(set(found.values())) > 1:
             raise ValueError(f"Some keys of the observation have an env axis and some do not: {found}.")
@@ -169,7 +170,7 @@ class ObservationCodec:
         return values, next(iter(found.values()))
 
     def _has_env_axis(self, key: str, value: NDArray[Any]) -> bool:
-        shape = self._spaces[key].shape or ()
+        shape = self.spaces[key].shape or ()
         allowed = [shape]
         if key in self.images:
             spec = self.images[key]
