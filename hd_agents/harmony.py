@@ -110,11 +110,8 @@ def select_terms(
         fixed = not isinstance(choice, bool | np.bool_)
         if fixed and not (isinstance(choice, int | float | np.number) and 0 <= choice < math.inf):
             raise ValueError(f"harmony[{key!r}]={choice!r}: use True, False or a fixed weight of at least 0")
-        for name in names:
-            if fixed:
-                chosen[name] = chosen[name]._replace(harmonized=False, scale=float(choice))
-            else:
-                chosen[name] = chosen[name]._replace(harmonized=bool(choice))
+        change = {"harmonized": False, "scale": float(choice)} if fixed else {"harmonized": bool(choice)}
+        chosen |= {name: chosen[name]._replace(**change) for name in names}
     if not any(term.harmonized or term.scale for term in chosen.values()):
         raise ValueError(
             f"harmony={dict(harmony)!r} leaves no loss with a weight above 0: the model would learn nothing."

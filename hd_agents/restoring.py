@@ -117,7 +117,7 @@ def restore_running_state(agent: Any, state: Mapping[str, Any]) -> Latent | None
         return None
     values = {name: _to_arrays(state[name]) for name in LAST}
     starts = values["_last_episode_starts"]
-    if starts.dtype != np.bool_ or starts.ndim != 1 or len(starts) != agent.n_envs:
+    if starts.dtype != np.bool_ or starts.ndim != 1:
         raise ArchiveError(f"The archive's starts of episodes are {starts.dtype} of shape {starts.shape}.")
     for name in ("_last_obs", "_last_original_obs"):
         if values[name] is not None:

@@ -1,6 +1,7 @@
 """Files of the official releases, read without unpickling and without taking a declared size for granted."""
 
 import io
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -77,9 +78,7 @@ def _read_array(name: str, raw: bytes) -> Array:
     if read_header is None:
         raise ArchiveError(f"{name} is of a newer version of NumPy's format.")
     shape, fortran, dtype = read_header(file)
-    count = 1
-    for size in shape:
-        count *= size
+    count = math.prod(shape)
     if dtype.kind not in "biuf" or min(shape, default=0) < 0 or count * dtype.itemsize != len(raw) - file.tell():
         raise ArchiveError(f"{name} declares {dtype} of shape {shape}, which are not the bytes it has.")
     return np.frombuffer(raw, dtype, count, file.tell()).reshape(shape, order="F" if fortran else "C").copy()

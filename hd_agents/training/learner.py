@@ -70,10 +70,9 @@ class Learner:
         self.bfloat16 = bfloat16  # may be set at any time
         self._compiled = compiled
         self._compiled_losses: tuple[Any, Callable[..., ModelOutput]] | None = None  # and what they were made of
-        weight_decay = defaults.weight_decay
-        self.model_optimizer = self._adam(networks.world_model, defaults.model_eps, weight_decay)
-        self.actor_optimizer = self._adam(networks.actor, BEHAVIOR_EPS, weight_decay)
-        self.critic_optimizer = self._adam(networks.critic, BEHAVIOR_EPS, weight_decay)
+        self.model_optimizer = self._adam(networks.world_model, defaults.model_eps)
+        self.actor_optimizer = self._adam(networks.actor, BEHAVIOR_EPS)
+        self.critic_optimizer = self._adam(networks.critic, BEHAVIOR_EPS)
         if networks.harmonizer.harmonized:
             self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
         self._own_groups = len(self.model_optimizer.param_groups)  # others may be added
@@ -94,10 +93,10 @@ class Learner:
         """By what they train: "model" (the harmoniser with it), "actor", "critic"."""
         return {"model": self.model_optimizer, "actor": self.actor_optimizer, "critic": self.critic_optimizer}
 
-    def _adam(self, module: nn.Module, eps: float, weight_decay: float) -> torch.optim.Adam:
-        cuda = self.device.type == "cuda"
+    def _adam(self, module: nn.Module, eps: float) -> torch.optim.Adam:
+        decay, cuda = self.defaults.weight_decay, self.device.type == "cuda"
         optimizer = torch.optim.Adam(
-            module.parameters(), lr=0.0, eps=eps, weight_decay=weight_decay, fused=True, capturable=cuda
+            module.parameters(), lr=0.0, eps=eps, weight_decay=decay, fused=True, capturable=cuda
         )
         optimizer.register_state_dict_post_hook(_as_plain_rates)
         return optimizer
