@@ -81,9 +81,8 @@ def run_pack(options: argparse.Namespace) -> int:
     facts = None
     if options.facts is not None:
         facts = checked(lambda: json.loads(options.facts.read_text(encoding="utf-8")))
-
-    def pack() -> Path:
-        return zoo.pack(
+    target = checked(
+        lambda: zoo.pack(
             options.file,
             options.name,
             facts,
@@ -93,8 +92,7 @@ def run_pack(options: argparse.Namespace) -> int:
             target=options.folder,
             progress_bar=bar_is_seen(),
         )
-
-    target = checked(pack)
+    )
     card = zoo.card(target)
     low, high = card["interval"]
     print(f"{target}: {card['bytes'] / 1e6:.2f} MB, holds {card['holds']}, {card['precision']}")

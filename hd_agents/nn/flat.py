@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, activate_, norm_weight
+from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, norm_weight
 from hd_agents.nn.products import Linear, product
 
 OURS: Set[type[nn.Module]] = {MLP, Dense, GRUCell, Linear, nn.LayerNorm, nn.Sequential, nn.ModuleList}
@@ -71,7 +71,7 @@ class FlatLayer:
         if self.act is None:
             x = x.float()
         x = torch.native_layer_norm(x, *self.norm)[0]
-        return x if self.act is None else activate_(x, self.act)
+        return x if self.act is None else activate(x, self.act, inplace=True)
 
 
 def hooks_of(modules: Iterable[nn.Module]) -> list[Mapping[int, Any]]:

@@ -46,14 +46,9 @@ def linear(inputs: int, outputs: int, init: Init = "uniform", bias: bool = True)
     return layer
 
 
-def activate(x: Tensor, act: Activation) -> Tensor:
+def activate(x: Tensor, act: Activation, inplace: bool = False) -> Tensor:
     """The activation by name."""
-    return F.silu(x) if act == "silu" else F.elu(x)
-
-
-def activate_(x: Tensor, act: Activation) -> Tensor:
-    """The same in place."""
-    return F.silu(x, inplace=True) if act == "silu" else F.elu(x, inplace=True)
+    return F.silu(x, inplace=inplace) if act == "silu" else F.elu(x, inplace=inplace)
 
 
 def activate_backward(grad: Tensor, x: Tensor, act: Activation) -> Tensor:
@@ -72,7 +67,7 @@ def norm_activate(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tens
         return _NormActivate.apply(x, norm.weight, norm.bias, act)
     weight, bias = (norm_weight(part, x.dtype) for part in (norm.weight, norm.bias))
     with torch.autocast(x.device.type, enabled=False):  # it would go through float32 on CUDA
-        return activate_(torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)[0], act)
+        return activate(torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)[0], act, inplace=True)
 
 
 def norm_weight(part: Tensor, dtype: torch.dtype) -> Tensor:

@@ -74,13 +74,9 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     return {name: value for name, value in data.items() if name not in set(exclude) - wanted}
 
 
-def system_info() -> dict[str, str]:
-    """Versions of what the agent runs on, and of the simulators that are installed."""
-    return dict(_versions())
-
-
 @cache
-def _versions() -> dict[str, str]:
+def system_info() -> dict[str, str]:
+    """Versions of what the agent runs on, and of the simulators that are installed; always the same dict."""
     found = {key: str(value) for key, value in get_system_info(print_info=False)[0].items()}
     for package in SIMULATORS:
         with suppress(PackageNotFoundError):
