@@ -62,8 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
     def record(one: Run) -> None:
         append_row(results, row(one))
-        if options.delete_checkpoints:
-            one.delete_checkpoints()
+        one.tidy()
 
     with locked(folder):
         rows = checked(lambda: read_rows(results))
@@ -75,8 +74,8 @@ def run(options: argparse.Namespace) -> int:
                 left.append(one)
             elif not known:
                 record(one)
-            elif options.delete_checkpoints and (one.folder / runs.EVALUATION).exists():
-                one.delete_checkpoints()
+            elif (one.folder / runs.EVALUATION).exists():
+                one.tidy()
         print(
             f"{options.suite}: {len(asked)} runs, {len(asked) - len(left)} of them done; results in {results}",
             flush=True,

@@ -66,17 +66,16 @@ def run(options: argparse.Namespace) -> int:
 
     def record(one: Run) -> None:
         _write(folder / TABLE, asked)
-        if options.delete_checkpoints:
-            one.delete_checkpoints()
+        one.tidy()
 
     with locked(folder):
         _read(folder / TABLE)  # better now than after hours
         left = []
         for one in asked:
-            if not _is_judged(one):
+            if _is_judged(one):
+                one.tidy()
+            else:
                 left.append(one)
-            elif options.delete_checkpoints:
-                one.delete_checkpoints()
         print(f"{plan.task}: {len(asked)} runs, {len(asked) - len(left)} of them done; all in {folder}", flush=True)
         try:
             failed = runs.run_all(left, options.jobs, record)

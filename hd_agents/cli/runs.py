@@ -50,9 +50,10 @@ class Run(NamedTuple):
         steps, _ = read_episodes(self.folder)
         return int(steps[-1]) if len(steps) else 0
 
-    def delete_checkpoints(self) -> None:
-        """Nothing goes on without them; agent, pictures and logs stay."""
-        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+    def tidy(self) -> None:
+        """Delete its checkpoints, if that is asked for. Nothing goes on without them; agent, pictures and logs stay."""
+        if self.options.delete_checkpoints:
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def job(self) -> Job:
         """The commands that are left of it: to train it, unless it has been evaluated before, and to evaluate it."""
