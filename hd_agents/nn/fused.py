@@ -82,7 +82,7 @@ def check_layer(
     weights = (1.0 + make(width), make(width)) if norm else (None, None)
     total = (x + added).detach()
     inner = total.float().requires_grad_()
-    y = F.layer_norm(inner, (width,), *weights, NORM_EPS) if norm else inner * 1.0
+    y = F.layer_norm(inner, (width,), weights[0], weights[1], NORM_EPS) if norm else inner * 1.0
     out = activate(y, act)
     at, before = torch.autograd.grad(out, [y, inner], grad)
 
