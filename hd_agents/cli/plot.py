@@ -64,8 +64,8 @@ def run(options: argparse.Namespace) -> int:
     labels = label(runs)
     evaluated = [one.name.partition("/")[0] for one in runs if one.row is not None]
     found = {suite: scores(suite, runs, labels, suite in asked) for suite in dict.fromkeys([*asked, *evaluated])}
-    estimates = checked(lambda: {suite: _aggregate(methods) for suite, methods in found.items() if methods})
     (curves, returns), points = _curves(runs, labels, asked), _points(runs, labels)
+    estimates = checked(lambda: {suite: _aggregate(methods) for suite, methods in found.items() if methods})
     if not (curves or points or estimates):
         raise UsageError(f"nothing to draw in {', '.join(options.what)}: no episode has ended, nothing was evaluated.")
     make_folder(options.output)
