@@ -108,7 +108,9 @@ def test_what_fits_is_taken() -> None:
     for part, value in parts.items():
         tiny("MultiInputPolicy", DummyVecEnv(makers(2, part, value))).learn(9)
         tiny("MultiInputPolicy", DummyVecEnv(makers(2, part, value, length=2))).learn(9)  # as an episode's last
-        tiny("MultiInputPolicy", SubprocVecEnv(makers(2, part, value))).learn(9)
+        env = SubprocVecEnv(makers(2, part, value), start_method="fork")
+        tiny("MultiInputPolicy", env).learn(9)
+        env.close()
 
 
 def test_numbers_beyond_float32_are_refused() -> None:

@@ -123,7 +123,7 @@ def test_film_of_images_in_tensorboard_and_in_files(chw: bool, tmp_path: Path) -
 
 def test_training_does_not_notice(tmp_path: Path) -> None:
     weights = []
-    for callback in (None, DreamFilm(16, tmp_path)):
+    for callback in (None, DreamFilm(64, tmp_path)):
         agent = tiny(env=gym.make("CartPole-v1"), seed=5)
         agent.learn(200, callback=callback)
         weights.append(torch.cat([part.flatten() for part in agent.policy.state_dict().values()]))

@@ -18,6 +18,7 @@ TINY = [f"--set={name}={value}" for name, value in (SMALL | RATES).items()]
 
 def learn(folder: Path, kind: str, steps: int, *more: str) -> HarmonyDreamAgent:
     command = ["train", "CartPole-v1", "--folder", str(folder), "--resume", "--steps", str(steps), "--device", "cpu"]
+    command += ["--checkpoint-every", "60"]
     assert main([*command, "--vec-env", kind, *TINY, *more]) == 0
     return HarmonyDreamAgent.load(folder / "agent.zip")
 
@@ -32,16 +33,15 @@ def test_a_run_is_the_same_in_processes_and_may_change_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
-    here = learn(tmp_path / "here", "dummy", 160)
-    for kinds in (("dummy", "subproc"), ("subproc", "dummy")):
-        folder = tmp_path / "-".join(kinds)
-        learn(folder, kinds[0], 80)
-        there = learn(folder, kinds[1], 160)
-        assert "changed: n_timesteps 80 -> 160, vec_env" in capsys.readouterr().out
-        assert episodes(folder) == episodes(tmp_path / "here")
-        assert all(episodes(folder))
-        expected = here.policy.state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in there.policy.state_dict().items())
+    here = learn(tmp_path / "here", "dummy", 180)
+    learn(tmp_path / "there", "dummy", 60)
+    for kind, before, steps in (("subproc", 60, 120), ("dummy", 120, 180)):
+        there = learn(tmp_path / "there", kind, steps)
+        assert f"changed: n_timesteps {before} -> {steps}, vec_env" in capsys.readouterr().out
+    assert episodes(tmp_path / "there") == episodes(tmp_path / "here")
+    assert all(episodes(tmp_path / "there"))
+    expected = here.policy.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in there.policy.state_dict().items())
 
 
 @pytest.mark.parametrize("how", ["exit", "raise"])
