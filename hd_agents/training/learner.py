@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,10 @@ from hd_agents.behavior.actor_critic import update_slow
 from hd_agents.behavior.imagination import Dream, imagine
 from hd_agents.behavior.returns import Targets, add_entropy
 from hd_agents.graphs import Capture, Graphed, Parts
-from hd_agents.presets import BEHAVIOR_CLIP, BEHAVIOR_EPS, Defaults
+from hd_agents.presets import BEHAVIOR_CLIP, Defaults
 from hd_agents.training.compilation import compiled_or_plain
 from hd_agents.training.nonfinite import Guard
+from hd_agents.training.optimizers import Optimizers, weights_of
 from hd_agents.world_model.batch import Batch
 from hd_agents.world_model.rssm import State
 from hd_agents.world_model.world_model import ModelOutput
@@ -70,12 +71,8 @@ class Learner:
         self.bfloat16 = bfloat16  # may be set at any time
         self._compiled = compiled
         self._compiled_losses: tuple[Any, Callable[..., ModelOutput]] | None = None  # and what they were made of
-        self.model_optimizer = self._adam(networks.world_model, defaults.model_eps)
-        self.actor_optimizer = self._adam(networks.actor, BEHAVIOR_EPS)
-        self.critic_optimizer = self._adam(networks.critic, BEHAVIOR_EPS)
-        if networks.harmonizer.harmonized:
-            self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
-        self._own_groups = len(self.model_optimizer.param_groups)  # others may be added
+        self._adam = Optimizers(networks, defaults)
+        self.model_optimizer, self.actor_optimizer, self.critic_optimizer = self._adam.by_name.values()
         self.graphed = capture is not None
         self._parts: Parts | None = None
         self._changed = ""  # of the networks, last
@@ -85,71 +82,25 @@ class Learner:
             networks.world_model.rssm.fused = self.device.type == "cuda"
         self.guard = Guard(self.device)
         self.newest: tuple[Batch, Draws] | None = None  # what the newest step saw, for the record of a failure
-        self._rates: dict[str, Tensor] = {}
         self.set_learning_rates(learning_rate, actor_learning_rate, critic_learning_rate)
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Adam]:
         """By what they train: "model" (the harmoniser with it), "actor", "critic"."""
-        return {"model": self.model_optimizer, "actor": self.actor_optimizer, "critic": self.critic_optimizer}
-
-    def _adam(self, module: nn.Module, eps: float) -> torch.optim.Adam:
-        decay, cuda = self.defaults.weight_decay, self.device.type == "cuda"
-        optimizer = torch.optim.Adam(
-            module.parameters(), lr=0.0, eps=eps, weight_decay=decay, fused=True, capturable=cuda
-        )
-        optimizer.register_state_dict_post_hook(_as_plain_rates)
-        return optimizer
+        return self._adam.by_name
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy: optimisers come without their hooks, and what is watched is another."""
+        """A copy: what is watched is another."""
         self.__dict__.update(state, _parts=None)
-        for optimizer in self.optimizers.values():
-            optimizer.register_state_dict_post_hook(_as_plain_rates)
 
     def set_learning_rates(self, model: float, actor: float, critic: float) -> None:
         """Rates from the next step on."""
         own = self.harmony_learning_rate
-        rates = {"model": model, "actor": actor, "critic": critic, "harmony": model if own is None else own}
-        groups = [optimizer.param_groups[0] for optimizer in self.optimizers.values()]
-        groups += self.model_optimizer.param_groups[1 : self._own_groups]
-        for group, (name, rate) in zip(groups, rates.items(), strict=False):
-            if self.device.type != "cuda":
-                group["lr"] = rate
-                continue
-            if name not in self._rates:  # tensors, always the same ones: a CUDA graph reads them where they are
-                self._rates[name] = torch.zeros((), device=self.device)
-            group["lr"] = self._rates[name].fill_(rate)
+        self._adam.set_rates(model, actor, critic, model if own is None else own)
 
     def follow_networks(self) -> None:
         """Train what the networks are made of now, where parts were replaced. Weights that stay keep their moments."""
-        networks = self.networks
-        if networks.harmonizer.harmonized and self._own_groups == 1:  # the one that it was made with had no sigmas
-            self.model_optimizer.add_param_group({"params": list(networks.harmonizer.parameters())})
-            groups = self.model_optimizer.param_groups
-            groups.insert(1, groups.pop())
-            self._own_groups = 2
-        for optimizer, *modules in (
-            (self.model_optimizer, networks.world_model, networks.harmonizer),
-            (self.actor_optimizer, networks.actor),
-            (self.critic_optimizer, networks.critic),
-        ):
-            own = self._own_count(optimizer)
-            elsewhere = {id(weight) for group in optimizer.param_groups[own:] for weight in group["params"]}
-            for group, module in zip(optimizer.param_groups[:own], modules, strict=False):
-                weights = [weight for weight in module.parameters() if id(weight) not in elsewhere]
-                if [id(weight) for weight in group["params"]] != [id(weight) for weight in weights]:
-                    group["params"] = weights
-                    self._forget_others(optimizer)
-
-    def _own_count(self, optimizer: torch.optim.Adam) -> int:
-        """How many of its groups are ours; the others were added."""
-        return self._own_groups if optimizer is self.model_optimizer else 1
-
-    def _forget_others(self, optimizer: torch.optim.Adam) -> None:
-        kept = set(_parameters(optimizer))
-        for gone in [weight for weight in optimizer.state if weight not in kept]:
-            del optimizer.state[gone]
+        self._adam.follow(self.networks)
 
     def draw(self, batch: Batch) -> Draws:
         """Fresh random numbers for a step on ``batch``, from torch's global generator."""
@@ -183,19 +134,11 @@ class Learner:
         return self._changed
 
     def _bound_to(self) -> list[Any]:
-        """For a graph: settings, parts, and moments, which the first update makes and loading exchanges."""
+        """For a graph: settings, parts, and what the optimisers hold."""
         if self._parts is None or (change := self._parts.change()):
             self._changed = "" if self._parts is None else change
             self._parts = Parts(self.networks.modules())
-        owners: list[Any] = [self.bfloat16, self.gamma, self.objectives, self.defaults, self._parts]
-        for optimizer in self.optimizers.values():
-            own = self._own_count(optimizer)
-            for place, group in enumerate(optimizer.param_groups):
-                read = {"params", "lr" if place < own else "params"}  # our rates are tensors, which it reads
-                owners += [value for name, value in group.items() if name not in read]
-                owners += [(weight.requires_grad, id(weight)) for weight in group["params"]]
-            owners += [state.get("exp_avg") for state in optimizer.state.values()]
-        return owners
+        return [self.bfloat16, self.gamma, self.objectives, self.defaults, self._parts, *self._adam.bound()]
 
     def gradient_step(self, batch: Batch, draws: Draws, state: State | None = None) -> dict[str, Tensor]:
         """The part of :meth:`train_step` that runs on the device alone: losses, gradients and optimisers."""
@@ -287,7 +230,7 @@ class Learner:
 
         Frozen ones (``requires_grad_(False)``) stay as they are.
         """
-        parameters = [one for one in _parameters(optimizer) if one.requires_grad]
+        parameters = [one for one in weights_of(optimizer) if one.requires_grad]
         optimizer.zero_grad(set_to_none=True)
         if parameters:
             loss.backward(inputs=parameters)
@@ -298,14 +241,3 @@ class Learner:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
-
-
-def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Files hold learning rates as numbers, wherever the optimiser keeps them."""
-    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
-    return {**state, "param_groups": groups}
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
