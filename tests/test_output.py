@@ -134,7 +134,7 @@ def test_folders_that_cannot_be_written_are_told_before_any_work(
         return not (mode & os.W_OK and Path(path).is_relative_to(tmp_path)) and access(path, mode, **how)
 
     monkeypatch.setattr("hd_agents.cli.errors.os.access", read_only)
-    for work in ("HarmonyDreamAgent.learn", "evaluation.evaluate_policy", "filming.play"):
+    for work in ("HarmonyDreamAgent.learn", "evaluation.rules.evaluate_policy", "films.filming.play"):
         monkeypatch.setattr(f"hd_agents.{work}", None)
     assert main([word.replace("{}", str(tmp_path)) for word in words]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]

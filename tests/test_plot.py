@@ -80,7 +80,7 @@ def test_the_official_scores_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rliable")
-    monkeypatch.setattr("hd_agents.aggregates.RESAMPLES", 50)
+    monkeypatch.setattr("hd_agents.evaluation.aggregates.RESAMPLES", 50)
     assert main(["plot", "atari100k", "--output", str(tmp_path / "new")]) == 0
     printed = capsys.readouterr().out
     assert "26 tasks; runs of each: HarmonyDream (official) 5, DreamerV3 (their rerun) 5" in printed

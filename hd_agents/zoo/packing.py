@@ -75,13 +75,13 @@ def pack(
     require("Packing", "train", "cv2", "matplotlib", "safetensors")
     task = env_id(name)
     name = name_of(task)
-    facts = _facts(Path(file), run)
-    if "agent_class" in facts:
+    if own := (training_facts(Path(file).parent) or {}).get("agent_class"):
         raise ValueError(
-            f"{file} is of {facts['agent_class']}, and a package holds the networks of HarmonyDreamAgent alone: share "
-            "the file of save() with the code that it needs."
+            f"{file} is of {own}, and a package holds the networks of HarmonyDreamAgent alone: share the file of "
+            "save() with the code that it needs."
         )
     agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
+    facts = _facts(Path(file), run)
     env_kwargs = facts.pop("env_kwargs", {})
     env_kwargs = check_env_kwargs(env_kwargs, "The run") if facts.get("task") == task else {}
     facts |= {"env_kwargs": env_kwargs} if env_kwargs else {}
