@@ -116,7 +116,7 @@ def moves(env: VecEnv) -> int:
     if MOVES not in vars(env):
         counter = _Counter()
         setattr(env, MOVES, counter)
-        for name in ("reset", "step_wait"):
+        for name in ("reset", "step_async", "step_wait"):  # a Ctrl-C may come between the latter two
             setattr(env, name, _Counted(counter, getattr(env, name)))
     return int(getattr(env, MOVES).count)
 
@@ -142,12 +142,12 @@ class _Counter:
 class _Counted:
     """A method that counts its calls; a copy of its environment has a copy of it, bound to itself."""
 
-    def __init__(self, counter: _Counter, method: Callable[[], Any]) -> None:
+    def __init__(self, counter: _Counter, method: Callable[..., Any]) -> None:
         self.counter, self.method = counter, method
 
-    def __call__(self) -> Any:
+    def __call__(self, *actions: Any) -> Any:
         self.counter.count += 1
-        return self.method()
+        return self.method(*actions)
 
 
 class _Watch:

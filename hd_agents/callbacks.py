@@ -17,6 +17,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation.score_curve import ScoreCurve
 from hd_agents.films.dream_film import DreamFilm
 from hd_agents.host import SIGNALS, outlives
+from hd_agents.progress import check_place
 from hd_agents.run_state import restore_run, run_state
 from hd_agents.saving.archive import read_archive, write_archive
 from hd_agents.saving.checkpoint import (
@@ -66,7 +67,7 @@ class RunCheckpoint(BaseCallback):
         self._added: list[int] = []  # rows of each environment up to the last checkpoint
         self._updates = 0  # gradient steps up to it
         self._there: list[tuple[int, int]] = []  # checkpoints in the folder after the last one
-        self._stopping = self._learning = False
+        self.stopping = self._learning = False
         self._handlers: dict[int, Any] = {}
 
     def resume(
@@ -112,8 +113,9 @@ class RunCheckpoint(BaseCallback):
         return agent
 
     def _on_training_start(self) -> None:
+        check_place(self)
         self._give_signals_back()  # an exception may have ended the last learn()
-        self.stopped_by, self._stopping = None, False
+        self.stopped_by, self.stopping = None, False
         self._claim()
         self._learning = True
         in_folder, known = steps_in(self.folder), self._kept[-1].step if self._kept else -1
@@ -136,17 +138,17 @@ class RunCheckpoint(BaseCallback):
         if due or self.stopped_by:
             self.save()
         if self.stopped_by:
-            self._stopping = True
+            self.stopping = True
             with suppress(OSError):
                 print(
                     f"{self.stopped_by}: stored step {self._kept[-1].step} in {self.folder}; learning ends.", flush=True
                 )
 
     def _on_step(self) -> bool:
-        return not self._stopping
+        return True
 
     def _on_training_end(self) -> None:
-        if not self._stopping:
+        if not self.stopping:
             self.save()
         self._end()
 
@@ -172,6 +174,8 @@ class RunCheckpoint(BaseCallback):
         :raises CheckpointError: if the disk is full or the folder cannot be written; the last checkpoint is intact. And
             between two ``learn`` if another process learns in the folder, or has gone on with the run.
         """
+        if not hasattr(self, "model"):
+            raise ValueError("save() before learn(): there is no run yet. Pass this to learn() as its callback.")
         if self._learning:
             self._save()
             return

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
@@ -126,7 +126,7 @@ class Forecast:
                 f"batch_size ({agent.batch_size}) and sequence_length ({agent.sequence_length}){smaller}. With "
                 "progress_bar=True you see how far it is.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def close(self) -> None:
@@ -172,28 +172,44 @@ def tell_failure(callback: Any) -> None:
         tell_failure(one)
 
 
+def asks_to_stop(callback: Any) -> bool:
+    """Whether a callback wants ``learn`` to end before the next step: its attribute ``stopping`` says so."""
+    return bool(getattr(callback, "stopping", False)) or any(map(asks_to_stop, getattr(callback, "callbacks", ())))
+
+
+def check_place(callback: BaseCallback) -> None:
+    """ValueError for a callback within another that passes on steps alone, and neither their start nor the end."""
+    if isinstance(callback.parent, EventCallback):
+        raise ValueError(
+            f"{type(callback).__name__} within {type(callback.parent).__name__}: pass it to learn() itself, beside the "
+            "others; it has an argument `every`."
+        )
+
+
 def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) -> None:
     """Hand the values of one log table to the agent's logger.
 
     :param updates_before: gradient steps that were done before this ``learn``.
     :param training: learning rates and means of metrics, shown under ``train/``.
     """
-    seconds = max((time.time_ns() - agent.start_time) / 1e9, sys.float_info.epsilon)
     record = agent.logger.record
     if agent.ep_info_buffer:
         record("rollout/ep_rew_mean", safe_mean([info["r"] for info in agent.ep_info_buffer]))
         record("rollout/ep_len_mean", safe_mean([info["l"] for info in agent.ep_info_buffer]))
     if agent.ep_success_buffer:
         record("rollout/success_rate", safe_mean(agent.ep_success_buffer))
-    record("time/fps", int((agent.num_timesteps - agent._num_timesteps_at_start) / seconds))
+    if agent.start_time:  # that of the last learn()
+        seconds = max((time.time_ns() - agent.start_time) / 1e9, sys.float_info.epsilon)
+        record("time/fps", int((agent.num_timesteps - agent._num_timesteps_at_start) / seconds))
+        record("time/time_elapsed", int(seconds), exclude="tensorboard")
+        if agent._n_updates:
+            record("train/updates_per_second", (agent._n_updates - updates_before) / seconds)
     record("time/episodes", agent._episode_num, exclude="tensorboard")
-    record("time/time_elapsed", int(seconds), exclude="tensorboard")
     record("time/total_timesteps", agent.num_timesteps, exclude="tensorboard")
     record("time/agent_steps", agent.num_timesteps)
     record("time/frames", agent.num_timesteps * agent.action_repeat)
     if agent._n_updates:
         record("train/n_updates", agent._n_updates)
-        record("train/updates_per_second", (agent._n_updates - updates_before) / seconds)
         for name, value in training.items():
             record(f"train/{name}", value)
     _widen_tables(agent.logger)

@@ -233,7 +233,7 @@ def test_signal_stores_the_run_and_returns_the_agent(number: int, tmp_path: Path
     callback = RunCheckpoint(tmp_path, every=50)
     agent = agent_of(2, learning_rate=halved)
     assert agent.learn(120, callback=[At(76, lambda: signal.raise_signal(number)), callback]) is agent
-    assert callback.stopped_by == signal.Signals(number).name
+    assert (callback.stopped_by, agent.num_timesteps) == (signal.Signals(number).name, 76)
     assert signal.getsignal(number) is before
     assert steps_in(tmp_path) == [76, 50]
     # The rate goes on falling as that of the whole run, whose length is given again by what is left of it.

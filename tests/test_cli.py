@@ -138,6 +138,8 @@ def test_unsupported_space_is_told_in_one_line(
         (["NoSuchTask-v0", "--checkpoint-every", "0", "-i", "nothing.zip"], "is no whole number of at least 1"),
         (["CartPole-v1", "--set", "policy_kwargs={[]:1}"], "policy_kwargs"),
         (["CartPole-v1", "--set", "n_envs=none"], "n_envs=None: use a whole number"),
+        (["CartPole-v1", "--n-envs", "4"], "--n-envs 4. Use --set n_envs=4."),
+        (["CartPole-v1", "--n-envs=3"], "--n-envs=3. Use --set n_envs=3."),
         (["CartPole-v1", "--set", "gamma=0.9", "horizon=5"], "horizon=5. Repeat --set for each: --set horizon=5."),
         (["CartPole-v1", "--env-kwargs", "a=b", "c=0.1"], "c=0.1. Repeat --env-kwargs for each: --env-kwargs c=0.1."),
         (["CartPole-v1", "--env-kwargs=a=b", "c=0.1"], "c=0.1. Repeat --env-kwargs for each: --env-kwargs c=0.1."),

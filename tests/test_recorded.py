@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from hd_agents import zoo
 from hd_agents.training.recorder import NonFiniteError
@@ -179,3 +179,13 @@ def test_failures_of_training_alone_leave_their_record(tmp_path: Any, monkeypatc
     with pytest.raises(NonFiniteError, match="nonfinite-"):
         agent.train(100)
     assert list(tmp_path.glob("nonfinite-*.zip"))
+
+
+def test_a_normaliser_that_has_seen_nothing_is_told() -> None:
+    """It would clip what it does not know the scale of."""
+    agent = tiny(env=VecNormalize(DummyVecEnv([lambda: Clock(9)])))
+    agent.add_episode(np.full((31, 3), 100, np.float32), np.zeros(30, int), np.full(30, 50.0), terminated=True)
+    with pytest.warns(UserWarning, match="a VecNormalize that has seen no step"):
+        agent.train(1)
+    agent.learn(5)
+    agent.train(1)

@@ -66,6 +66,8 @@ def _hint(unknown: Sequence[str], argv: Sequence[str], options: argparse.Namespa
     """What to type instead of what no flag takes, if that can be told."""
     if unknown[0].partition("=")[0] == "--harmony" and hasattr(options, "settings"):
         return f" Use --set harmony={'on' in unknown or '--harmony=on' in unknown}."
+    if unknown[0].partition("=")[0] == "--n-envs" and hasattr(options, "settings"):
+        return f" Use --set n_envs={unknown[0].partition('=')[2] or (unknown[1:] or ['2'])[0]}."
     if all("=" in word and not word.startswith("-") for word in unknown):
         before = [word.partition("=")[0] for word in argv[: argv.index(unknown[0])] if word.startswith("--")]
         if before and before[-1] in ("--set", "--env-kwargs"):

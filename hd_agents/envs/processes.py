@@ -14,7 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv
+from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
@@ -22,6 +22,7 @@ from hd_agents.envs.restarting import MAX_RESTARTS, Restarts, new_seed
 from hd_agents.host import SIGNALS
 
 CLOSING_SECONDS = 10.0  # that a running step may take to its end when all is closed
+MARK = ("get_spaces", None)  # a question whose answer no other has
 DEAD = (EOFError, ConnectionResetError, BrokenPipeError)  # what the pipe to a dead process says
 
 _log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         return [each.count for each in self._restarts]
 
     def step_async(self, actions: np.ndarray) -> None:
+        if any(self._unanswered):
+            self.settle()
         for env, action in enumerate(actions):
             self._send(env, ("step", action))
         self.waiting = True
@@ -94,9 +97,9 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
     def reset(self) -> VecEnvObs:
         seeds, options = self._seeds, self._options
         self._first_seeds = [new if new is not None else old for new, old in zip(seeds, self._first_seeds, strict=True)]
+        if any(self._unanswered):
+            self.settle()
         for env in range(self.num_envs):
-            if self._unanswered[env]:
-                self._receive(env)
             self._send(env, ("reset", (seeds[env], options[env])))
         results = [self._receive(env) or self._restart(env, options[env]) for env in range(self.num_envs)]
         observations, self.reset_infos = zip(*results, strict=True)  # type: ignore[assignment]
@@ -119,6 +122,14 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             remote.close()
         self.closed = True
 
+    def settle(self) -> None:
+        """See :func:`settle`; processes that are dead by now are replaced by the next ``reset``."""
+        for env in range(self.num_envs):
+            self._send(env, MARK)
+            while (answer := self._receive(env)) is not None and not _is_mark(answer):
+                pass
+        self.waiting = False
+
     def get_state(self) -> dict[str, Any]:
         """For :mod:`hd_agents.envs.state`: of the restarts, not of the environments."""
         return {"restarts": self.restarts, "seeds": list(self._first_seeds), "last": list(self._last)}
@@ -130,9 +141,9 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             each.restore(count)
 
     def _send(self, env: int, message: tuple[str, Any]) -> None:
+        self._unanswered[env] = message[0] in ("step", "reset")
         with suppress(*DEAD):  # _receive will find out
             self.remotes[env].send(message)
-        self._unanswered[env] = message[0] in ("step", "reset")
 
     def _receive(self, env: int, timeout: float | None = None) -> Any:
         """What the process answers; None if it is dead, as it is after a time without an answer."""
@@ -185,6 +196,34 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         self.processes[env] = self._context.Process(target=_worker, args=arguments, daemon=True)
         self.processes[env].start()
         work_remote.close()
+
+
+def settle(env: VecEnv) -> None:
+    """Read what processes still owe, as after a Ctrl-C within a step: the next answers would be taken for later ones.
+
+    :raises RuntimeError: for a process that has ended.
+    """
+    inner = env.unwrapped
+    if isinstance(inner, RestartingSubprocVecEnv):
+        inner.settle()
+    elif isinstance(inner, SubprocVecEnv):
+        try:
+            for remote in inner.remotes:
+                remote.send(MARK)
+            for remote in inner.remotes:
+                while not _is_mark(remote.recv()):
+                    pass
+        except DEAD as error:
+            raise RuntimeError(
+                "A process of the environments has ended, as those of a SubprocVecEnv do by Ctrl-C in a terminal: "
+                "go on with new ones, by set_env()."
+            ) from error
+        inner.waiting = False
+
+
+def _is_mark(answer: Any) -> bool:
+    """Whether it answers ``MARK``, and no question before it."""
+    return isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], gym.Space)
 
 
 def _outliving_terminals(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:

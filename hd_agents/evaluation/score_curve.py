@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import checks
 from hd_agents.evaluation.rules import RULES, EnvMaker, evaluate
 from hd_agents.host import write_text
-from hd_agents.progress import bar_is_seen, tqdm
+from hd_agents.progress import bar_is_seen, check_place, tqdm
+
+MISTAKES = (ValueError, ImportError, gym.error.Error)  # in what evaluate() is asked for
 
 
 class ScoreCurve(BaseCallback):
@@ -61,6 +64,7 @@ class ScoreCurve(BaseCallback):
         self._tried = 0  # env steps at the last evaluation, or attempt at one
 
     def _on_training_start(self) -> None:
+        check_place(self)
         found = read_scores(self.path)
         if found and not self.model.num_timesteps:
             raise ValueError(
@@ -93,7 +97,7 @@ class ScoreCurve(BaseCallback):
             bar = self.verbose > 0 and bar_is_seen()
             found = evaluate(agent, self.task, **self.evaluation, progress_bar=bar).to_json()
         except Exception as error:  # whatever a simulator does; the run is worth more than one of its scores
-            if isinstance(error, ValueError) and not self._lines:  # a mistake in the arguments
+            if isinstance(error, MISTAKES) and not self._lines:
                 raise
             warnings.warn(f"The evaluation after {self._tried:,} env steps failed: {error!r}", stacklevel=2)
             return

@@ -14,6 +14,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, Truth, draw
 from hd_agents.host import require
 from hd_agents.imagine import Imagined, first_of, imagine_from
+from hd_agents.progress import check_place
 from hd_agents.training.collection import normalize_batch
 from hd_agents.world_model.rssm import State
 
@@ -55,6 +56,7 @@ class DreamFilm(BaseCallback):
         self._drawn: int | None = None  # the part of the run, counted in ``every``, that has its film strip
 
     def _on_training_start(self) -> None:
+        check_place(self)
         # Better now than after the first steps.
         require("DreamFilm", "train", "matplotlib")
         if self.folder is not None:

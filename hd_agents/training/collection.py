@@ -218,6 +218,17 @@ def normalize_batch(batch: Batch, normalizer: VecNormalize | None) -> Batch:
     return batch._replace(observation=observation, reward=reward)
 
 
+def has_seen_nothing(normalizer: VecNormalize | None) -> bool:
+    """Whether its statistics are those that it began with."""
+    if normalizer is None:
+        return False
+    statistics = [normalizer.ret_rms] if normalizer.norm_reward else []
+    if normalizer.norm_obs:
+        known = normalizer.obs_rms
+        statistics += list(known.values()) if isinstance(known, dict) else [known]
+    return any(one.count < 1 for one in statistics)
+
+
 def _as_vector(moment: NDArray[np.float64], like: Tensor) -> Tensor:
     tensor = torch.as_tensor(moment, dtype=torch.float32).flatten()
     return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor

@@ -12,24 +12,35 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import configure_logger
 
 from hd_agents import checks
 from hd_agents.arrivals import StepsOf, as_flags, moves, watch
 from hd_agents.backbones import Objectives
+from hd_agents.envs.processes import settle
 from hd_agents.host import keep_freed_memory
 from hd_agents.policies import DreamPolicy
-from hd_agents.progress import Forecast, ProgressBar, record_logs, tell_failure, with_bar
+from hd_agents.progress import Forecast, ProgressBar, asks_to_stop, record_logs, tell_failure, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
 from hd_agents.spaces import Observation
 from hd_agents.training import live_settings, recorder
-from hd_agents.training.collection import Collector, VecStep, last_observations, make_replay, normalize_batch
+from hd_agents.training.collection import (
+    Collector,
+    VecStep,
+    has_seen_nothing,
+    last_observations,
+    make_replay,
+    normalize_batch,
+)
 from hd_agents.training.learner import Learner
 from hd_agents.training.metrics import Metrics
 from hd_agents.training.nonfinite import PATIENCE
 from hd_agents.training.recorded import add_episode
 
 Self = TypeVar("Self", bound="LearningLoop")
+
+LOG_NAME = "HarmonyDream"  # of a run in ``tensorboard_log``
 
 
 class LearningLoop(BaseAlgorithm):
@@ -66,6 +77,7 @@ class LearningLoop(BaseAlgorithm):
         self._replay_credit = 0.0  # replayed steps that env steps have earned and gradient steps have not yet used
         self._pretrained = False
         self._learning = False
+        self._interrupted = False  # by an exception: processes may owe answers
         self._updates_at_start = 0
         self._progress: ProgressBar | Forecast | None = None  # while learn() runs
         self._frozen_schedules: dict[str, str] = {}
@@ -80,7 +92,7 @@ class LearningLoop(BaseAlgorithm):
         total_timesteps: float,
         callback: MaybeCallback = None,
         log_interval: int | None = 4,
-        tb_log_name: str = "HarmonyDream",
+        tb_log_name: str = LOG_NAME,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
@@ -95,6 +107,8 @@ class LearningLoop(BaseAlgorithm):
             False goes on where the last ``learn`` ended, in the middle of an episode if that is where it was.
         :param progress_bar: show one; needs tqdm.
         """
+        if self._learning:
+            raise ValueError("learn() within learn(): call it before or after; a callback that returns False ends it.")
         total_timesteps = checks.whole("total_timesteps", total_timesteps, 0)
         if log_interval is not None:
             log_interval = checks.whole("log_interval", log_interval, 1)
@@ -107,6 +121,9 @@ class LearningLoop(BaseAlgorithm):
         for remaining in live_settings.PROGRESS:
             live_settings.rates(self, remaining)  # better now than after hours
         self._watch_env()
+        if self._interrupted:
+            settle(self.env)
+            self._interrupted = False
         if self._moved_elsewhere():
             self._last_obs = None  # the running episode is no longer where it was: a new one begins
         self._learning = True
@@ -121,12 +138,16 @@ class LearningLoop(BaseAlgorithm):
             callback.on_training_start(locals(), globals())
             going = True
             while going and self.num_timesteps < total_timesteps:
+                callback.on_rollout_start()
+                if asks_to_stop(callback):
+                    break
                 going = self._collect_step(callback, log_interval)
-                self.train(self._due_updates())  # also of the step at which a callback stops: another run may go on
+                self._learn_what_is_due()  # also of the step at which a callback stops: another run may go on
             self._begin_anew_where_moved()
             self._end_learning()
             callback.on_training_end()
         except BaseException:
+            self._interrupted = True
             self._end_learning()
             tell_failure(callback)
             raise
@@ -145,7 +166,6 @@ class LearningLoop(BaseAlgorithm):
 
     def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
         """One step of every environment into replay; False when the callback asks to stop."""
-        callback.on_rollout_start()
         self._begin_anew_where_moved()  # callbacks may have moved them, this one and those before it
         env, normalizer, replay_buffer = self.env, self._vec_normalize_env, self.replay_buffer
         assert env is not None
@@ -217,8 +237,16 @@ class LearningLoop(BaseAlgorithm):
         self._last_original_obs = None if normalizer is None else normalizer.get_original_obs()
         self._note_moves()
 
+    def _learn_what_is_due(self) -> None:
+        """Make the gradient steps that are due. Those that an exception keeps from being made stay due."""
+        due, made = self._due_updates(), self._n_updates
+        try:
+            self.train(due)
+        finally:
+            self._replay_credit -= (self._n_updates - made) * self.batch_size * self.sequence_length
+
     def _due_updates(self) -> int:
-        """Gradient steps that the last vector step has earned; what is left over counts for the next one."""
+        """Gradient steps that the env steps so far have earned and that are yet to be made."""
         replay = self.replay_buffer
         assert replay is not None
         pace = [getattr(self, name) for name in live_settings.PACE]
@@ -230,12 +258,10 @@ class LearningLoop(BaseAlgorithm):
             return 0
         self._replay_credit += self.n_envs * self.train_ratio
         cost = self.batch_size * self.sequence_length
-        due = int(self._replay_credit // cost)
-        self._replay_credit -= due * cost
         if not self._pretrained:
             self._pretrained = True
-            due += self.pretrain_steps
-        return due
+            self._replay_credit += self.pretrain_steps * cost
+        return int(self._replay_credit // cost)
 
     def train(self, gradient_steps: int) -> None:
         """Make ``gradient_steps`` updates on batches from replay, which has to hold a sequence. ``learn`` calls it.
@@ -255,6 +281,12 @@ class LearningLoop(BaseAlgorithm):
         self.learner.follow_networks()
         rates = self._rates().values()
         self.learner.set_learning_rates(*rates)
+        if not self._learning and has_seen_nothing(self._vec_normalize_env):
+            warnings.warn(
+                "train() with a VecNormalize that has seen no step: what it does not know the scale of it clips. Take "
+                "steps first, by learn(), or set its obs_rms and ret_rms.",
+                stacklevel=2,
+            )
         if not (self._learning or any(rates)):
             warnings.warn(
                 "train() learns nothing: all learning rates are 0, as after a learn() to whose end they fall. Use "
@@ -302,6 +334,8 @@ class LearningLoop(BaseAlgorithm):
 
     def dump_logs(self) -> None:
         """Write one log table: episodes, speed, and the means of the training metrics since the last one."""
+        if not hasattr(self, "_logger"):  # no learn() before train()
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, LOG_NAME, reset_num_timesteps=True)
         means = {**self._metrics.flush(), **self.learner.guard.report()}
         record_logs(self, self._updates_at_start, {**self._rates(), **means})
         self.logger.dump(step=self.num_timesteps)

@@ -159,6 +159,10 @@ def plan(
 
     Replay is as large as the run can fill it. Arguments and errors are those of :func:`train`.
     """
+    if not isinstance(name, str):
+        raise TypeError(
+            f"name={name!r}: pass a name of the zoo or a Gymnasium id; an environment goes to HarmonyDreamAgent."
+        )
     task = env_id(name)
     known = hyperparameters(task, preset)
     values: dict[str, Any] = {"n_envs": 1, "vec_env": "dummy", "env_kwargs": {}, **known}
