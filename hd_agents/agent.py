@@ -140,7 +140,7 @@ class HarmonyDreamAgent(LearningLoop):
             stats_window_size=checks.whole("stats_window_size", stats_window_size, 1),
             tensorboard_log=None if tensorboard_log is None else str(tensorboard_log),
             verbose=checks.verbosity(verbose),
-            device=device,
+            device=checks.device(device),
             support_multi_env=True,
             seed=None if seed is None else checks.whole("seed", seed, 0, below=1 << 32),
         )

@@ -67,7 +67,7 @@ class RunCheckpoint(BaseCallback):
         self._added: list[int] = []  # rows of each environment up to the last checkpoint
         self._updates = 0  # gradient steps up to it
         self._there: list[tuple[int, int]] = []  # checkpoints in the folder after the last one
-        self.stopping = self._learning = False
+        self.stop_before_step = self._learning = False
         self._handlers: dict[int, Any] = {}
 
     def resume(
@@ -115,7 +115,7 @@ class RunCheckpoint(BaseCallback):
     def _on_training_start(self) -> None:
         check_place(self)
         self._give_signals_back()  # an exception may have ended the last learn()
-        self.stopped_by, self.stopping = None, False
+        self.stopped_by, self.stop_before_step = None, False
         self._claim()
         self._learning = True
         in_folder, known = steps_in(self.folder), self._kept[-1].step if self._kept else -1
@@ -138,7 +138,7 @@ class RunCheckpoint(BaseCallback):
         if due or self.stopped_by:
             self.save()
         if self.stopped_by:
-            self.stopping = True
+            self.stop_before_step = True
             with suppress(OSError):
                 print(
                     f"{self.stopped_by}: stored step {self._kept[-1].step} in {self.folder}; learning ends.", flush=True
@@ -148,7 +148,7 @@ class RunCheckpoint(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        if not self.stopping:
+        if not self.stop_before_step:
             self.save()
         self._end()
 

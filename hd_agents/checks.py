@@ -3,11 +3,13 @@
 Where a ``default`` is given, None stands for it.
 """
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces as gym_spaces
 
 FLOAT_MAX = float(np.finfo(np.float64).max)
@@ -132,3 +134,17 @@ def _form(space: Any) -> Any:
     if isinstance(space, gym_spaces.Box):
         return space.shape, space.dtype == np.uint8, np.issubdtype(space.dtype, np.integer)
     return space
+
+
+def device(value: torch.device | str) -> torch.device | str:
+    """The device itself; a warning where Stable-Baselines3 would quietly take the CPU in its place.
+
+    :raises ValueError: for what is none.
+    """
+    try:
+        kind = "cpu" if value == "auto" else torch.device(value).type
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={value!r}: use 'auto', 'cpu', 'cuda', 'cuda:1' or another of PyTorch's.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        warnings.warn(f"device={value!r}: PyTorch finds no CUDA device here, the CPU is used instead.", stacklevel=4)
+    return value

@@ -173,8 +173,10 @@ def tell_failure(callback: Any) -> None:
 
 
 def asks_to_stop(callback: Any) -> bool:
-    """Whether a callback wants ``learn`` to end before the next step: its attribute ``stopping`` says so."""
-    return bool(getattr(callback, "stopping", False)) or any(map(asks_to_stop, getattr(callback, "callbacks", ())))
+    """Whether a callback wants ``learn`` to end before the next step: its attribute ``stop_before_step`` says so."""
+    return bool(getattr(callback, "stop_before_step", False)) or any(
+        map(asks_to_stop, getattr(callback, "callbacks", ()))
+    )
 
 
 def check_place(callback: BaseCallback) -> None:

@@ -1,12 +1,14 @@
 """What users do by mistake: it is named, with the way out, and nothing is lost."""
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -397,3 +399,26 @@ def test_success_may_be_an_array(tmp_path: Path) -> None:
 
     tiny(env=Succeeds(5)).learn(20).save(tmp_path / "a")
     assert list(HarmonyDreamAgent.load(tmp_path / "a").ep_success_buffer) == [1.0] * 4
+
+
+@pytest.mark.parametrize("device", ["gpu", "", 3.5, None])
+def test_what_is_no_device_is_told(device: Any) -> None:
+    with pytest.raises(ValueError, match=rf"device={re.escape(repr(device))}: use 'auto', 'cpu', 'cuda'"):
+        tiny(device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", torch.device("cuda")])
+def test_a_gpu_that_is_not_there_is_told(device: Any) -> None:
+    with pytest.warns(UserWarning, match="PyTorch finds no CUDA device here, the CPU is used instead"):
+        assert tiny(device=device).device == torch.device("cpu")
+
+
+def test_a_normaliser_that_comes_in_mid_episode_begins_anew() -> None:
+    env = DummyVecEnv([lambda: Clock(9)])
+    agent = tiny(env=env)
+    agent.learn(4)
+    agent.set_env(VecNormalize(env), force_reset=False)
+    agent.learn(4, reset_num_timesteps=False)
+    assert agent.replay_buffer is not None
+    assert agent.replay_buffer._columns["is_first"][0, :10].tolist() == [1, 0, 0, 0, 0, 1, 0, 0, 0, 0]

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.cli.errors import checked
-from hd_agents.cli.flags import add_device_flag
+from hd_agents.cli.flags import add_class_flag, add_device_flag
+from hd_agents.cli.loading import load_model
 from hd_agents.saving.archive import read_archive
 from hd_agents.training.recorder import explain, read_record
 
@@ -21,12 +21,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("file", type=Path, help="the file that the error named")
     add_device_flag(parser, "cpu")
+    add_class_flag(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the explanation; 0 if the recorded step fails again, else 1."""
-    agent = checked(lambda: HarmonyDreamAgent.load(options.file, device=options.device, verbose=0))
+    agent = load_model(str(options.file), options.device, options.agent_class)
     batch, draws = checked(lambda: read_record(agent, read_archive(options.file)[1]))
     again, lines = explain(agent, batch, draws)
     print(f"Gradient step {agent._n_updates} of {options.file}:")

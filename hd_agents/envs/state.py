@@ -102,7 +102,10 @@ def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     layers, stored = list(_vec_layers(env)), state["wrappers"]
     if len(layers) != len(stored):
         found = [type(layer).__name__ for layer in layers]
-        raise ArchiveError(f"The vector environment has the wrappers {found}, but the stored one had {len(stored)}.")
+        raise ArchiveError(
+            f"The vector environment has the wrappers {found}, but the stored one had {len(stored)}: wrap it as the "
+            "run did, VecNormalize and all."
+        )
     if whole := state["envs"] is not None and None not in stored:
         env.reset()
     for layer, part in zip(layers, stored, strict=True):

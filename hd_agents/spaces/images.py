@@ -14,9 +14,9 @@ OBSERVATIONS_SUPPORTED = (
 )
 TO_PIXELS = (
     "If it is an image, make it one of uint8, 0 to 255: gymnasium.wrappers.TransformObservation(env, lambda image: "
-    "(255 * image).astype('uint8'), gymnasium.spaces.Box(0, 255, shape, 'uint8')) for floats from 0 to 1, with an axis "
-    "of 1 to 4 channels and no axis of frames, as the agent has memory. VecNormalize makes floats of it: pass it "
-    "norm_obs=False, or as norm_obs_keys the keys of vectors alone."
+    "np.rint(255 * image).astype('uint8'), gymnasium.spaces.Box(0, 255, shape, 'uint8')) for floats from 0 to 1, with "
+    "an axis of 1 to 4 channels and no axis of frames, as the agent has memory. VecNormalize makes floats of it: pass "
+    "it norm_obs=False, or as norm_obs_keys the keys of vectors alone."
 )
 
 

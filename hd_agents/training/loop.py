@@ -124,7 +124,8 @@ class LearningLoop(BaseAlgorithm):
         if self._interrupted:
             settle(self.env)
             self._interrupted = False
-        if self._moved_elsewhere():
+        unseen = self._vec_normalize_env is not None and self._last_original_obs is None  # new since the last step
+        if unseen or self._moved_elsewhere():
             self._last_obs = None  # the running episode is no longer where it was: a new one begins
         self._learning = True
         try:
