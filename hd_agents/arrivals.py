@@ -20,7 +20,6 @@ from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCo
 
 EXECUTED = "executed_action"  # key of an info, where the environment did something else than it was told
 MEASURED_BEYOND = 0.1  # of the range of an action: so far beyond its bounds one that was measured may lie
-MOVES = "_hd_agents_moves"  # attribute of a vector environment that counts
 
 
 def check_env(env: Any) -> None:
@@ -110,17 +109,6 @@ def watch(env: VecEnv, steps: Callable[[], int]) -> None:
         env._save_obs = _Watch(take_in, env.observation_space, steps)  # type: ignore[method-assign]
 
 
-def moves(env: VecEnv) -> int:
-    """How often anybody has reset or stepped the innermost vector environment since this was first asked."""
-    env = env.unwrapped
-    if MOVES not in vars(env):
-        counter = _Counter()
-        setattr(env, MOVES, counter)
-        for name in ("reset", "step_async", "step_wait"):  # a Ctrl-C may come between the latter two
-            setattr(env, name, _Counted(counter, getattr(env, name)))
-    return int(getattr(env, MOVES).count)
-
-
 class StepsOf:
     """How many env steps an agent has done, as long as it lives; the environments that hold this do not keep it."""
 
@@ -133,21 +121,6 @@ class StepsOf:
 
     def __reduce__(self) -> tuple[type["StepsOf"], tuple[()]]:
         return StepsOf, ()  # a copy of the environments is nobody's until somebody learns in it
-
-
-class _Counter:
-    count = 0
-
-
-class _Counted:
-    """A method that counts its calls; a copy of its environment has a copy of it, bound to itself."""
-
-    def __init__(self, counter: _Counter, method: Callable[..., Any]) -> None:
-        self.counter, self.method = counter, method
-
-    def __call__(self, *actions: Any) -> Any:
-        self.counter.count += 1
-        return self.method(*actions)
 
 
 class _Watch:

@@ -10,8 +10,9 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from hd_agents.arrivals import check_rewards, encode, moves
+from hd_agents.arrivals import check_rewards, encode
 from hd_agents.spaces import ObservationCodec
+from hd_agents.training.moves import moves
 from tests.agents import Clock, Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (16, 17, 3), np.uint8)

@@ -86,9 +86,11 @@ def run(options: argparse.Namespace) -> int:
     envs = plan.make_envs(SEED, max_restarts=None if is_raised(fault) else RESTARTS)
     try:
         agent = plan.make_agent(envs, SEED, options.device, verbose=1)
-    except (TypeError, ValueError) as error:
+    except BaseException as error:
         close(envs)
-        raise UsageError(str(error)) from error
+        if isinstance(error, TypeError | ValueError):
+            raise UsageError(str(error)) from error
+        raise
     try:
         with _first_failure_told():
             times = measure(agent)

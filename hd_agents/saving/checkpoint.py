@@ -119,7 +119,7 @@ def commit(folder: Path, step: int, turn: int, replay: Mapping[str, Sequence[int
     """
     names = [file_name("agent", step, turn), file_name("state", step, turn), *replay]
     old = {} if known is None else {name: known.files[name] for name in known.replay}
-    files = {name: old[name] if name in old else _sums(folder / name) for name in names}
+    files = {name: old.get(name) or _sums(folder / name) for name in names}
     manifest = Manifest(step, files, {name: list(rows) for name, rows in replay.items()}, turn)
     document = {"format": FORMAT, "version": VERSION, **manifest._asdict()}
     text = json.dumps({**document, "sha256": _sum_of(document)}, indent=1)
@@ -205,12 +205,11 @@ def _read_manifest(path: Path, step: int, turn: int) -> Manifest:
 
 
 def _verify(path: Path, size: int, checksum: str) -> None:
-    found = _sums(path) if path.is_file() else None
-    if found is None:
+    if not path.is_file():
         raise CheckpointError(f"{path.name} is missing.")
-    if found[0] != size:
-        raise CheckpointError(f"{path.name} has {found[0]:,} bytes instead of {size:,}.")
-    if found[1] != checksum:
+    if (found := path.stat().st_size) != size:  # told before gigabytes are read
+        raise CheckpointError(f"{path.name} has {found:,} bytes instead of {size:,}.")
+    if sha256_of(path) != checksum:
         raise CheckpointError(f"{path.name} does not match its checksum.")
 
 

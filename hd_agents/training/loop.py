@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 
 from hd_agents import checks
-from hd_agents.arrivals import StepsOf, as_flags, moves, watch
+from hd_agents.arrivals import StepsOf, as_flags, watch
 from hd_agents.backbones import Objectives
 from hd_agents.envs.processes import settle
 from hd_agents.host import keep_freed_memory
@@ -35,6 +35,7 @@ from hd_agents.training.collection import (
 )
 from hd_agents.training.learner import Learner
 from hd_agents.training.metrics import Metrics
+from hd_agents.training.moves import moves
 from hd_agents.training.nonfinite import PATIENCE
 from hd_agents.training.recorded import add_episode
 

@@ -1,0 +1,34 @@
+"""Who moves the environments: a vector environment that counts its resets and steps, whoever asks for them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnv
+
+MOVES = "_hd_agents_moves"  # attribute of a vector environment that counts
+
+
+def moves(env: VecEnv) -> int:
+    """How often anybody has reset or stepped the innermost vector environment since this was first asked."""
+    env = env.unwrapped
+    if MOVES not in vars(env):
+        counter = _Counter()
+        setattr(env, MOVES, counter)
+        for name in ("reset", "step_async", "step_wait"):  # a Ctrl-C may come between the latter two
+            setattr(env, name, _Counted(counter, getattr(env, name)))
+    return int(getattr(env, MOVES).count)
+
+
+class _Counter:
+    count = 0
+
+
+class _Counted:
+    """A method that counts its calls; a copy of its environment has a copy of it, bound to itself."""
+
+    def __init__(self, counter: _Counter, method: Callable[..., Any]) -> None:
+        self.counter, self.method = counter, method
+
+    def __call__(self, *actions: Any) -> Any:
+        self.counter.count += 1
+        return self.method(*actions)
