@@ -143,8 +143,10 @@ def device(value: torch.device | str) -> torch.device | str:
     """
     try:
         kind = "cpu" if value == "auto" else torch.device(value).type
-    except (RuntimeError, TypeError) as error:
+        if kind not in ("cpu", "cuda"):
+            torch.empty(1, device=value).item()  # "meta" holds nothing, and others may not be in this PyTorch
+    except Exception as error:
         raise ValueError(f"device={value!r}: use 'auto', 'cpu', 'cuda', 'cuda:1' or another of PyTorch's.") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        warnings.warn(f"device={value!r}: PyTorch finds no CUDA device here, the CPU is used instead.", stacklevel=4)
+        warnings.warn(f"device={value!r}: PyTorch finds no CUDA device here, the CPU is used instead.", stacklevel=3)
     return value

@@ -64,7 +64,12 @@ def test_a_class_of_ones_own_is_trained_resumed_and_evaluated(capsys: pytest.Cap
     command = ["train", "CartPole-v1", "--folder", "run", "--device", "cpu", "--checkpoint-every", "30", "--resume"]
     for steps in ("60", "90"):
         assert main([*command, *SETTINGS, "--steps", steps]) == 0
-    told = capsys.readouterr().out
+    assert main([*command, *SETTINGS[:-2], "--steps", "120"]) == 2
+    out, err = capsys.readouterr()
+    told = out
+    assert (
+        f"run holds a run of {OWN}, which cannot go on as one of HarmonyDreamAgent: add --set agent_class={OWN}." in err
+    )
     assert "resumed at step 60; changed: n_timesteps 60 -> 90\n" in told
     assert json.loads(Path("run/run.json").read_text())["agent_class"] == OWN
     agent = find_class(OWN).load("run/agent.zip")

@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Every
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
 from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
+from hd_agents.envs import processes
 from hd_agents.envs.processes import RestartingSubprocVecEnv
 from tests.agents import Clock, tiny
 
@@ -37,6 +38,11 @@ def after_an_answer(env: Any) -> None:
         raise KeyboardInterrupt
 
     env.step_wait = waited
+
+
+def interrupted(*arguments: Any) -> Any:
+    """Ctrl-C while the first answer is waited for."""
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("when", [after_the_question, after_an_answer])
@@ -80,6 +86,24 @@ def test_a_process_that_ctrl_c_has_ended_is_told() -> None:
         agent.learn(2)
     agent.set_env(DummyVecEnv([partial(Clock, 9)]))
     agent.learn(2)
+
+
+@pytest.mark.parametrize("kind", [SubprocVecEnv, RestartingSubprocVecEnv])
+def test_a_second_ctrl_c_while_answers_are_waited_for(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = kind([partial(Clock, 9)] * 2)
+    try:
+        env.reset()
+        env.step_async(np.zeros(2, int))
+        for _ in range(3):
+            with monkeypatch.context() as patch:
+                patch.setattr(*((env.remotes[0], "recv") if kind is SubprocVecEnv else (env, "_receive")), interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    processes.settle(env)
+        processes.settle(env)
+        assert env.reset()[:, 1].tolist() == [0, 0]
+        assert env.step(np.array([3, 4]))[0][:, 1:].tolist() == [[1, 3], [1, 4]]
+    finally:
+        env.close()
 
 
 class Interrupt(BaseCallback):
@@ -135,6 +159,7 @@ def test_callbacks_that_have_an_end_are_refused_where_nobody_tells_them(tmp_path
             with pytest.raises(ValueError, match=f"{type(callback).__name__} within EveryNTimesteps: pass it to learn"):
                 tiny().learn(10, callback=EveryNTimesteps(5, inner))
     assert not list(tmp_path.iterdir())
+    tiny().learn(10, callback=scores)  # as the message advises
     with pytest.raises(ValueError, match=r"save\(\) before learn\(\)"):
         RunCheckpoint(tmp_path / "run", 10).save()
 

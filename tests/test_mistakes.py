@@ -401,7 +401,7 @@ def test_success_may_be_an_array(tmp_path: Path) -> None:
     assert list(HarmonyDreamAgent.load(tmp_path / "a").ep_success_buffer) == [1.0] * 4
 
 
-@pytest.mark.parametrize("device", ["gpu", "", 3.5, None])
+@pytest.mark.parametrize("device", ["gpu", "", 3.5, None, "meta", "xla", "mps:1"])
 def test_what_is_no_device_is_told(device: Any) -> None:
     with pytest.raises(ValueError, match=rf"device={re.escape(repr(device))}: use 'auto', 'cpu', 'cuda'"):
         tiny(device=device)

@@ -77,6 +77,13 @@ def begun(options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Nam
             f"{folder} was begun in environments made with {env_kwargs or 'no arguments'}, and cannot go on with "
             f"{plan.env_kwargs}: leave --env-kwargs out, or give another --folder."
         )
+    own_class, typed_class = (row.get("agent_class") for row in (settings_in(folder).get(plan.task, told), plan.row()))
+    if own_class != typed_class:
+        raise UsageError(
+            f"{folder} holds a run of {own_class or 'HarmonyDreamAgent'}, which cannot go on as one of "
+            f"{typed_class or 'HarmonyDreamAgent'}: "
+            + (f"add --set agent_class={own_class}." if own_class else "leave agent_class out.")
+        )
     model = told.get("trained_agent", {}).get("model")
     if options.trained_agent not in (None, model):
         raise UsageError(

@@ -73,6 +73,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         self._first_seeds: list[int | None] = [None] * self.num_envs
         self._last: list[Any] = [None] * self.num_envs
         self._unanswered = [False] * self.num_envs  # which owe an answer, as after a Ctrl-C within a step
+        self._marks = [0] * self.num_envs  # that they owe beyond it, as after a Ctrl-C within settle()
 
     @property
     def restarts(self) -> list[int]:
@@ -80,7 +81,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         return [each.count for each in self._restarts]
 
     def step_async(self, actions: np.ndarray) -> None:
-        if any(self._unanswered):
+        if any(self._unanswered) or any(self._marks):
             self.settle()
         for env, action in enumerate(actions):
             self._send(env, ("step", action))
@@ -97,7 +98,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
     def reset(self) -> VecEnvObs:
         seeds, options = self._seeds, self._options
         self._first_seeds = [new if new is not None else old for new, old in zip(seeds, self._first_seeds, strict=True)]
-        if any(self._unanswered):
+        if any(self._unanswered) or any(self._marks):
             self.settle()
         for env in range(self.num_envs):
             self._send(env, ("reset", (seeds[env], options[env])))
@@ -126,8 +127,10 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         """See :func:`settle`; processes that are dead by now are replaced by the next ``reset``."""
         for env in range(self.num_envs):
             self._send(env, MARK)
-            while (answer := self._receive(env)) is not None and not _is_mark(answer):
-                pass
+            self._marks[env] += 1
+            while self._marks[env]:
+                answer = self._receive(env)
+                self._marks[env] = 0 if answer is None else self._marks[env] - _is_mark(answer)
         self.waiting = False
 
     def get_state(self) -> dict[str, Any]:
@@ -191,6 +194,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
 
     def _start(self, env: int) -> None:
         self.remotes[env].close()
+        self._marks[env] = 0
         self.remotes[env], work_remote = self._context.Pipe()
         arguments = (work_remote, self.remotes[env], CloudpickleWrapper(self._env_fns[env]))
         self.processes[env] = self._context.Process(target=_worker, args=arguments, daemon=True)
@@ -198,21 +202,22 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         work_remote.close()
 
 
-def settle(env: VecEnv) -> None:
+def settle(envs: VecEnv) -> None:
     """Read what processes still owe, as after a Ctrl-C within a step: the next answers would be taken for later ones.
 
     :raises RuntimeError: for a process that has ended.
     """
-    inner = env.unwrapped
+    inner = envs.unwrapped
     if isinstance(inner, RestartingSubprocVecEnv):
         inner.settle()
     elif isinstance(inner, SubprocVecEnv):
         try:
-            for remote in inner.remotes:
+            owed = vars(inner).setdefault("_hd_agents_marks", [0] * inner.num_envs)  # more after a Ctrl-C in here
+            for env, remote in enumerate(inner.remotes):
                 remote.send(MARK)
-            for remote in inner.remotes:
-                while not _is_mark(remote.recv()):
-                    pass
+                owed[env] += 1
+                while owed[env]:
+                    owed[env] -= _is_mark(remote.recv())
         except DEAD as error:
             raise RuntimeError(
                 "A process of the environments has ended, as those of a SubprocVecEnv do by Ctrl-C in a terminal: "

@@ -72,7 +72,6 @@ class Learner:
         self._compiled = compiled
         self._compiled_losses: tuple[Any, Callable[..., ModelOutput]] | None = None  # and what they were made of
         self._adam = Optimizers(networks, defaults)
-        self.model_optimizer, self.actor_optimizer, self.critic_optimizer = self._adam.by_name.values()
         self.graphed = capture is not None
         self._parts: Parts | None = None
         self._changed = ""  # of the networks, last
@@ -88,6 +87,21 @@ class Learner:
     def optimizers(self) -> dict[str, torch.optim.Adam]:
         """By what they train: "model" (the harmoniser with it), "actor", "critic"."""
         return self._adam.by_name
+
+    @property
+    def model_optimizer(self) -> torch.optim.Adam:
+        """Of the world model, and in its second group of the harmoniser."""
+        return self._adam.model
+
+    @property
+    def actor_optimizer(self) -> torch.optim.Adam:
+        """Of the actor."""
+        return self._adam.actor
+
+    @property
+    def critic_optimizer(self) -> torch.optim.Adam:
+        """Of the critic."""
+        return self._adam.critic
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy: what is watched is another."""

@@ -163,6 +163,8 @@ class LearningLoop(BaseAlgorithm):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         """Stable-Baselines3's, with a progress bar that knows gradient steps."""
+        if isinstance(callback, BaseCallback):
+            callback.parent = None  # whose it was in another learn()
         self._progress = bar = ProgressBar() if progress_bar else Forecast(self)
         return super()._init_callback(with_bar(callback, bar) if isinstance(bar, ProgressBar) else callback)
 

@@ -29,6 +29,6 @@ class _Counted:
     def __init__(self, counter: _Counter, method: Callable[..., Any]) -> None:
         self.counter, self.method = counter, method
 
-    def __call__(self, *actions: Any) -> Any:
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
         self.counter.count += 1
-        return self.method(*actions)
+        return self.method(*arguments, **named)

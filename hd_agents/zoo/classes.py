@@ -1,5 +1,6 @@
 """Agents of your own: subclasses of `HarmonyDreamAgent` that the zoo and the command line train by their names."""
 
+import functools
 import importlib
 from typing import Any
 
@@ -34,6 +35,8 @@ def _imported(told: str) -> Any:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # its own import of another module
         raise ValueError(f"agent_class={told!r}: there is no module {error.name} here.") from error
-    if not hasattr(module, attribute):
-        raise ValueError(f"agent_class={told!r}: {module.__file__} has no {attribute}.")
-    return getattr(module, attribute)
+    try:
+        return functools.reduce(getattr, attribute.split("."), module)
+    except AttributeError as error:
+        place = getattr(module, "__file__", None) or f"the module {name}"
+        raise ValueError(f"agent_class={told!r}: {place} has no {attribute}.") from error
