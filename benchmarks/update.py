@@ -61,7 +61,7 @@ def label_parts(learner: Learner) -> None:
     label(learner, "_losses", lambda *_: "world model forward")
     label(learner, "_evaluate", lambda *_: "predictions")
     label(learner, "_step", lambda optimizer, *_: f"{names[id(optimizer)]} backward and step")
-    label(hd_agents.learner, "imagine", lambda *_: "imagination")
+    label(hd_agents.training.learner, "imagine", lambda *_: "imagination")
 
 
 class Operations(TorchDispatchMode):
