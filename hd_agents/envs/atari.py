@@ -131,6 +131,14 @@ class Atari(gymnasium.Env[Image, np.int64]):
         """Return the last frame, ``(210, 160, 3)`` uint8 in most games, or None without a render mode."""
         return self._screen.copy() if self.render_mode == "rgb_array" else None
 
+    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """Keys -> action, for people: w, a, s, d and the space bar, as ALE has them for its own environments."""
+        keys = {"UP": "w", "LEFT": "a", "DOWN": "s", "RIGHT": "d", "FIRE": " "}
+        return {
+            tuple(key for word, key in keys.items() if word in action.name): number
+            for number, action in enumerate(self._actions)
+        }
+
     def get_state(self) -> dict[str, Any]:
         """Where the game stands, emulator and random numbers included; see :mod:`hd_agents.envs.state`.
 

@@ -134,6 +134,10 @@ class Catch(gymnasium.Env[Image, np.int64]):
         """Return the scene as ``(256, 256, 3)`` uint8, or None without a render mode."""
         return None if self._big_painter is None else self._big_painter.draw(self._scene())
 
+    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """Keys -> action, for people: ``gymnasium.utils.play`` and ``hd-agents dream``."""
+        return {("a",): 1, ("d",): 2}
+
     def get_state(self) -> dict[str, Any]:
         """Where the game stands, the generator of its balls included; see :mod:`hd_agents.envs.state`."""
         return {**{name: getattr(self, name) for name in _STATE}, "generator": self.np_random.bit_generator.state}
