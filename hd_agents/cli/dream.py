@@ -156,7 +156,7 @@ class Game:
         moment, happened, dreamt = dream.begin(state), 0.0, 0.0
         steps, total, done = 0, 0.0, False
         while True:
-            told = f"episode of seed {seed}: return {total:g} in {steps} steps{', its end' if done else ''}"
+            told = f"episode of seed {seed}: return {total:g} in {steps} steps{', ended' if done else ''}"
             since = f"reward {dreamt:.1f} dreamt, {happened:g} given; it goes on with {moment.goes_on:.0%}"
             self._show(observation, moment.picture, told, since)
             pressed = self._wait(LINGER if done else self._pause)

@@ -47,13 +47,12 @@ class Terminal:
         """The keys pressed since the last call; waits up to so many seconds for the first.
 
         :return: characters, and "up", "down", "left" and "right" for the arrows.
-        :raises EOFError: where the terminal is gone.
         """
         if not select.select([self._keys], [], [], seconds)[0]:
             return []
         typed = os.read(self._keys, 1024).decode(errors="ignore")
         if not typed:
-            raise EOFError("The terminal is gone.")
+            raise KeyboardInterrupt  # the terminal is gone
         return split(typed)
 
     def show(self, pictures: Sequence[Image], lines: Sequence[str]) -> None:
