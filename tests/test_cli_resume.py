@@ -20,6 +20,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import facts, main, pictures, resuming, train
 from hd_agents.host import write_text
+from hd_agents.saving import checkpoint
 from hd_agents.saving.checkpoint import steps_in
 from tests.agents import Clock
 
@@ -361,3 +362,24 @@ def test_a_second_command_leaves_the_running_one_alone(tmp_path: Path, capsys: p
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before
     assert learn(folder, "--resume", "--checkpoint-every", "30", "--steps", "90") == 0
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_environments_that_cannot_be_made_leave_nothing_behind(
+    resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a folder kept from other processes, nor a run folder that holds no run."""
+
+    def broken(env: CartPoleEnv, *arguments: Any, **named: Any) -> None:
+        made.append(1)
+        if len(made) > 1:  # the first is to see whether it can be made
+            raise RuntimeError("the robot is in use")
+        make(env, *arguments, **named)
+
+    made: list[int] = []
+    make = CartPoleEnv.__init__
+    monkeypatch.setattr(CartPoleEnv, "__init__", broken)
+    with pytest.raises(RuntimeError, match="the robot is in use"):
+        learn(tmp_path, *(["--resume"] if resume else []))
+    assert not checkpoint._claimed
+    assert resume or not list(tmp_path.iterdir())

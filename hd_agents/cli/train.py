@@ -2,6 +2,7 @@
 
 import argparse
 import secrets
+import shutil
 import sys
 import tempfile
 import traceback
@@ -86,16 +87,17 @@ def run(options: argparse.Namespace) -> int:
     close(make_env(plan.task, env_kwargs=plan.env_kwargs))  # a task that does not exist gets no folder
     hints.tell_machine(plan, options.device)
     folder = _choose_folder(options, plan.task)
-    if options.resume:
-        claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
-    env = plan.make_envs(options.seed, folder, resuming)
     checkpoint = None
     if options.resume or options.checkpoint_every is not None:
         every = options.checkpoint_every or max(1, plan.steps // REPORTS)
         checkpoint = RunCheckpoint(folder / CHECKPOINTS, every)
+    env = agent = None
     try:
+        if options.resume:
+            claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
+        env = plan.make_envs(options.seed, folder, resuming)
         agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
-        agent = agent or _make_agent(plan, env, options, folder)
+        agent = agent or _make_agent(plan, env, options)
         with tracking.tracked(options, folder, plan.settings(options.seed)):
             agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
             if resuming:
@@ -113,8 +115,11 @@ def run(options: argparse.Namespace) -> int:
         assert agent is not None
         return _after(failure, folder, agent, resume_command(options, folder) if checkpoint else None)
     finally:
-        close(env)
+        if env is not None:
+            close(env)
         release(folder / CHECKPOINTS)
+        if agent is None and not options.resume:
+            shutil.rmtree(folder)  # there is no run in it
     if status and checkpoint:
         print(f"To go on: {resume_command(options, folder)}", flush=True)
     elif status:
@@ -147,15 +152,10 @@ def _choose_folder(options: argparse.Namespace, task: str) -> Path:
     return folder
 
 
-def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Path) -> HarmonyDreamAgent:
+def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace) -> HarmonyDreamAgent:
     try:
         return plan.make_agent(env, options.seed, options.device, verbose=1)
     except (TypeError, ValueError) as error:
-        close(env)
-        if not options.resume:
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
         raise UsageError(str(error)) from error
 
 
