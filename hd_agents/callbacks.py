@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,6 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation.score_curve import ScoreCurve
 from hd_agents.films.dream_film import DreamFilm
-from hd_agents.host import SIGNALS, outlives
 from hd_agents.progress import check_place
 from hd_agents.run_state import restore_run, run_state
 from hd_agents.saving.archive import read_archive, write_archive
@@ -33,6 +31,7 @@ from hd_agents.saving.checkpoint import (
     release,
     steps_in,
 )
+from hd_agents.signals import SIGNALS, Handlers
 
 __all__ = ["DreamFilm", "RunCheckpoint", "ScoreCurve"]
 
@@ -68,7 +67,7 @@ class RunCheckpoint(BaseCallback):
         self._updates = 0  # gradient steps up to it
         self._there: list[tuple[int, int]] = []  # checkpoints in the folder after the last one
         self.stop_before_step = self._learning = False
-        self._handlers: dict[int, Any] = {}
+        self._handlers = Handlers({})
 
     def resume(
         self,
@@ -114,7 +113,7 @@ class RunCheckpoint(BaseCallback):
 
     def _on_training_start(self) -> None:
         check_place(self)
-        self._give_signals_back()  # an exception may have ended the last learn()
+        self._handlers.give_back()  # an exception may have ended the last learn()
         self.stopped_by, self.stop_before_step = None, False
         self._claim()
         self._learning = True
@@ -128,9 +127,7 @@ class RunCheckpoint(BaseCallback):
             )
         if not self._kept:
             self.save()  # better now than after hours: a folder that cannot be written
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in [one for one in SIGNALS.values() if not outlives(one)]:
-                self._handlers[number] = signal.signal(number, self._on_signal)
+        self._handlers = Handlers(dict.fromkeys(SIGNALS.values(), self._on_signal))
 
     def _on_rollout_start(self) -> None:
         # Here, and only here, the agent is between two steps: the last one is stored and has been learnt from.
@@ -159,7 +156,7 @@ class RunCheckpoint(BaseCallback):
     def _end(self) -> None:
         """Give folder and signals back."""
         self._learning = False
-        self._give_signals_back()
+        self._handlers.give_back()
         release(self.folder)
 
     def _claim(self) -> None:
@@ -241,7 +238,7 @@ class RunCheckpoint(BaseCallback):
         while frame is not None and frame.f_code is not HarmonyDreamAgent.learn.__code__:
             frame = frame.f_back
         if self.stopped_by is not None or frame is None:  # the second one; or an exception has ended learn()
-            self._give_signals_back()
+            self._handlers.give_back()
             signal.raise_signal(number)
             return
         self.stopped_by = signal.Signals(number).name
@@ -249,11 +246,6 @@ class RunCheckpoint(BaseCallback):
         again = "Once more does not wait for it, and stores nothing of the run."
         with suppress(OSError):  # of a terminal that has closed
             os.write(2, f"\n{self.stopped_by}: ending after this step. {again}\n".encode())
-
-    def _give_signals_back(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._handlers.clear()
 
 
 def _still_in_ring(files: dict[str, list[int]], rows_per_env: int) -> dict[str, list[int]]:

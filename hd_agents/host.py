@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import secrets
-import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,8 +19,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# What ends a process that can store itself first: Ctrl-C, those who want it to end, a terminal that closes.
-SIGNALS = {name: getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 MEMINFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
@@ -204,11 +201,6 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def outlives(number: int) -> bool:
-    """Whether this process was started to go on after a signal: by ``nohup``, when its terminal closes."""
-    return number == SIGNALS.get("SIGHUP") and signal.getsignal(number) is signal.SIG_IGN
 
 
 @contextmanager

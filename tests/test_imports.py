@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
-    {"checks", "host"},
+    {"checks", "host", "signals"},
     {"graphs", "nn", "presets", "provenance", "randomness", "saving", "spaces"},
     {"harmony"},
     {"world_model"},

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hd_agents.cli.errors import UsageError, make_folder
-from hd_agents.host import SIGNALS, cores, outlives
+from hd_agents.host import cores
+from hd_agents.signals import SIGNALS, Handlers
 
 POLL_SECONDS = 0.2
 LEAVE = [number for name, number in SIGNALS.items() if name != "SIGINT"]
@@ -149,13 +149,8 @@ def _leave(number: int, frame: object) -> None:
 
 @contextmanager
 def _handled(handlers: Mapping[int, Callable[[int, object], None]]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
-        yield
-        return
-    wanted = {number: handler for number, handler in handlers.items() if not outlives(number)}
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    installed = Handlers(handlers)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        installed.give_back()

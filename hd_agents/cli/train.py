@@ -31,8 +31,8 @@ from hd_agents.cli.resuming import (
 from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import class_in, make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close
-from hd_agents.host import SIGNALS
 from hd_agents.saving.checkpoint import CheckpointError, claim, release, steps_in
+from hd_agents.signals import SIGNALS
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
 from hd_agents.zoo.training import Plan
 

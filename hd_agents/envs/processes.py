@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
 from hd_agents.envs.restarting import MAX_RESTARTS, Restarts, new_seed
-from hd_agents.host import SIGNALS
+from hd_agents.signals import SIGNALS
 
 CLOSING_SECONDS = 10.0  # that a running step may take to its end when all is closed
 MARK = ("get_spaces", None)  # a question whose answer no other has
