@@ -18,9 +18,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 from hd_agents.checks import FLOAT32_MAX
 from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
 
-EXECUTED = "executed_action"  # key of an info, where the environment did something else than it was told
-MEASURED_BEYOND = 0.1  # of the range of an action: so far beyond its bounds one that was measured may lie
-
 
 def check_env(env: Any) -> None:
     """ValueError for what is no environment, or one that an agent cannot learn in, before anybody wraps it."""
@@ -180,65 +177,3 @@ def _culprit(codec: ObservationCodec, observations: Any, error: ValueError) -> t
 
 def _kind(value: Any) -> str:
     return f"a dict with the keys {sorted(value)}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
-
-
-def encode_actions(
-    codec: ActionCodec, actions: NDArray[Any], axes: tuple[int, ...] | None = None, slack: float = 1e-3
-) -> NDArray[np.float32]:
-    """:meth:`ActionCodec.encode` of actions (N, ...) that somebody else chose, which must be in the space.
-
-    :param axes: that the N came in, by which the error names one; None for (N,).
-    :param slack: share of a range that a number may lie beyond it, from where it is taken back to the bound.
-    :raises ValueError: for those that are not in the space, naming the first.
-    """
-    rows, space = np.asarray(actions), codec.space
-    shape = space.shape or ()
-    if rows.dtype.kind not in "biuf" or rows.shape[1:] != shape:
-        wanted = f"(N, {', '.join(map(str, shape))})" if shape else "(N,)"
-        raise ValueError(f"The actions are {rows.dtype} of shape {rows.shape}: expected {wanted} of {space}.")
-    if isinstance(space, spaces.Box):
-        low, high = (bound.astype(np.float64) for bound in (space.low, space.high))  # wider than the space's own type
-        room = slack * (high - low) + np.spacing(np.maximum(abs(low), abs(high)).astype(np.float32))
-        inside = (rows >= low - room) & (rows <= high + room)
-        wrong = ~inside.reshape(len(rows), -1).all(1)  # NaN is on neither side
-        if wrong.any():
-            first = int(wrong.argmax())
-            place = ", ".join(str(index) for index in np.unravel_index(first, axes or (len(rows),)))
-            raise ValueError(
-                f"actions[{place}] is {rows[first]}: expected {space.low} to {space.high}, in the environment's own "
-                "unit."
-            )
-    try:
-        return codec.encode(rows)
-    except ValueError as error:
-        raise ValueError(f"The actions do not fit {space}. {error}") from error
-
-
-def with_executed(
-    policy: Any, state: tuple[NDArray[Any], ...], executed: NDArray[Any] | None
-) -> tuple[NDArray[Any], ...]:
-    """The state that ``predict`` returned, as it is after other actions than it chose; the same one for None.
-
-    :param executed: what was done, (N, ...) or for one environment (...).
-    :raises ValueError: for what does not fit the action space or the number of environments.
-    """
-    if executed is None:
-        return state
-    deter, stoch, last = state
-    given, shape = np.asarray(executed), policy.action_space.shape or ()
-    rows = encode_actions(policy.actions, given[None] if given.shape == shape else given)
-    if len(rows) != len(last):
-        raise ValueError(f"executed has {len(rows)} actions for {len(last)} environments: pass one of each.")
-    return deter, stoch, rows
-
-
-def encode_executed(codec: ActionCodec, info: Mapping[str, Any], env: int, when: str = "") -> NDArray[np.float32]:
-    """The action in an info that has one, (A,) as the networks take it.
-
-    :param env: number of the environment, and ``when`` it said so, for the error.
-    :raises ValueError: for what is no action of the codec's space.
-    """
-    try:
-        return encode_actions(codec, np.asarray(info[EXECUTED])[None], slack=MEASURED_BEYOND)[0]
-    except ValueError as error:
-        raise ValueError(f"Environment {env} said {EXECUTED}={info[EXECUTED]!r} in its info{when}. {error}") from error

@@ -12,10 +12,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 from torch import Tensor
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.arrivals import encode_actions
 from hd_agents.checks import whole
 from hd_agents.policies import DreamPolicy
 from hd_agents.spaces import SINGLE_KEY, Observation
+from hd_agents.spaces.executed import encode_actions
 from hd_agents.training.collection import normalize_batch
 from hd_agents.world_model.rssm import State
 from hd_agents.world_model.world_model import WorldModel

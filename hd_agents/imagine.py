@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hd_agents.arrivals import encode_actions, with_executed
 from hd_agents.checks import whole
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.spaces import Observation
+from hd_agents.spaces.executed import encode_actions, with_executed
 from hd_agents.world_model.rssm import State
 
 
@@ -54,7 +54,9 @@ def imagine(
     """See :meth:`hd_agents.agent.HarmonyDreamAgent.imagine`, which has the same arguments."""
     encoded, batched = policy.observations.read(observation)
     n = len(next(iter(encoded.values())))
-    latent = policy.initial(n) if state is None else policy.read_state(with_executed(policy, state, executed), n)
+    latent = (
+        policy.initial(n) if state is None else policy.read_state(with_executed(policy.actions, state, executed), n)
+    )
     seen = policy.step(encoded, latent, np.full(n, state is None), deterministic, mode=True)  # its action is not used
     start = State(seen.deter, seen.stoch)
     axes = 2 + len(policy.action_space.shape or ())

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hd_agents.arrivals import with_executed
 from hd_agents.export import Ports, export
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.spaces import Observation
+from hd_agents.spaces.executed import with_executed
 
 
 class Player:
@@ -46,7 +46,7 @@ class Player:
         :param executed: what was done instead of the last action, in the same form, where the two differ.
         :raises ValueError: for what does not fit its space or is not finite.
         """
-        state = self.state if self.state is None else with_executed(self.policy, self.state, executed)
+        state = self.state if self.state is None else with_executed(self.policy.actions, self.state, executed)
         if state is None:
             episode_start = np.ones(1, dtype=bool)  # in every environment
         action, self.state = self.policy.predict(observation, state, episode_start, self.deterministic)

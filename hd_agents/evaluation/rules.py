@@ -24,7 +24,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 import hd_agents
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.arrivals import EXECUTED, encode_executed
 from hd_agents.envs import namespace
 from hd_agents.evaluation.episodes import EnvMaker, EpisodeError, seeded_envs, share_seeds
 from hd_agents.evaluation.scores import human_normalized
@@ -33,6 +32,7 @@ from hd_agents.progress import episode_bar
 from hd_agents.randomness import seeded
 from hd_agents.saving.storing import system_info
 from hd_agents.spaces import Observation
+from hd_agents.spaces.executed import EXECUTED, encode_executed
 
 RULES = ("paper", "deterministic")
 # What the papers do, by the namespace of the task's id: how they act in evaluation, and for how many episodes.

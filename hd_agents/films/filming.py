@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.arrivals import EXECUTED, encode_executed
 from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, draw, to_rgb
 from hd_agents.randomness import seeded
 from hd_agents.spaces import ObservationCodec
+from hd_agents.spaces.executed import EXECUTED, encode_executed
 
 MAX_STEPS = 1500  # of an episode that is played for pictures
 MIN_SIDE = 256  # pixels; smaller frames are enlarged

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from hd_agents.arrivals import EXECUTED, check_rewards, encode, encode_executed
+from hd_agents.arrivals import check_rewards, encode
 from hd_agents.graphs import Capture, Graphed, capture_on_cuda
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.replay import SequenceReplay
 from hd_agents.spaces import SINGLE_KEY, Observation
+from hd_agents.spaces.executed import EXECUTED, encode_executed
 from hd_agents.world_model.batch import Batch
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hd_agents.arrivals import encode_actions
 from hd_agents.checks import FLOAT32_MAX
 from hd_agents.policies import DreamPolicy
 from hd_agents.replay import SequenceReplay
 from hd_agents.spaces import Observation
+from hd_agents.spaces.executed import encode_actions
 
 
 def add_episode(
