@@ -16,7 +16,7 @@ from hd_agents.checks import whole
 from hd_agents.policies import DreamPolicy
 from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.spaces.executed import encode_actions
-from hd_agents.training.collection import normalize_batch
+from hd_agents.training.normalizing import normalize_batch
 from hd_agents.world_model.rssm import State
 from hd_agents.world_model.world_model import WorldModel
 

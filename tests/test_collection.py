@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNorm
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import evaluate, player_for
 from hd_agents.films.filming import play
-from hd_agents.training.collection import normalize_batch
+from hd_agents.training.normalizing import normalize_batch
 from hd_agents.world_model.batch import Batch
 from tests.agents import Clock, Filtered, Scripted, tiny
 

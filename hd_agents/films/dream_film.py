@@ -15,7 +15,7 @@ from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, Truth, draw
 from hd_agents.host import require
 from hd_agents.imagine import Imagined, first_of, imagine_from
 from hd_agents.progress import check_place
-from hd_agents.training.collection import normalize_batch
+from hd_agents.training.normalizing import normalize_batch
 from hd_agents.world_model.rssm import State
 
 KEY = "dream/truth_dream_error"

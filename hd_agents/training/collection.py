@@ -6,10 +6,7 @@ One step of one environment becomes one row; an episode of n steps becomes n + 1
     step  --> row (the observation it led to, the action, its reward)
     last  --> row (the terminal observation, the action, its reward, terminated unless a time limit cut it off)
 
-With a ``VecNormalize`` environment the rows hold what came before the normalisation (of an episode's last observation,
-what its ``clip_obs`` has left), and every batch is normalised with the statistics of the moment it is drawn, as
-Stable-Baselines3's replay buffers do. So the networks see the same numbers in training as in ``predict``, and rows from
-the time when the statistics were still poor do no harm.
+Rows hold what came before any normalisation, see :mod:`hd_agents.training.normalizing`.
 """
 
 import warnings
@@ -19,16 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecNormalize
-from torch import Tensor
 
 from hd_agents.arrivals import check_rewards, encode
 from hd_agents.graphs import Capture, Graphed, capture_on_cuda
 from hd_agents.policies import DreamPolicy, Latent
 from hd_agents.replay import SequenceReplay
-from hd_agents.spaces import SINGLE_KEY, Observation
+from hd_agents.spaces import Observation
 from hd_agents.spaces.executed import EXECUTED, encode_executed
-from hd_agents.world_model.batch import Batch
 
 
 def make_replay(
@@ -60,6 +54,8 @@ def make_replay(
 class VecStep(NamedTuple):
     """What one step of a vector environment delivered: N rewards, ends and infos, and the observations after resets.
 
+    All of it is as it was before any normalisation.
+
     :param before: the observations that it began with. :param lasts: the last ones of episodes that ended, by
         environment, where they were delivered. :param steps: env steps done before it.
     """
@@ -70,19 +66,7 @@ class VecStep(NamedTuple):
     dones: NDArray[np.bool_]
     infos: list[dict[str, Any]]
     lasts: Mapping[int, Any]
-    steps: int = 0
-
-
-def last_observations(
-    dones: NDArray[np.bool_], infos: list[dict[str, Any]], normalizer: VecNormalize | None = None
-) -> dict[int, Any]:
-    """The last observations of episodes that ended, by environment, as they were before any normalisation.
-
-    :param normalizer: the ``VecNormalize`` wrapper, if any, which normalises them too.
-    """
-    given = {env: infos[env].get("terminal_observation") for env in np.flatnonzero(dones).tolist()}
-    found = {env: last for env, last in given.items() if last is not None}
-    return found if normalizer is None else {env: normalizer.unnormalize_obs(last) for env, last in found.items()}
+    steps: int
 
 
 class GraphedActing:
@@ -157,7 +141,6 @@ class Collector:
     def store(self, replay: SequenceReplay, step: VecStep) -> None:
         """Write one row for each environment: what the last actions led to.
 
-        :param step: as the vector environment delivered it, but before any normalisation.
         :raises ValueError: for an observation or reward that is not finite or does not fit, naming the environment.
         """
         check_rewards(step.rewards, step.steps)
@@ -199,40 +182,6 @@ class Collector:
             self._actions[env] = action
         if self.latent is not None:
             self.latent = self.latent._replace(action=torch.as_tensor(self._actions, device=self.policy.device))
-
-
-def normalize_batch(batch: Batch, normalizer: VecNormalize | None) -> Batch:
-    """A batch of original values as the policy sees them: what ``normalizer``, if any, would deliver today."""
-    if normalizer is None:
-        return batch
-    observation = dict(batch.observation)
-    if normalizer.norm_obs:
-        statistics = normalizer.obs_rms if isinstance(normalizer.obs_rms, dict) else {SINGLE_KEY: normalizer.obs_rms}
-        for key, moments in statistics.items():
-            mean, variance = _as_vector(moments.mean, batch.reward), _as_vector(moments.var, batch.reward)
-            scaled = (observation[key] - mean) / torch.sqrt(variance + normalizer.epsilon)
-            observation[key] = scaled.clamp(-normalizer.clip_obs, normalizer.clip_obs)
-    reward = batch.reward
-    if normalizer.norm_reward:
-        scale = float(np.sqrt(normalizer.ret_rms.var + normalizer.epsilon))
-        reward = (reward / scale).clamp(-normalizer.clip_reward, normalizer.clip_reward)
-    return batch._replace(observation=observation, reward=reward)
-
-
-def has_seen_nothing(normalizer: VecNormalize | None) -> bool:
-    """Whether its statistics are those that it began with."""
-    if normalizer is None:
-        return False
-    statistics = [normalizer.ret_rms] if normalizer.norm_reward else []
-    if normalizer.norm_obs:
-        known = normalizer.obs_rms
-        statistics += list(known.values()) if isinstance(known, dict) else [known]
-    return any(one.count < 1 for one in statistics)
-
-
-def _as_vector(moment: NDArray[np.float64], like: Tensor) -> Tensor:
-    tensor = torch.as_tensor(moment, dtype=torch.float32).flatten()
-    return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor
 
 
 def _row(rows: Mapping[str, NDArray[Any]], env: int | np.integer) -> dict[str, NDArray[Any]]:

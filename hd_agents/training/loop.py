@@ -25,18 +25,12 @@ from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
 from hd_agents.spaces import Observation
 from hd_agents.training import live_settings, recorder
-from hd_agents.training.collection import (
-    Collector,
-    VecStep,
-    has_seen_nothing,
-    last_observations,
-    make_replay,
-    normalize_batch,
-)
+from hd_agents.training.collection import Collector, make_replay
 from hd_agents.training.learner import Learner
 from hd_agents.training.metrics import Metrics
 from hd_agents.training.moves import moves
 from hd_agents.training.nonfinite import PATIENCE
+from hd_agents.training.normalizing import has_seen_nothing, normalize_batch, original_step
 from hd_agents.training.recorded import add_episode
 
 Self = TypeVar("Self", bound="LearningLoop")
@@ -186,20 +180,17 @@ class LearningLoop(BaseAlgorithm):
         dones = as_flags(dones, env.num_envs, steps)
         self.num_timesteps += env.num_envs
         self._note_moves()
-        delivered: Any = new_obs if normalizer is None else normalizer.get_original_obs()
-        earned = rewards if normalizer is None else normalizer.get_original_reward()
         try:
-            lasts = last_observations(dones, infos, normalizer)  # before a callback can change its statistics
+            step = original_step(normalizer, originals, new_obs, rewards, dones, infos, steps)
             callback.update_locals(locals())
             go_on = callback.on_step()
-            step = VecStep(originals, delivered, earned, dones, infos, lasts, steps)
             self._collector.store(replay_buffer, step)
         except BaseException:
             self._last_obs = None  # the step is not in the replay: a new episode begins
             raise
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         if normalizer is not None:
-            self._last_original_obs = delivered
+            self._last_original_obs = step.observations
         self._update_info_buffer(infos, dones)
         if dones.any():
             self._ended += [bool(done and "episode" in info) for done, info in zip(dones, infos, strict=True)]
