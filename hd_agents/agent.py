@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks, footprint, official
-from hd_agents.arrivals import check_env
+from hd_agents.arrivals import StepsOf, check_env, watch
 from hd_agents.envs import register_suite
 from hd_agents.graphs import capture_on_cuda
 from hd_agents.imagine import Imagined, imagine
@@ -178,7 +178,6 @@ class HarmonyDreamAgent(LearningLoop):
             learning_starts=learning_starts,
             pretrain_steps=pretrain_steps,
         )
-        self._pace = []
         self.official_quirks = checks.choice("official_quirks", official_quirks, [False, True])
         self.action_repeat = checks.whole("action_repeat", action_repeat, 1)
 
@@ -211,7 +210,7 @@ class HarmonyDreamAgent(LearningLoop):
         super().set_env(wrapped, force_reset)
         self._note_moves()
         if self._learning:  # a callback's wish: what is running now ends in the old environment
-            self._watch_env()
+            watch(wrapped, StepsOf(self))
             self._moves = -1 if force_reset else self._moves
 
     def _set_up_collecting(self, n_envs: int) -> SequenceReplay:

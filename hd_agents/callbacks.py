@@ -15,7 +15,6 @@ from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation.score_curve import ScoreCurve
 from hd_agents.films.dream_film import DreamFilm
-from hd_agents.progress import check_place
 from hd_agents.run_state import restore_run, run_state
 from hd_agents.saving.archive import read_archive, write_archive
 from hd_agents.saving.checkpoint import (
@@ -32,6 +31,7 @@ from hd_agents.saving.checkpoint import (
     steps_in,
 )
 from hd_agents.signals import SIGNALS, Handlers
+from hd_agents.training.callback_rules import check_place
 
 __all__ = ["DreamFilm", "RunCheckpoint", "ScoreCurve"]
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
@@ -162,30 +162,6 @@ def episode_bar(total: int) -> Any:
 def _check_tqdm() -> None:
     if tqdm is None:
         raise ImportError(wanting("progress_bar=True", "logging", ["tqdm"]))
-
-
-def tell_failure(callback: Any) -> None:
-    """Let callbacks that have an ``on_training_failure`` know that ``learn`` ends by an exception."""
-    if hasattr(callback, "on_training_failure"):
-        callback.on_training_failure()
-    for one in getattr(callback, "callbacks", ()):
-        tell_failure(one)
-
-
-def asks_to_stop(callback: Any) -> bool:
-    """Whether a callback wants ``learn`` to end before the next step: its attribute ``stop_before_step`` says so."""
-    return bool(getattr(callback, "stop_before_step", False)) or any(
-        map(asks_to_stop, getattr(callback, "callbacks", ()))
-    )
-
-
-def check_place(callback: BaseCallback) -> None:
-    """ValueError for a callback within another that passes on steps alone, and neither their start nor the end."""
-    if isinstance(callback.parent, EventCallback):
-        raise ValueError(
-            f"{type(callback).__name__} within {type(callback.parent).__name__}: pass it to learn() itself, beside the "
-            "others; it has an argument `every`."
-        )
 
 
 def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) -> None:

@@ -11,9 +11,11 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import checks
-from hd_agents.evaluation.rules import RULES, EnvMaker, evaluate
+from hd_agents.evaluation.episodes import EnvMaker
+from hd_agents.evaluation.rules import RULES, evaluate
 from hd_agents.host import write_text
-from hd_agents.progress import bar_is_seen, check_place, tqdm
+from hd_agents.progress import bar_is_seen, tqdm
+from hd_agents.training.callback_rules import check_place
 
 MISTAKES = (ValueError, ImportError, gym.error.Error)  # in what evaluate() is asked for
 

@@ -14,7 +14,7 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, Truth, draw
 from hd_agents.host import require
 from hd_agents.imagine import Imagined, first_of, imagine_from
-from hd_agents.progress import check_place
+from hd_agents.training.callback_rules import check_place
 from hd_agents.training.normalizing import normalize_batch
 from hd_agents.world_model.rssm import State
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks
 from hd_agents.arrivals import StepsOf, as_flags, watch
@@ -20,11 +21,12 @@ from hd_agents.backbones import Objectives
 from hd_agents.envs.processes import settle
 from hd_agents.host import keep_freed_memory
 from hd_agents.policies import DreamPolicy
-from hd_agents.progress import Forecast, ProgressBar, asks_to_stop, record_logs, tell_failure, with_bar
+from hd_agents.progress import Forecast, ProgressBar, record_logs, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
 from hd_agents.spaces import Observation
 from hd_agents.training import live_settings, recorder
+from hd_agents.training.callback_rules import asks_to_stop, tell_failure
 from hd_agents.training.collection import Collector, make_replay
 from hd_agents.training.learner import Learner
 from hd_agents.training.metrics import Metrics
@@ -62,7 +64,6 @@ class LearningLoop(BaseAlgorithm):
     replay_buffer: SequenceReplay | None
     _collector: Collector
     _metrics: Metrics
-    _pace: list[Any]  # settings that were checked last
     _ended: NDArray[np.int64]  # episodes of each environment that its monitor has told of
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,6 +77,7 @@ class LearningLoop(BaseAlgorithm):
         self._updates_at_start = 0
         self._progress: ProgressBar | Forecast | None = None  # while learn() runs
         self._frozen_schedules: dict[str, str] = {}
+        self._pace: list[Any] = []  # settings that were checked last
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
 
     def _make_replay(self, n_envs: int) -> SequenceReplay:
@@ -115,13 +117,7 @@ class LearningLoop(BaseAlgorithm):
         live_settings.check(self)
         for remaining in live_settings.PROGRESS:
             live_settings.rates(self, remaining)  # better now than after hours
-        self._watch_env()
-        if self._interrupted:
-            settle(self.env)
-            self._interrupted = False
-        unseen = self._vec_normalize_env is not None and self._last_original_obs is None  # new since the last step
-        if unseen or self._moved_elsewhere():
-            self._last_obs = None  # the running episode is no longer where it was: a new one begins
+        self._go_to_env(self.env)
         self._learning = True
         try:
             total_timesteps, callback = self._setup_learn(
@@ -148,6 +144,16 @@ class LearningLoop(BaseAlgorithm):
             tell_failure(callback)
             raise
         return self
+
+    def _go_to_env(self, env: VecEnv) -> None:
+        """See where the environments are: a new episode will begin where the last one cannot go on."""
+        watch(env, StepsOf(self))
+        if self._interrupted:
+            settle(env)
+            self._interrupted = False
+        unseen = self._vec_normalize_env is not None and self._last_original_obs is None  # new since the last step
+        if unseen or self._moved_elsewhere():
+            self._last_obs = None
 
     def _end_learning(self) -> None:
         self._learning = False
@@ -207,11 +213,6 @@ class LearningLoop(BaseAlgorithm):
         """As in Stable-Baselines3, but not below 0, and rates with it: the last vector step may go beyond the end."""
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
-
-    def _watch_env(self) -> None:
-        """Have what arrives from the environments checked, which live longer than this agent may."""
-        if self.env is not None:
-            watch(self.env, StepsOf(self))
 
     def _note_moves(self) -> None:
         """Take the environments to be where this loop left them."""
