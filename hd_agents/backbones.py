@@ -71,8 +71,7 @@ def build(
     gamma = DEFAULTS[backbone].gamma if gamma is None else gamma
     mlp: dict[str, Any] = {"units": widths.units, "layers": widths.layers, "norm": style.norm, "act": style.act}
     classic = all(shape[:2] == (64, 64) for shape in images.values())  # what an unpadded CNN is made for
-    shared: dict[str, Any] = {**mlp, "depth": widths.depth, "squash": style.squash}
-    shared |= {"padded": style.padded or not classic}
+    shared = {**mlp, "depth": widths.depth, "squash": style.squash, "padded": style.padded or not classic}
     shared |= {"units": options["vector_units"], "layers": options["vector_layers"]}
     encoder = Encoder(images, vectors, **shared)
     rssm = RSSM(
@@ -107,18 +106,28 @@ def build(
         observation_losses=names,
         continue_gradient=options["continue_gradient"],
     )
+    return Networks(
+        world_model,
+        _harmonizer(names, style, options, harmony),
+        Actor(features, action_size, action_groups, **mlp, unimix=style.unimix, bounded=style.bounded_actions),
+        scalar_head(),
+        ReturnScale() if style.scaled_returns else NoScale(),
+    )
+
+
+def _harmonizer(
+    names: Mapping[str, str], style: Style, options: Mapping[str, Any], harmony: bool | Mapping[str, bool | float]
+) -> Harmonizer:
+    """The harmoniser of all losses of the world model.
+
+    :param names: observation key -> name of its loss.
+    """
     terms = {name: Term() for name in names.values()}
     terms |= {"reward": Term(), "dynamics": Term(style.kl_scale, regularizer=style.kl_regularizer)}
     if options["predict_continue"]:
         terms["continue"] = Term(harmonized=False)  # as in the official code, unless asked for
     groups = {key: [name] for key, name in names.items()} | {"observation": list(names.values())}
-    return Networks(
-        world_model,
-        Harmonizer(select_terms(terms, harmony, groups), options["harmony_kind"]),
-        Actor(features, action_size, action_groups, **mlp, unimix=style.unimix, bounded=style.bounded_actions),
-        scalar_head(),
-        ReturnScale() if style.scaled_returns else NoScale(),
-    )
+    return Harmonizer(select_terms(terms, harmony, groups), options["harmony_kind"])
 
 
 def _read_overrides(backbone: str, size: str, overrides: Mapping[str, Any]) -> tuple[Size, Style, dict[str, Any]]:
