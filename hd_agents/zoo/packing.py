@@ -67,20 +67,13 @@ def pack(
     require("Packing", "train", "cv2", "matplotlib", "safetensors")
     task = env_id(name)
     name = name_of(task)
-    if own := (training_facts(Path(file).parent) or {}).get("agent_class"):
-        raise ValueError(
-            f"{file} is of {own}, and a package holds the networks of HarmonyDreamAgent alone: share the file of "
-            "save() with the code that it needs."
-        )
-    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
-    facts = _facts(Path(file), run)
-    env_kwargs = facts.pop("env_kwargs", {})
-    env_kwargs = check_env_kwargs(env_kwargs, "The run") if facts.get("task") == task else {}
-    facts |= {"env_kwargs": env_kwargs} if env_kwargs else {}
+    agent = _load(Path(file), device)
+    facts = _facts(Path(file), run, task)
+    env_kwargs = facts.get("env_kwargs", {})
     if target is None and "/" not in name:
         raise ValueError(f"{name!r} is no task of the zoo, where packages lie by suite: pass target (--folder).")
-    own = folder() / "pretrained" / name
-    target = own if target is None else Path(target)
+    of_zoo = folder() / "pretrained" / name
+    target = of_zoo if target is None else Path(target)
     trained = {"env_steps": agent.num_timesteps, "gradient_steps": agent._n_updates, "backbone": agent.backbone}
 
     def scored(made: Path, bits: int) -> tuple[HarmonyDreamAgent, dict[str, Any]]:
@@ -99,13 +92,23 @@ def pack(
             card["half_precision"] = {"mean_return": half["evaluation"]["mean_return"], "interval": half["interval"]}
             _check_loss(card)
         card |= _film(packed, packed if full else agent, task, env_kwargs, made, seed)
-        (made / packages.README).write_text(readme(card, None if target == own else HERE), encoding="utf-8")
+        (made / packages.README).write_text(readme(card, None if target == of_zoo else HERE), encoding="utf-8")
         packages.seal(made, card)
     return target
 
 
-def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How an agent was trained, as the card has to state it."""
+def _load(file: Path, device: torch.device | str) -> HarmonyDreamAgent:
+    """The agent that is to be packed. ValueError for one of a class of somebody's own."""
+    if own := (training_facts(file.parent) or {}).get("agent_class"):
+        raise ValueError(
+            f"{file} is of {own}, and a package holds the networks of HarmonyDreamAgent alone: share the file of "
+            "save() with the code that it needs."
+        )
+    return HarmonyDreamAgent.load(file, device=device, verbose=0)
+
+
+def _facts(file: Path, run: Mapping[str, Any] | None, task: str) -> dict[str, Any]:
+    """How an agent was trained, as the card has to state it: with ``env_kwargs`` if it was trained on ``task``."""
     facts = (training_facts(file.parent) if run is None else run) or {}
     if not isinstance(facts, Mapping):
         raise ValueError(f"run={str(run)[:80]} is no object of names and values: {', '.join(FACTS)}.")
@@ -115,7 +118,11 @@ def _facts(file: Path, run: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(facts[key], bool) or not isinstance(facts[key], kind):
             told = "a number" if kind is NUMBER else "text"
             raise ValueError(f"The run's {key} is {facts[key]!r}: expected {told}.")
-    return dict(facts)
+    facts = dict(facts)
+    env_kwargs = facts.pop("env_kwargs", {})
+    if facts.get("task") == task and check_env_kwargs(env_kwargs, "The run"):
+        facts["env_kwargs"] = env_kwargs
+    return facts
 
 
 def _check_loss(card: Mapping[str, Any]) -> None:
