@@ -13,7 +13,8 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from hd_agents.saving.archive import ArchiveError, check_members, read_tensors
+from hd_agents.saving.archive import check_members, read_tensors
+from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.saving.vetting import blamed_on
 
 Array = NDArray[Any]

@@ -42,8 +42,6 @@ from hd_agents.official.layout import (
 from hd_agents.saving.vetting import blamed_on
 from hd_agents.spaces import ActionCodec, ObservationCodec
 
-__all__ = ["UNUSED", "Official", "convert", "for_spaces", "load", "read", "sizes"]
-
 
 class Official(NamedTuple):
     """What official arrays say about the model they come from.

@@ -23,8 +23,6 @@ from torch import Tensor
 from hd_agents.host import atomic_write
 from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 
-__all__ = ["ArchiveError", "read_archive", "write_archive"]
-
 FORMAT, FORMAT_VERSION = "hd_agents", 1
 FORMAT_KEY, VERSION_KEY = "_format", "_format_version"
 OTHER_MEMBERS = {"data", "_stable_baselines3_version", "system_info.txt"}

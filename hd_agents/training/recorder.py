@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hd_agents.restoring import NONFINITE
-from hd_agents.saving.archive import ArchiveError, write_archive
+from hd_agents.saving.archive import write_archive
+from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.saving.storing import archive_data
 from hd_agents.training.learner import Draws
 from hd_agents.training.nonfinite import PATIENCE
