@@ -40,11 +40,11 @@ class Acting:
         return {**self.__dict__, "_now": None}
 
     def fits(self, model: WorldModel, actor: Actor) -> bool:
-        """Whether it would act as these do."""
+        """Whether this still acts as these networks would."""
         return model is self.model and actor is self.actor
 
     def parts(self) -> list[Any]:
-        """What may change while it still :meth:`fits`, for a graph."""
+        """What a graph of it depends on, and can change while it still :meth:`fits`."""
         if self._now is None or self._now.change():
             self._now = Parts(_modules(self.model, self.actor))
         return [self._now]
@@ -82,7 +82,7 @@ class FlatActing(Acting):
         self._actor = [*(FlatLayer.of(layer) for layer in actor.mlp), FlatLayer.of(actor.out)]
 
     def fits(self, model: WorldModel, actor: Actor) -> bool:
-        """Whether it would act as these do.
+        """Whether this still acts as these networks would.
 
         No module has another type, part, weight, activation, method or hook, and no weight has moved.
         """
@@ -102,7 +102,7 @@ class FlatActing(Acting):
         return all(owner.get(name) is part for owner, name, part in self._parts)
 
     def parts(self) -> list[Any]:
-        """Numbers that are read at each step; all else makes another one of these."""
+        """Numbers that are read at each step; after any other change it no longer fits."""
         return [self._rssm.unimix, self._rssm.clip_action, self.actor.unimix, self.actor.bounded]
 
     def filter(

@@ -51,7 +51,7 @@ def number(
 ) -> float:
     """``value`` as a finite float in [low, high], or in (low, high] with ``above``."""
     value = default if value is None and default is not None else value
-    value = value.item() if isinstance(value, np.generic) else value  # as of itself it compares in its own precision
+    value = value.item() if isinstance(value, np.generic) else value  # NumPy's compare in their own precision
     inside = _is_number(value) and (low < value if above else low <= value) and value <= min(high, FLOAT_MAX)
     if not inside:
         limits = f"{'above' if above else 'of at least'} {low:g}" + ("" if np.isinf(high) else f" and at most {high:g}")
@@ -128,7 +128,7 @@ def spaces(env: Any, observation_space: Any, action_space: Any) -> None:
 
 
 def _form(space: Any) -> Any:
-    """What networks are made by: of a Box its shape and whether it holds bytes, of others all."""
+    """What of a space shapes the networks: a Box's shape, and whether it holds bytes or integers; of others all."""
     if isinstance(space, gym_spaces.Dict):
         return {key: _form(part) for key, part in space.items()}
     if isinstance(space, gym_spaces.Box):
@@ -139,7 +139,7 @@ def _form(space: Any) -> Any:
 def device(value: torch.device | str) -> torch.device | str:
     """The device itself; a warning where Stable-Baselines3 would quietly take the CPU in its place.
 
-    :raises ValueError: for what is none.
+    :raises ValueError: for anything else.
     """
     try:
         kind = "cpu" if value == "auto" else torch.device(value).type

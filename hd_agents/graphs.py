@@ -67,7 +67,7 @@ class Graphed:
 
     A graph is bound to the tensors it was recorded with. Arguments are copied to where it expects them; for other
     shapes, or where something else that it is bound to has changed, a new one is recorded, after ``WARMUP`` calls
-    without. Where that fails, for want of memory twice, one warning is given and the function is called as it is.
+    without. Where that fails (if memory is short: twice), one warning is given and the function is called as it is.
 
     :param function: takes and returns tensors, or tuples and dictionaries of them; what it returns is good until the
         next call. :param bound_to: the rest that a graph of it depends on: tensors, which must stay the same ones, and
@@ -199,7 +199,7 @@ class Parts:
         self._tensors = [(value, value.data_ptr(), value.requires_grad) for value in values]
 
     def change(self) -> str:
-        """What is another now, empty for nothing."""
+        """What has changed since then, in words; empty if nothing has."""
         for module, kind in self._modules:
             if type(module) is not kind:
                 return f"the class {kind.__name__}"
@@ -218,7 +218,7 @@ class Parts:
 
 
 def _tables(module: nn.Module) -> list[dict[Any, Any]]:
-    """Public attributes that can be changed without being set."""
+    """Public attributes that are dicts: their entries can change without an attribute being set."""
     return [value for name, value in vars(module).items() if type(value) is dict and not name.startswith("_")]
 
 

@@ -23,8 +23,8 @@ MEMINFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
 RUNNING = Path("/proc/loadavg")
-PROJECTS = {"cv2": "OpenCV", "yaml": "PyYAML"}  # where a module has not the name of what to install
-LOOKS, BETWEEN = 5, 0.01  # at what runs just now, and seconds from one to the next
+PROJECTS = {"cv2": "OpenCV", "yaml": "PyYAML"}  # modules whose name is not that of what to install
+LOOKS, BETWEEN = 5, 0.01  # how often the number of running threads is read, and the seconds in between
 
 
 def available_memory() -> int | None:
@@ -60,9 +60,9 @@ def cpu_name() -> str:
 
 
 def crowding(threads: int) -> str | None:
-    """A hint for a process that will work with ``threads`` threads, where others leave too few cores for them; or None.
+    """What to tell a process that will use ``threads`` threads where other work leaves it too few cores; else None.
 
-    Threads wait for each other in every operation: where one of them has to share its core, all take as long as that.
+    Threads wait for each other in every operation: where one has to share its core, all are as slow as that one.
     """
     if threads < 2:
         return None
@@ -133,7 +133,7 @@ def format_bytes(count: float) -> str:
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """See whether packages are installed that ``what`` needs and ``extra`` brings, without importing them.
+    """Check that packages which ``what`` needs and ``extra`` brings are installed, without importing them.
 
     :raises ImportError: naming those that are not, and the extra.
     """
@@ -205,7 +205,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Inside, others that ask for the same folder wait, which is made if it does not exist.
+    """While inside, let others that ask for the same folder wait. The folder is made if it does not exist.
 
     Systems and file systems without locks keep nobody waiting.
     """

@@ -166,7 +166,7 @@ class DreamPolicy(BasePolicy):
         return torch.rand(n, self.networks.world_model.rssm.stoch, device=self.device)
 
     def acting_now(self) -> Acting:
-        """What acts as the networks do, made anew where they have changed by more than what they have learned."""
+        """What acts for the networks; made anew where more of them has changed than the numbers in their weights."""
         model, actor = self.networks.world_model, self.networks.actor
         if self._acting is None or not self._acting.fits(model, actor):
             self._acting = make_acting(model, actor)
@@ -308,7 +308,7 @@ class MultiInputPolicy(DreamPolicy):
 
 
 def _writable(array: NDArray[Any]) -> NDArray[Any]:
-    """As torch wants it: flipped images, and those of other libraries that are for reading, are copied."""
+    """An array that torch can take: views that are flipped, and arrays that are read-only, are copied."""
     return array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy()
 
 

@@ -108,7 +108,9 @@ def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> 
 
 
 def restore_running_state(agent: Any, state: Mapping[str, Any]) -> Latent | None:
-    """Undo :func:`running_state` and give the latent, unless the number of environments is another now.
+    """Undo ``running_state`` of :mod:`hd_agents.saving.storing` and give the latent.
+
+    Does nothing, and gives None, where the number of environments is another now.
 
     :raises ValueError: for observations or latents that do not fit the agent.
     """

@@ -100,7 +100,7 @@ def _run(name: str, seed: int, variants: dict[str, list[str]], options: argparse
 
 
 def _variants(options: argparse.Namespace) -> dict[str, list[str]]:
-    """Name -> what is set for it. Raises UsageError for names that are none, and for settings that vary and are set."""
+    """Name -> what is set for it. Raises UsageError for wrong names, and where --set has what is compared."""
     if options.variant is None:
         if told := [setting for setting in options.settings if re.match(r"\s*harmony\s*[.=]", setting)]:
             raise UsageError(f"--set {told[0]}: harmony is what is compared; --harmony says which settings of it.")

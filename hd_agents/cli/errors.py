@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from hd_agents import host
 
-FAILED = 1  # exit status of what was asked for rightly and came to nothing: a training, an environment, a verification
+FAILED = 1  # exit status where nothing was wrong with the command but what it ran failed: a training, a verification
 
 
 class UsageError(Exception):

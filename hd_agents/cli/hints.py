@@ -1,4 +1,4 @@
-"""What is told before a training of a machine that makes it slow."""
+"""What a training tells beforehand where the machine will make it slow."""
 
 import inspect
 import sys

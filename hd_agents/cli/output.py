@@ -1,4 +1,4 @@
-"""What is printed never ends a command: not a sign that a terminal has none for, a reader who has left, a full disk."""
+"""Printing never ends a command: not a character that the terminal lacks, a reader who has left, or a full disk."""
 
 import errno
 import os

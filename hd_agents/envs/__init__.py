@@ -45,8 +45,8 @@ def _add(env_id: str, entry_point: str, **arguments: Any) -> None:
 def make(env_id: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     """``gymnasium.make`` for any id, of the suites' packages too.
 
-    :raises ValueError: for arguments that the environment does not take. What a simulator or the system fails of
-        (RuntimeError, OSError) passes.
+    :raises ValueError: for arguments that the environment does not take. Failures of a simulator or
+        of the system (RuntimeError, OSError) are passed on.
     :raises ImportError: for an id of a suite that is not installed, saying how to install it.
     """
     register_suite(env_id)

@@ -1,4 +1,4 @@
-"""The end of an environment, which nothing may be lost by."""
+"""Closing an environment, in such a way that nothing is lost if that fails."""
 
 import warnings
 from typing import Any

@@ -75,7 +75,7 @@ class FlatLayer:
 
 
 def hooks_of(modules: Iterable[nn.Module]) -> list[Mapping[int, Any]]:
-    """What wants to be called around the modules."""
+    """The tables of hooks, those of the modules and the global ones; empty tables where there are none."""
     kinds = [f"_{way}{kind}" for way in ("forward", "backward") for kind in ("_pre_hooks", "_hooks")]
     of_all = [vars(nn.modules.module)[f"_global{kind}"] for kind in kinds]
     return [*of_all, *(vars(one)[kind] for one in modules for kind in kinds)]

@@ -108,7 +108,7 @@ def _pays(rows: int, b: Tensor, apart: bool = False) -> bool:
 
 
 def _can_make(a: Tensor, b: Tensor, added: Tensor | None) -> bool:
-    """Whether oneDNN has more than plain loops, or nothing, for tensors that lie in memory like these."""
+    """Whether oneDNN can multiply tensors that lie in memory like these, and by more than plain loops."""
     tensors = (a, b) if added is None else (a, b, added)
     return (
         all(one.dtype == torch.float32 for one in tensors)

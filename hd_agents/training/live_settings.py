@@ -41,7 +41,7 @@ def take(agent: Any, **values: Any) -> None:
 
 
 def check(agent: Any) -> None:
-    """What was set on an agent, as its constructor checks it.
+    """Check what was set on an agent, as its constructor does.
 
     :raises ValueError: for what is not allowed.
     """
@@ -86,7 +86,9 @@ def objectives_of(agent: Any) -> Objectives:
 
 
 def follow(agent: Any) -> None:
-    """Let the learner have what was set since it was made; objectives of somebody's own stay, unless these were.
+    """Pass what was set on the agent on to the learner.
+
+    Objectives that somebody has put into the learner stay, unless one of their settings has changed.
 
     :raises ValueError: for what is not allowed, and for what cannot change any more.
     """
