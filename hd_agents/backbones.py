@@ -173,12 +173,7 @@ class Objectives(NamedTuple):
 
 
 def objectives(
-    backbone: str,
-    *,
-    discrete: bool,
-    return_lambda: float,
-    entropy_coefficient: float,
-    official_quirks: bool = False,
+    backbone: str, *, discrete: bool, return_lambda: float, entropy_coefficient: float, official_quirks: bool = False
 ) -> Objectives:
     """The behaviour objectives of a backbone.
 

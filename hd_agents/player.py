@@ -35,10 +35,7 @@ class Player:
         self.state = None
 
     def act(
-        self,
-        observation: Observation,
-        episode_start: NDArray[Any] | None = None,
-        executed: NDArray[Any] | None = None,
+        self, observation: Observation, episode_start: NDArray[Any] | None = None, executed: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """The action for the next observation, single or batched (then with as many environments as before).
 

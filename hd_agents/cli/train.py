@@ -20,14 +20,7 @@ from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES
 from hd_agents.cli.errors import FAILED, UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_model
-from hd_agents.cli.resuming import (
-    begun,
-    forget_logs,
-    own_run_folder,
-    resume,
-    resume_command,
-    told_folder,
-)
+from hd_agents.cli.resuming import begun, forget_logs, own_run_folder, resume, resume_command, told_folder
 from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import class_in, make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close

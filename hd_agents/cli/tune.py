@@ -225,10 +225,7 @@ def _score(agent: HarmonyDreamAgent, plan: Plan, episodes: int) -> float:
 
 def _tell(study: Any, trial: Any, plan: Plan, path: Path, options: argparse.Namespace) -> None:
     """One line about a trial that has ended, and the best one so far in its file."""
-    ended = {
-        "COMPLETE": "return {:.2f}",
-        "PRUNED": "behind the median with return {:.2f}: stopped early",
-    }
+    ended = {"COMPLETE": "return {:.2f}", "PRUNED": "behind the median with return {:.2f}: stopped early"}
     last = trial.intermediate_values.get(trial.last_step, float("nan"))
     text = ended.get(trial.state.name, "").format(last) or f"failed: {trial.user_attrs.get('error')}"
     print(f"trial {trial.number}: {text}", flush=True)

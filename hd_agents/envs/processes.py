@@ -171,11 +171,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
 
     def _cut_off(self, env: int) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
         """What a step answers in which the process died: the end of its episode, and the start of the next one."""
-        info = {
-            "restarted": self._failures[env],
-            "TimeLimit.truncated": True,
-            "terminal_observation": self._last[env],
-        }
+        info = {"restarted": self._failures[env], "TimeLimit.truncated": True, "terminal_observation": self._last[env]}
         observation, reset_info = self._restart(env, {})
         return observation, 0.0, True, info, reset_info
 

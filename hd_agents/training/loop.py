@@ -279,8 +279,8 @@ class LearningLoop(BaseAlgorithm):
         self.learner.set_learning_rates(*rates)
         if not self._learning and has_seen_nothing(self._vec_normalize_env):
             warnings.warn(
-                "train() with a VecNormalize that has seen no step: it knows no scale yet, and clips what is large. Take "
-                "steps first, by learn(), or set its obs_rms and ret_rms.",
+                "train() with a VecNormalize that has seen no step: it knows no scale yet, and clips what is large. "
+                "Take steps first, by learn(), or set its obs_rms and ret_rms.",
                 stacklevel=2,
             )
         if not (self._learning or any(rates)):

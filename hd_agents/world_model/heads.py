@@ -16,15 +16,7 @@ class ScalarHead(nn.Module):
     """
 
     def __init__(
-        self,
-        features: int,
-        codec: ScalarCodec,
-        *,
-        units: int,
-        layers: int,
-        norm: bool,
-        act: Activation,
-        init: Init,
+        self, features: int, codec: ScalarCodec, *, units: int, layers: int, norm: bool, act: Activation, init: Init
     ) -> None:
         super().__init__()
         self.codec = codec

@@ -132,9 +132,7 @@ def is_package(name: str | Path) -> bool:
 
 
 def find_agent(
-    name: str | Path,
-    device: torch.device | str = "auto",
-    agent_class: type[HarmonyDreamAgent] = HarmonyDreamAgent,
+    name: str | Path, device: torch.device | str = "auto", agent_class: type[HarmonyDreamAgent] = HarmonyDreamAgent
 ) -> HarmonyDreamAgent:
     """The agent of a file of ``save``, of a run's folder, or of what :func:`load` takes; errors as for those.
 
