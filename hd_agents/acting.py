@@ -22,6 +22,7 @@ from hd_agents.world_model.encoder import Encoder, ImageEncoder
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 
+# Modules that FlatActing can do without, beside those of nn/flat.py.
 KINDS = {WorldModel, Encoder, ImageEncoder, RSSM, Actor, Conv, nn.Conv2d}
 
 

@@ -113,15 +113,9 @@ def run(options: argparse.Namespace) -> int:
         release(folder / CHECKPOINTS)
         if agent is None and not options.resume:
             shutil.rmtree(folder)  # there is no run in it
-    if status and checkpoint:
-        print(f"To go on: {resume_command(options, folder)}", flush=True)
-    elif status:
-        print(
-            f"The agent of {agent.num_timesteps} env steps is in {folder / AGENT_FILE}. Without checkpoints this run "
-            f"cannot be gone on with; for one that can, add --checkpoint-every {max(1, plan.steps // REPORTS)}. A new "
-            f"run can begin with its weights: --trained-agent {folder}.",
-            flush=True,
-        )
+    if status:
+        command = resume_command(options, folder) if checkpoint else None
+        print(f"To go on: {command}" if command else _without_checkpoints(plan, agent, folder), flush=True)
     if status not in HURRIED:
         pictures.leave(agent, plan, options.seed, folder, not options.no_video)
     return status
@@ -150,6 +144,15 @@ def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace) -> Harmony
         return plan.make_agent(env, options.seed, options.device, verbose=1)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
+
+
+def _without_checkpoints(plan: Plan, agent: HarmonyDreamAgent, folder: Path) -> str:
+    """What is left of a run that was stopped."""
+    return (
+        f"The agent of {agent.num_timesteps} env steps is in {folder / AGENT_FILE}. Without checkpoints this run "
+        f"cannot continue; for one that can, add --checkpoint-every {max(1, plan.steps // REPORTS)}. A new run can "
+        f"begin with its weights: --trained-agent {folder}."
+    )
 
 
 def _callbacks(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, norm_weight
 from hd_agents.nn.products import Linear, product
 
+# Modules whose operations are known here.
 OURS: Set[type[nn.Module]] = {MLP, Dense, GRUCell, Linear, nn.LayerNorm, nn.Sequential, nn.ModuleList}
 
 

@@ -30,7 +30,7 @@ COUNTERS = (
     "n_envs",
 )
 SPACES = ("observation_space", "action_space")
-LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")  # where the environments were, by the base class
 PLACES = {"replay_folder"}  # arguments that name a place on this machine, which no file may choose
 NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
 

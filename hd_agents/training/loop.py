@@ -71,12 +71,12 @@ class LearningLoop(BaseAlgorithm):
         # From the global generator, which a program may have seeded instead of the agent.
         self._rng = np.random.default_rng(torch.randint(1 << 31, (4,)).tolist())
         self._replay_credit = 0.0  # replayed steps that env steps have earned and gradient steps have not yet used
-        self._pretrained = False
-        self._learning = False
+        self._pretrained = False  # whether its pretrain_steps have been earned
+        self._learning = False  # within learn()
         self._interrupted = False  # by an exception: processes may owe answers
-        self._updates_at_start = 0
+        self._updates_at_start = 0  # gradient steps before the present learn()
         self._progress: ProgressBar | Forecast | None = None  # while learn() runs
-        self._frozen_schedules: dict[str, str] = {}
+        self._frozen_schedules: dict[str, str] = {}  # rates that were functions until they were stored, see storing
         self._pace: list[Any] = []  # settings that were checked last
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
 

@@ -24,10 +24,11 @@ COLUMNS = (
     *("success_rate", "human_normalized_score", "env_steps", "gradient_steps", "wall_seconds", "machine", "commit"),
     *("backbone", "harmony", "size", "preset", "command", "date", "model"),
 )
+# What a row takes from an evaluation, and from how the run was trained.
 EVALUATED = ("episodes", "mean_return", "std_return", "rule", "acting", "success_rate", "human_normalized_score")
 TRAINED = ("task", "seed", "env_steps", "gradient_steps", "wall_seconds", "machine", "commit", "command")
-SETTING_FLAGS = {"--set": "", "--env-kwargs": "env_kwargs."}
-SAME_RUN = ("name", "seed", "commit", "wall_seconds")
+SETTING_FLAGS = {"--set": "", "--env-kwargs": "env_kwargs."}  # flags of `train`, and what stands before their settings
+SAME_RUN = ("name", "seed", "commit", "wall_seconds")  # columns that are alike in two rows of one run
 
 
 def results(suite: str | None = None) -> list[dict[str, Any]]:
