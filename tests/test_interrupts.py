@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,14 @@ def interrupted(*arguments: Any) -> Any:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("when", [after_the_question, after_an_answer])
-@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv, RestartingSubprocVecEnv])
+@pytest.mark.parametrize(
+    ("kind", "when"),
+    [
+        (DummyVecEnv, after_the_question),
+        *product((SubprocVecEnv, RestartingSubprocVecEnv), (after_the_question, after_an_answer)),
+    ],
+)
 def test_answers_that_are_owed_are_not_taken_for_later_ones(kind: type[VecEnv], when: Callable[[Any], None]) -> None:
-    if kind is DummyVecEnv and when is after_an_answer:
-        return
     env = kind([partial(Clock, 9)] * 2)  # type: ignore[call-arg]
     agent = tiny(env=VecMonitor(env), learning_starts=1_000)
     try:
