@@ -146,20 +146,13 @@ class HarmonyDreamAgent(LearningLoop):
         )
         if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, DreamPolicy)):
             raise ValueError(f"policy={policy!r}: {_POLICIES}")
-        self.backbone = checks.choice("backbone", backbone, list(DEFAULTS))
-        usual = DEFAULTS[self.backbone]
         # Networks.
+        self.backbone = checks.choice("backbone", backbone, list(DEFAULTS))
         self.size = checks.choice("size", size, list(SIZES[self.backbone]))
         self.harmony = checks.harmony(harmony)
         self.precision = checks.choice("precision", precision, ["auto", "float32", "bfloat16"])
         self.compile = checks.choice("compile", compile, ["auto", True, False])
-        # Rates.
-        self.learning_rate = checks.rate("learning_rate", learning_rate, usual.learning_rate)
-        self.actor_learning_rate = checks.rate("actor_learning_rate", actor_learning_rate, usual.actor_learning_rate)
-        self.critic_learning_rate = checks.rate(
-            "critic_learning_rate", critic_learning_rate, usual.critic_learning_rate
-        )
-        # Replay, and how much of it is learned from.
+        # Replay.
         self.buffer_size = None if buffer_size is None else checks.whole("buffer_size", buffer_size, 1)
         self.replay_folder = None if replay_folder is None else str(replay_folder)
         if replay_folder is not None and Path(replay_folder).is_file():
@@ -167,10 +160,13 @@ class HarmonyDreamAgent(LearningLoop):
         # What may be set again later.
         live_settings.take(
             self,
+            learning_rate=learning_rate,
+            actor_learning_rate=actor_learning_rate,
+            critic_learning_rate=critic_learning_rate,
+            harmony_learning_rate=harmony_learning_rate,
             batch_size=batch_size,
             sequence_length=sequence_length,
             train_ratio=train_ratio,
-            harmony_learning_rate=harmony_learning_rate,
             horizon=horizon,
             gamma=gamma,
             return_lambda=return_lambda,

@@ -15,6 +15,7 @@ from hd_agents.styles import STYLES
 
 FIXED = {"backbone": "backbone", "size": "size", "harmony": "harmony", "policy_kwargs": "overrides"}  # of networks
 RULES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(RATES, checks.rate),
     "batch_size": partial(checks.whole, low=1),
     "sequence_length": partial(checks.whole, low=2),
     "train_ratio": partial(checks.number, low=0.0),
