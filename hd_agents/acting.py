@@ -146,7 +146,7 @@ class FlatActing(Acting):
 
 
 def make_acting(model: WorldModel, actor: Actor) -> Acting:
-    """A flat one, unless there are modules that are not ours, or hooks, which want them called."""
+    """A flat one, unless there are modules that are not ours, or hooks, which have to be called."""
     flat = can_be_flat(_modules(model, actor), KINDS)
     return (FlatActing if flat else Acting)(model, actor)
 

@@ -107,7 +107,7 @@ def watch(env: VecEnv, steps: Callable[[], int]) -> None:
 
 
 class StepsOf:
-    """How many env steps an agent has done, as long as it lives; the environments that hold this do not keep it."""
+    """How many env steps an agent has done, as long as it lives; environments that hold this do not keep it alive."""
 
     def __init__(self, agent: Any = None) -> None:
         self._agent = (lambda: None) if agent is None else weakref.ref(agent)

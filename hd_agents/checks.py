@@ -1,4 +1,4 @@
-"""Checks of what a user passes in: the value, what is allowed, and so the fix, in one sentence.
+"""Checks of what a user passes in. An error says in one sentence what was given, and what is allowed.
 
 Where a ``default`` is given, None stands for it.
 """

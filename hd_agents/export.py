@@ -193,7 +193,7 @@ def _dtype(space: spaces.Space[Any]) -> torch.dtype:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without what PyTorch says of its own future, and of packages that it misses without need."""
+    """Without PyTorch's warnings of deprecations, and of packages that it can do without."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

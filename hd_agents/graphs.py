@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-WARMUP = 2  # calls made without a graph first, in which libraries claim what they need; the first update comes on top
+WARMUP = 2  # calls without a graph first, in which libraries claim what they need; an update's very first comes on top
 
 FEWEST_REPLAYS = 20  # of each graph, on average: with fewer, it is not worth what it takes to record it
 PLAIN = (bool, int, float, str, tuple, np.generic)
 
+# A function and a stream to record it on -> what runs it again, and where its results will be.
 Capture = Callable[[Callable[[], Any], Any], tuple[Callable[[], None], Any]]
 
 

@@ -15,7 +15,7 @@ BIT_GENERATORS = {"PCG64": np.random.PCG64, "MT19937": np.random.MT19937}
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Let torch draw from ``seed`` on inside, on the CPU and on ``device``; afterwards it goes on as if nothing was."""
+    """Let torch draw from ``seed`` on inside, on the CPU and on ``device``; afterwards it goes on as before."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
         if device.type == "cuda":

@@ -17,8 +17,8 @@ from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.saving.storing import COUNTERS, LAST, PLACES, SPACES, argument_names
 from hd_agents.saving.vetting import blamed_on, check_values, check_weights, fitting_optimizer
 
-Archive = str | Path | io.BufferedIOBase  # Stable-Baselines3's word for the next line
-File = str | Path | BinaryIO
+Archive = str | Path | io.BufferedIOBase  # what Stable-Baselines3's signatures take
+File = str | Path | BinaryIO  # the same, as our own modules take it
 
 SHAPES_NETWORKS = ("backbone", "size", "harmony", "policy_kwargs")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")

@@ -172,7 +172,7 @@ def _launch(kernel: Any, x: Tensor, *arguments: Any, **constants: Any) -> None:
 
 
 def _given(norm: Norm, x: Tensor) -> tuple[Tensor, ...]:
-    """Something to point at, where there is no norm."""
+    """The norm's weight and bias; ``x`` where there is none, as kernels need something to point at."""
     return tuple(x if part is None else part for part in norm)
 
 

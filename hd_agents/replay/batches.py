@@ -92,7 +92,7 @@ class KeptRows:
         return there
 
     def on(self, device: torch.device, columns: Mapping[str, NDArray], history: object) -> DeviceRows | None:
-        """Those of ``columns`` on the device, up to :meth:`DeviceRows.follow`; None where they stay on the host.
+        """The rows on the device, which :meth:`DeviceRows.follow` brings up to date; None where they stay on the host.
 
         :param history: of the replay; another one makes them anew.
         """

@@ -149,7 +149,7 @@ def prune(folder: Path, kept: Sequence[Manifest]) -> None:
 def claim(folder: Path) -> None:
     """Keep other processes from learning in this folder until :func:`release`, or until this process ends.
 
-    A process may claim a folder again that it has. Systems and file systems without locks do not keep anyone out.
+    A process may claim a folder that it has claimed already. Systems and file systems without locks keep nobody out.
 
     :raises CheckpointError: if another process has claimed it. :raises OSError: if the folder cannot be written.
     """

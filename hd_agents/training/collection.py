@@ -87,7 +87,7 @@ class GraphedActing:
         return self._step(policy.to_device(encoded), latent, first, policy.draw(len(is_first)))
 
     def _bound_to(self) -> list[Any]:
-        """What acts, which is another one wherever anything has changed but the numbers, or tells by its parts."""
+        """What acts: another object once more than numbers has changed, or one whose parts tell of that."""
         acting = self._policy.acting_now()
         return [acting, *acting.parts(), next(self._policy.networks.actor.parameters())]
 

@@ -104,7 +104,7 @@ class Learner:
         return self._adam.critic
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy: what is watched is another."""
+        """For a copy, which has other parts to watch."""
         self.__dict__.update(state, _parts=None)
 
     def set_learning_rates(self, model: float, actor: float, critic: float) -> None:

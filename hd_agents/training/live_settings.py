@@ -13,7 +13,8 @@ from hd_agents.presets import DEFAULTS
 from hd_agents.saving.storing import RATES
 from hd_agents.styles import STYLES
 
-FIXED = {"backbone": "backbone", "size": "size", "harmony": "harmony", "policy_kwargs": "overrides"}  # of networks
+# Of the networks, by the names that the policy has for them.
+FIXED = {"backbone": "backbone", "size": "size", "harmony": "harmony", "policy_kwargs": "overrides"}
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(RATES, checks.rate),
     "batch_size": partial(checks.whole, low=1),

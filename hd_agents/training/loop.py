@@ -43,7 +43,7 @@ LOG_NAME = "HarmonyDream"  # of a run in ``tensorboard_log``
 class LearningLoop(BaseAlgorithm):
     """``learn`` and ``train`` as Stable-Baselines3's off-policy algorithms have them, for a replay of sequences.
 
-    What is only declared here the agent sets.
+    Attributes that are only declared here are set by the agent.
     """
 
     buffer_size: int | None

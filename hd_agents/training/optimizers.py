@@ -42,7 +42,7 @@ class Optimizers:
         return optimizer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy: optimisers come without their hooks."""
+        """For a copy, whose optimisers have lost their hooks."""
         self.__dict__.update(state)
         for optimizer in self.by_name.values():
             optimizer.register_state_dict_post_hook(_as_plain_rates)

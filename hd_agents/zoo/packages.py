@@ -43,7 +43,7 @@ PRIVATE = ("ep_info_buffer", "ep_success_buffer", "system_info", "tensorboard_lo
 
 
 class ActingAgent(HarmonyDreamAgent):
-    """An agent out of a package that has only what acting needs. What it lacks is NaN, lest it pass for something."""
+    """An agent out of a package that has only what acting needs; the weights that it lacks are NaN."""
 
     def learn(self, *arguments: Any, **named: Any) -> NoReturn:
         """Refused: critic, decoder and reward head are not in the package."""
