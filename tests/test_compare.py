@@ -29,13 +29,22 @@ ROWS = [
 
 
 def test_the_table_pairs_the_seeds() -> None:
-    lines = [line.split() for line in compare.table(ROWS).splitlines()]
+    lines = [line.split() for line in compare.table(ROWS, ["on", "off"], [0, 1]).splitlines()]
     assert lines[0][-5:] == ["seed", "0", "seed", "1", "mean"]
     assert lines[1][-3:] == ["3.00", "13.00", "8.00"]
     assert lines[2][-3:] == ["1.00", "11.00", "6.00"]
     assert lines[3] == ["on", "minus", "off", "2.00", "2.00", "2.00"]
-    alone = compare.table([row for row in ROWS if row["variant"] == "off"])
-    assert "minus" not in alone
+    assert "minus" not in compare.table(ROWS, ["off"], [0, 1])
+
+
+def test_failures_change_no_order() -> None:
+    lines = [line.split() for line in compare.table(ROWS[1:], ["on", "off", "mine"], [0, 1, 2]).splitlines()]
+    assert lines[0][-7:] == ["seed", "0", "seed", "1", "seed", "2", "mean"]
+    assert lines[1][2:] == ["-", "13.00", "-", "13.00"]
+    assert lines[2][2:] == ["1.00", "11.00", "-", "6.00"]
+    assert lines[3] == ["mine", "-", "-", "-", "-"]
+    assert lines[4] == ["on", "minus", "off", "-", "2.00", "-", "2.00"]
+    assert lines[5] == ["on", "minus", "mine", "-", "-", "-", "-"]
 
 
 @pytest.fixture
@@ -200,9 +209,10 @@ def test_the_figure_has_a_line_per_seed_and_the_curves_of_each_setting(
         Path(row["folder"]).mkdir()
         score = row["evaluation"]["mean_return"]
         (Path(row["folder"]) / "0.monitor.csv").write_text(f"#{{}}\nr,l,t\n{score},10,1\n{score},10,2\n")
-    compare.draw(tmp_path / "compare.png", "t", rows)
+    compare.draw(tmp_path / "compare.png", "t", rows, ["mine", "on", "off"])  # of mine all have failed
     curves, pairs = figures[0].axes
-    assert sorted(list(line.get_ydata()) for line in pairs.lines) == [[3.0, 1.0], [13.0, 11.0]]
+    assert {tuple(line.get_xdata()) for line in pairs.lines} == {("mine", "on", "off")}
+    assert sorted(list(line.get_ydata())[1:] for line in pairs.lines) == [[3.0, 1.0], [13.0, 11.0]]
     means = {line.get_label(): line.get_ydata().mean() for line in curves.lines if line.get_linewidth() > 2}
     assert means == {"with harmony": pytest.approx(8.0), "without harmony": pytest.approx(6.0)}
 

@@ -84,8 +84,8 @@ def run(options: argparse.Namespace) -> int:
             raise
         found = _write(folder / TABLE, asked)  # also of one that was moved, or whose last sitting was killed
     if found:
-        print(table(found))
-        draw(folder / "compare.png", plan.task, found)
+        print(table(found, list(variants), flags.seeds(options)))
+        draw(folder / "compare.png", plan.task, found, list(variants))
         print(f"  {folder / TABLE}  every episode of every evaluation\n  {folder / 'compare.png'}")
     if failed:
         print(f"{len(failed)} of {len(asked)} runs FAILED: {'; '.join(failed)}", flush=True)
@@ -175,14 +175,12 @@ def scores(rows: list[dict[str, Any]], name: str) -> dict[int, float]:
     return {row["seed"]: row["evaluation"]["mean_return"] for row in rows if row["variant"] == name}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> str:
     """Per variant the score of every seed and their mean; then the first one's lead over each other, seed by seed.
 
     A dash stands where a run failed.
     """
-    names = list(dict.fromkeys(row["variant"] for row in rows))
     found = {name: scores(rows, name) for name in names}
-    seeds = list(dict.fromkeys(row["seed"] for row in rows))
     lines = {MEANING.get(name, name): found[name] for name in names}
     for name in names[1:]:
         both = [seed for seed in seeds if seed in found[names[0]] and seed in found[name]]
@@ -196,13 +194,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([head, *body])
 
 
-def draw(path: Path, task: str, rows: list[dict[str, Any]]) -> None:
+def draw(path: Path, task: str, rows: list[dict[str, Any]], names: Sequence[str]) -> None:
     """Left the returns over env steps, thin per seed and thick their mean; right the evaluations, a line per seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     curves, pairs = figure.subplots(1, 2, width_ratios=(2, 1))
-    names = list(dict.fromkeys(row["variant"] for row in rows))
     found, returns = curves_of([Path(row["folder"]) for row in rows])
     for name, colour in zip(names, cycle(COLOURS), strict=False):
         runs = [curve for curve, row in zip(found, rows, strict=True) if row["variant"] == name]
