@@ -295,6 +295,12 @@ def test_trials_are_judged_in_the_environments_they_learn_in(tmp_path: Path, mon
     assert f"mean return {np.mean(found.returns):.2f} over 2 episodes" in best
 
 
+def test_several_environments_are_evaluated_as_often(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "_score", lambda *arguments, **named: 1.0)
+    assert run("--trials", "1", "--evaluations", "5", "--set=n_envs=3") == 0
+    assert list(run.trials()[0].intermediate_values) == [21, 42, 60, 81, 102]
+
+
 def test_a_study_is_one_process_s(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with locked(run.folder):
         assert run("--trials", "1") == 2

@@ -173,7 +173,7 @@ class _Watch(BaseCallback):
 
     def _on_step(self) -> bool:
         # The last evaluation is made after the training.
-        if self.num_timesteps >= self._next and self.num_timesteps + self._every <= self.locals["total_timesteps"]:
+        if self.num_timesteps >= self._next and self._next + self._every <= self.locals["total_timesteps"]:
             self._next += self._every
             self._trial.report(self._judge(self.model), self.num_timesteps)
             self.pruned = self._trial.should_prune()
