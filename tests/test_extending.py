@@ -211,7 +211,7 @@ def test_an_encoding_of_ones_own_acts_and_learns() -> None:
     acted(agent)
     agent.train(1)
     assert len(calls) == 2
-    with pytest.raises(ValueError, match="This Own cannot be exported"):
+    with pytest.raises(ValueError, match="This Own cannot be exported: it has its own encode"):
         agent.player().export("nowhere.pt2")
 
 
@@ -478,7 +478,7 @@ class Inverse(nn.Linear):
 
 
 @pytest.mark.parametrize("harmony", [True, False])
-def test_a_loss_of_ones_own_is_harmonised(harmony: bool) -> None:
+def test_a_loss_of_ones_own_is_harmonised(harmony: bool, tmp_path: Path) -> None:
     """As docs/extending.md has it; also where the harmoniser that the agent was made with had no sigmas."""
     agent = learned(harmony=harmony)
     networks, learner = agent.policy.networks, agent.learner
@@ -504,6 +504,7 @@ def test_a_loss_of_ones_own_is_harmonised(harmony: bool) -> None:
     assert networks.harmonizer.log_sigma.abs().item() == pytest.approx(0.02, rel=0.1)
     assert [group["lr"] for group in learner.model_optimizer.param_groups] == [agent.learning_rate, 0.01, 0.5]
     assert {"loss/inverse", "sigma/inverse"} <= agent._metrics.flush().keys()
+    agent.player(deterministic=True).export(tmp_path / "policy.pt2")  # which acts as before
 
 
 @pytest.mark.parametrize("reinforce", [None, True, False])
