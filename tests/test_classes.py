@@ -2,17 +2,21 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.cli import main, pictures
+from hd_agents.cli import main, pictures, runs
 from hd_agents.cli.compare import MEANING
+from hd_agents.cli.running import Job
 from hd_agents.cli.runs import make_run
 from hd_agents.cli.train import add_parser
 from hd_agents.zoo.classes import class_name, find_class
+from hd_agents.zoo.results import read_rows
 from hd_agents.zoo.training import plan
 
 SOURCE = """
@@ -43,8 +47,14 @@ class MyAgent(HarmonyDreamAgent):
         terms = {**harmonizer.terms, "inverse": Term(self.inverse_scale)}
         policy.networks.harmonizer = Harmonizer(terms, harmonizer.kind)
         return policy
+
+
+class Other(MyAgent):
+    def __init__(self, *args, widths=(3, 4), **kwargs):
+        self.widths = widths
+        super().__init__(*args, **{"backbone": "dreamerv2", "harmony": False, **kwargs})
 """
-OWN = "own_methods:MyAgent"
+OWN, OTHER = "own_methods:MyAgent", "own_methods:Other"
 TINY = ["batch_size=2", "sequence_length=8", "train_ratio=1", "learning_starts=40", "pretrain_steps=1"]
 SETTINGS = [f"--set={text}" for text in (*TINY, f"agent_class={OWN}", "inverse_scale=0.5")]
 
@@ -95,6 +105,64 @@ def test_a_variant_may_be_an_agent_of_ones_own() -> None:
     training, evaluation = run.job().commands
     assert f"--set=agent_class={OWN}" in training
     assert " ".join(evaluation).endswith(f"--agent-class {OWN}")
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `compare` and `benchmark` start runs here: a process of its own takes seconds to begin."""
+
+    def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, int], None], watch: Any) -> None:
+        for job in jobs:
+            ended(job, max(main([*command[len(runs.PROGRAM) :]]) for command in job.commands))
+
+    monkeypatch.setattr(runs, "run_jobs", run_jobs)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_it_goes_through_compare_benchmark_and_tune(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--steps", "60", "--device", "cpu", "--episodes", "1", *(f"--set={text}" for text in TINY)]
+    own = [f"agent_class={OTHER}", "widths=(5, 6)"]
+    compare = ["compare", "classic/CartPole", "--seeds", "1", "--folder", "compared", "--resume", *tiny]
+    benchmark = ["benchmark", "classic", "--tasks", "CartPole", "--seeds", "1", "--folder", "suite", *tiny]
+    for command in (
+        [*compare, "--variant", "mine", *own, "--variant", "plain"],
+        [*benchmark, *(f"--set={text}" for text in own)],
+    ):
+        for done in (0, 1):  # the same command again finds the same settings
+            assert main(command) == 0, capsys.readouterr().err
+            told = capsys.readouterr().out
+            assert ("resumed" in told, ", 0 of them done" in told) == (False, not done)
+    (row,) = read_rows(Path("suite/results.csv"))
+    assert (row["backbone"], row["harmony"], row["size"]) == ("dreamerv2", False, "nano"), "as it was trained"
+    Path("space.yml").write_text("inverse_scale: {low: 0.1, high: 10.0, log: true}\n")
+    tune = ["tune", "classic/CartPole", "--evaluations", "1", "--folder", "study", "--space", "space.yml", *tiny]
+    for trials in ("1", "2"):
+        assert main([*tune, "--trials", trials, *(f"--set={text}" for text in own)]) == 0
+    best = yaml.safe_load(Path("study/best.yml").read_text())["CartPole-v1"]
+    assert (best["agent_class"], best["widths"]) == (OTHER, [5, 6])
+    assert "trial 0: inverse_scale=1.0\n" in capsys.readouterr().out, "the class's own value"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_it_begins_with_the_weights_of_ours(packed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--steps", "60", "--device", "cpu", *(f"--set={text}" for text in TINY)]
+    assert packed or main(["train", "CartPole-v1", "--folder", "ours", *tiny]) == 0
+    model = "classic/CartPole" if packed else "ours/CartPole-v1_1"
+    command = ["train", "CartPole-v1", "-i", model, "--set=learning_rate=0.0", *tiny, "--folder", "own"]
+    assert main([*command, f"--set=agent_class={OWN}"]) == 0, capsys.readouterr().err
+    before = zoo.load(model, device="cpu") if packed else HarmonyDreamAgent.load(f"{model}/agent.zip", device="cpu")
+    after = find_class(OWN).load("own/CartPole-v1_1/agent.zip", device="cpu")
+    for ours, own in zip(
+        before.policy.networks.world_model.rssm.parameters(),
+        after.policy.networks.world_model.rssm.parameters(),
+        strict=True,
+    ):
+        assert ours.equal(own)
+    Path("own_methods.py").write_text(SOURCE.replace("world_model.inverse =", "world_model.reward_head ="))
+    sys.modules.pop("own_methods")
+    assert main([*command, f"--set=agent_class={OWN}"]) == 2
+    assert "has no place in MyAgent: begin with an agent of that class" in capsys.readouterr().err
+    assert not Path("own/CartPole-v1_2").exists()
 
 
 def test_the_zoo_trains_a_class(tmp_path: Path) -> None:

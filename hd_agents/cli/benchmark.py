@@ -18,7 +18,7 @@ from hd_agents.cli.tasks import task_id, try_agent
 from hd_agents.evaluation import protocol
 from hd_agents.evaluation.scores import prediction_interval
 from hd_agents.zoo.catalogue import preset_of, suites
-from hd_agents.zoo.results import EVALUATED, SAME_RUN, append_row, read_rows
+from hd_agents.zoo.results import EVALUATED, NETWORKS, SAME_RUN, append_row, read_rows
 
 TABLE = "results.csv"
 
@@ -109,7 +109,7 @@ def row(one: Run) -> dict[str, Any]:
         **{key: played.get(key) for key in (*EVALUATED, "env_steps", "gradient_steps")},
         **{"interval": list(prediction_interval(played["returns"], played["episodes"]))},
         **{key: facts[key] for key in ("wall_seconds", "machine", "commit")},
-        **{key: arguments[key] for key in ("backbone", "harmony", "size")},
+        **{key: facts.get(key, arguments[key]) for key in NETWORKS},  # a class of one's own may have other defaults
         **{"preset": preset_of(command), "date": facts["trained"]},
     }
 

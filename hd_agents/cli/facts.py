@@ -19,6 +19,7 @@ from hd_agents.host import write_text
 from hd_agents.provenance import commit, machine
 from hd_agents.saving.storing import system_info
 from hd_agents.zoo.models import training_facts
+from hd_agents.zoo.results import NETWORKS
 from hd_agents.zoo.training import Plan
 
 
@@ -38,6 +39,7 @@ class Facts:
         self._facts: dict[str, Any] = {
             "task": plan.task,
             **{key: value for key, value in plan.row().items() if key in ("env_kwargs", "agent_class")},
+            **({} if plan.agent_class is HarmonyDreamAgent else {key: getattr(agent, key) for key in NETWORKS}),
             **(began if resuming else _beginning(plan.trained_agent, options.trained_agent)),
             "command": repeat_command(options.task, options),
             "commit": commit(),

@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli.errors import UsageError, checked
-from hd_agents.cli.tasks import as_json, find_own_modules, parse_setting
+from hd_agents.cli.tasks import as_json, class_in, find_own_modules, parse_setting
 from hd_agents.zoo.classes import find_class
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, agent_file, find_agent, is_package, model_file, training_facts
 
@@ -31,6 +31,13 @@ def load_model(name: str, device: str, agent_class: str | None = None) -> Harmon
     if own is not None:
         raise UsageError(f"{name} is of {own}: add --agent-class {own} (--set agent_class={own} to train it on).")
     return checked(lambda: find_agent(name, device))
+
+
+def load_beginning(name: str, settings: Sequence[str]) -> HarmonyDreamAgent:
+    """The agent of MODEL that a run begins with: of the class among its settings, or of ours, which that may add to."""
+    told = training_of(name) if model_file(name) is not None else {}
+    is_ours = bool(told) and "agent_class" not in told
+    return load_model(name, "cpu", None if is_ours else class_in(settings))
 
 
 def _check_near(name: str) -> None:

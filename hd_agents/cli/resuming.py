@@ -167,12 +167,14 @@ def typed(options: argparse.Namespace) -> list[str]:
 
 def changed_settings(folder: Path, plan: Plan, seed: int) -> str:
     """What was typed now that differs from the run's settings; nothing, if these were never written."""
+    import yaml
+
     stored = settings_in(folder)
     if not stored:
         return ""
     if plan.task not in stored:
         return f"task {', '.join(stored)} -> {plan.task}"
-    now, then = plan.settings(seed), stored[plan.task]
+    now, then = yaml.safe_load(yaml.safe_dump(plan.settings(seed))), stored[plan.task]  # tuples are lists there
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     return ", ".join(f"{key} {then.get(key)} -> {now.get(key)}" for key in keys)
 

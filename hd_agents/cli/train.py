@@ -19,10 +19,10 @@ from hd_agents.cli import flags, hints, pictures, tracking
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES
 from hd_agents.cli.errors import FAILED, UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
-from hd_agents.cli.loading import MODEL, load_model
+from hd_agents.cli.loading import MODEL, load_beginning
 from hd_agents.cli.resuming import begun, forget_logs, own_run_folder, resume, resume_command, told_folder
 from hd_agents.cli.running import stopped_once
-from hd_agents.cli.tasks import class_in, make_env, new_run_folder, plan_of
+from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.saving.checkpoint import CheckpointError, claim, release, steps_in
 from hd_agents.signals import SIGNALS
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     resumed = told_folder(options, "run") if options.resume else None
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
-    trained = load_model(options.trained_agent, "cpu", class_in(options.settings)) if begins else None
+    trained = load_beginning(options.trained_agent, options.settings) if begins else None
     if resumed and resuming:
         plan, options = begun(options, resumed)
     else:

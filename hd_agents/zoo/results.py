@@ -28,6 +28,7 @@ COLUMNS = (
 EVALUATED = ("episodes", "mean_return", "std_return", "rule", "acting", "success_rate", "human_normalized_score")
 TRAINED = ("task", "seed", "env_steps", "gradient_steps", "wall_seconds", "machine", "commit", "command")
 SETTING_FLAGS = {"--set": "", "--env-kwargs": "env_kwargs."}  # flags of `train`, and what stands before their settings
+NETWORKS = ("backbone", "harmony", "size")  # arguments of the agent that a row has a column for
 SAME_RUN = ("name", "seed", "commit", "wall_seconds")  # columns that are alike in two rows of one run
 
 
@@ -135,7 +136,7 @@ def _of_card(name: str) -> dict[str, Any]:
     agent = json.loads((models.folder() / "pretrained" / name / AGENT).read_text(encoding="utf-8"))
     row = {"name": name, **{key: found[key] for key in TRAINED}, "interval": found["interval"]}
     row |= {key: found["evaluation"].get(key) for key in EVALUATED}
-    row |= {key: agent[key] for key in ("backbone", "harmony", "size")}
+    row |= {key: agent[key] for key in NETWORKS}
     return {**row, "preset": preset_of(row["command"]), "date": found.get("trained"), "model": name}
 
 

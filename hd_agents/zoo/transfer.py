@@ -52,10 +52,20 @@ def network_settings(trained: HarmonyDreamAgent, typed: Mapping[str, Any]) -> di
 def take_over(agent: HarmonyDreamAgent, trained: HarmonyDreamAgent) -> None:
     """Give ``agent``, which is new, the weights and the count of gradient steps of ``trained``; optimisers stay new.
 
-    Of the coefficients it takes those of the losses that both harmonise.
+    Of the coefficients it takes those of the losses that both harmonise. Weights that its class adds stay new.
+
+    :raises ValueError: where its class has put something else in a part's place.
     """
     own, theirs = agent.policy.networks.harmonizer, trained.policy.networks.harmonizer
     known = dict(zip(theirs.harmonized, theirs.log_sigma.tolist(), strict=True))
     log_sigma = torch.tensor([known.get(name, 0.0) for name in own.harmonized])
-    agent.policy.load_state_dict({**trained.policy.state_dict(), "networks.harmonizer.log_sigma": log_sigma})
+    weights = {**trained.policy.state_dict(), "networks.harmonizer.log_sigma": log_sigma}
+    place = agent.policy.state_dict()
+    for name, weight in weights.items():
+        if name not in place or place[name].shape != weight.shape:
+            raise ValueError(
+                f"The trained agent's {name} of shape {tuple(weight.shape)} has no place in {type(agent).__name__}: "
+                "begin with an agent of that class."
+            )
+    agent.policy.load_state_dict({**place, **weights})
     agent._n_updates = agent.learner.updates = trained._n_updates
