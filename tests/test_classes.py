@@ -165,6 +165,18 @@ def test_it_begins_with_the_weights_of_ours(packed: bool, capsys: pytest.Capture
     assert not Path("own/CartPole-v1_2").exists()
 
 
+def test_its_broken_step_is_repeated_as_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own_methods.py").write_text(SOURCE.replace("square().mean()", "square().mean() / 0.0"))
+    often = ["--set=train_ratio=16", "--set=precision=float32", "--steps", "70", "--device", "cpu"]
+    assert main(["train", "CartPole-v1", "--folder", "runs", *SETTINGS, *often]) == 1
+    (record,) = Path("runs").glob("*/*/nonfinite-20.zip")
+    assert f"`hd-agents replay-nan {record} --agent-class {OWN}` repeats" in capsys.readouterr().err
+    assert main(["replay-nan", str(record), "--agent-class", OWN]) == 0
+    assert "Not finite: loss/inverse, loss/model, grad_norm/model." in capsys.readouterr().out
+    assert main(["replay-nan", str(record)]) == 2
+    assert f"{record} is of {OWN}: add --agent-class {OWN}" in capsys.readouterr().err
+
+
 def test_the_zoo_trains_a_class(tmp_path: Path) -> None:
     class Loud(HarmonyDreamAgent):
         pass

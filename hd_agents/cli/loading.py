@@ -11,7 +11,16 @@ from hd_agents import HarmonyDreamAgent, checks, zoo
 from hd_agents.cli.errors import UsageError, checked
 from hd_agents.cli.tasks import as_json, class_in, find_own_modules, parse_setting
 from hd_agents.zoo.classes import find_class
-from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, agent_file, find_agent, is_package, model_file, training_facts
+from hd_agents.zoo.models import (
+    AGENT_FILE,
+    CHECKPOINTS,
+    LOGS,
+    agent_file,
+    find_agent,
+    is_package,
+    model_file,
+    training_facts,
+)
 
 # What a model may be given as.
 MODEL = "a name of `hd-agents list --pretrained`, agent.zip, a run's or a package's folder, or org/repo of the Hub"
@@ -60,7 +69,7 @@ def training_of(model: str) -> dict[str, Any]:
     file = model_file(model)
     if file is None:
         return dict(checked(lambda: zoo.card(model)))
-    folder = file.parent.parent if file.parent.name == CHECKPOINTS else file.parent
+    folder = file.parent.parent if file.parent.name in (CHECKPOINTS, LOGS) else file.parent
     return checked(lambda: training_facts(folder)) or {}
 
 

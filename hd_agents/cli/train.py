@@ -26,7 +26,7 @@ from hd_agents.cli.tasks import make_env, new_run_folder, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.saving.checkpoint import CheckpointError, claim, release, steps_in
 from hd_agents.signals import SIGNALS
-from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG
+from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG, LOGS
 from hd_agents.zoo.training import Plan
 
 UNTIL_FAILURE = "agent_until_failure.zip"
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options)
         with tracking.tracked(options, folder, plan.settings(options.seed)):
-            agent.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+            agent.set_logger(configure(str(folder / LOGS), ["tensorboard"]))
             if resuming:
                 forget_logs(agent.logger, agent.num_timesteps)
             facts = Facts(folder / zoo.RUN, plan, agent, options, resuming)

@@ -45,9 +45,11 @@ def check(agent: Any) -> None:
         warnings.warn(f"{what} Going on in float32 instead of bfloat16.", RuntimeWarning, stacklevel=4)
         return
     logger = getattr(agent, "_logger", None)  # there is none before learn()
-    path = write_record(agent, Path((logger and logger.get_dir()) or "."))
+    path, kind = write_record(agent, Path((logger and logger.get_dir()) or ".")), type(agent)
+    is_ours = kind.__module__.startswith("hd_agents.")
+    own = "" if is_ours else f" --agent-class {kind.__module__}:{kind.__qualname__}"
     raise NonFiniteError(
-        f"{what} `hd-agents replay-nan {path}` repeats the last of them and shows where the numbers break. Usual "
+        f"{what} `hd-agents replay-nan {path}{own}` repeats the last of them and shows where the numbers break. Usual "
         "causes are rewards or observations of huge size, or too high a learning rate."
     )
 

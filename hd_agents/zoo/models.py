@@ -18,7 +18,7 @@ from hd_agents.zoo.catalogue import env_id, folder
 
 # What `hd-agents train` leaves in a run's folder, beside logs and pictures: the agent, how it was trained, its settings
 # and, where they were asked for, checkpoints to go on from.
-AGENT_FILE, RUN, CONFIG, CHECKPOINTS = "agent.zip", "run.json", "config.yml", "checkpoints"
+AGENT_FILE, RUN, CONFIG, CHECKPOINTS, LOGS = "agent.zip", "run.json", "config.yml", "checkpoints", "tensorboard"
 
 
 class Verification(NamedTuple):
