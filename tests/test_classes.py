@@ -165,6 +165,30 @@ def test_it_begins_with_the_weights_of_ours(packed: bool, capsys: pytest.Capture
     assert not Path("own/CartPole-v1_2").exists()
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ("self.inverse_scale = inverse_scale", "pass", "ArchiveError: MyAgent takes ['inverse_scale'] but keeps no"),
+        ("self.inverse_scale = inverse_scale", "self.inverse_scale = object", "which cannot be stored as plain JSON"),
+        (
+            "(*args, **kwargs)",
+            "(*args, **kwargs); self.policy.networks.critic.mine = torch.nn.ReLU()",
+            "AttributeError",
+        ),
+    ],
+)
+def test_a_class_that_cannot_be_stored_is_told_before_it_learns(
+    before: str, after: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own_methods.py").write_text(SOURCE.replace(before, after, 1).replace("self.inverse_scale)}", "1.0)}"))
+    for command in (["train", "CartPole-v1"], ["compare", "CartPole-v1", "--seeds", "1"]):
+        assert main([*command, "--folder", "runs", *SETTINGS[:-1]]) == 2
+        told = capsys.readouterr().err
+        assert f"agents of {OWN} cannot be stored and loaded again: " in told
+        assert why in told
+    assert not Path("runs").exists()
+
+
 def test_its_broken_step_is_repeated_as_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own_methods.py").write_text(SOURCE.replace("square().mean()", "square().mean() / 0.0"))
     often = ["--set=train_ratio=16", "--set=precision=float32", "--steps", "70", "--device", "cpu"]

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import io
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli.errors import UsageError, checked, make_folder
 from hd_agents.envs.closing import close
 from hd_agents.zoo.catalogue import make_with
+from hd_agents.zoo.classes import class_name
 from hd_agents.zoo.training import Plan, plan
 
 
@@ -135,7 +137,9 @@ def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | No
 
 
 def try_agent(plan: Plan, device: str) -> HarmonyDreamAgent:
-    """An agent by these settings, whose environment is closed. Raises UsageError where there can be none."""
+    """An agent by these settings, whose environment is closed. Raises UsageError where there can be none, and for a
+    class of one's own whose agents cannot be stored and loaded: better now than after hours.
+    """
     env = make_env(plan.task, env_kwargs=plan.env_kwargs)
     try:
         made: HarmonyDreamAgent = checked(lambda: plan.agent_class(env=env, device=device, **plan.arguments))
@@ -143,7 +147,22 @@ def try_agent(plan: Plan, device: str) -> HarmonyDreamAgent:
         raise UsageError(str(error)) from error
     finally:
         close(env)
+    if plan.agent_class is not HarmonyDreamAgent:
+        _check_stored(made)
     return made
+
+
+def _check_stored(agent: HarmonyDreamAgent) -> None:
+    kind, file = type(agent), io.BytesIO()
+    try:
+        agent.save(file)
+        file.seek(0)
+        kind.load(file, device="cpu")
+    except Exception as error:  # whatever a class of anybody's does
+        raise UsageError(
+            f"agents of {class_name(kind)} cannot be stored and loaded again: {type(error).__name__}: {error} Have it "
+            "keep its arguments under their names, and change networks in _make_policy (docs/extending.md)."
+        ) from error
 
 
 def new_run_folder(parent: Path, task: str) -> Path:
