@@ -192,11 +192,14 @@ def test_games_without_published_scores_stand_alone() -> None:
 
 
 def test_what_is_there_twice_counts_once(tmp_path: Path) -> None:
-    row = {"name": "classic/Catch", "seed": 0, "commit": "abc", "wall_seconds": 3.0}
-    other, folder = {**row, "seed": 1}, Run("classic/Catch", 0, {}, row, tmp_path)
-    bare = Run("classic/Catch", 0, {}, None, tmp_path)
+    row = {"name": "classic/Catch", "seed": 0, "commit": "abc", "wall_seconds": 3.0, "command": "c"}
+    other, folder = {**row, "seed": 1}, Run("classic/Catch", 0, {}, row, tmp_path / "a")
+    bare = Run("classic/Catch", 0, {}, None, tmp_path / "bare")
     rows = [Run("classic/Catch", one["seed"], {}, one, None) for one in (row, other, dict(row))]
-    assert plot._once([*rows, bare, folder, bare]) == [folder, rows[1], bare]
+    assert plot._once([*rows, bare, folder, bare]) == [rows[1], bare, folder]
+    as_long, with_gamma = folder._replace(folder=tmp_path / "b"), rows[0]._replace(row={**row, "command": "c gamma"})
+    assert plot._once([folder, as_long, folder]) == [folder, as_long], "other runs that took as many seconds"
+    assert plot._once([rows[0], with_gamma, rows[2]]) == [rows[0], with_gamma]
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,13 +206,14 @@ def _points(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, dict[str, l
 
 def _once(runs: Iterable[Run]) -> list[Run]:
     """Without what is there twice: in two tables, or in a folder, which tells more, and in its table."""
-    found: dict[Any, Run] = {}
-    for one in runs:
-        known = tuple((one.row or {}).get(key) for key in SAME_RUN)
-        key = id(one) if None in known else known
-        if key not in found or found[key].folder is None:
-            found[key] = one
-    return list(found.values())
+
+    def told(one: Run, *more: str) -> tuple[Any, ...]:
+        return tuple((one.row or {}).get(key) for key in (*SAME_RUN, *more))
+
+    # Runs of two folders are two, also where they took as many seconds.
+    alone = {told(one, "command") if one.folder is None else one.folder.resolve(): one for one in runs}
+    logged = {told(one) for one in alone.values() if one.folder is not None}
+    return [one for one in alone.values() if one.folder is not None or told(one) not in logged]
 
 
 def _read(what: str) -> Iterable[Run]:
