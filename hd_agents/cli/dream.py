@@ -11,7 +11,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from hd_agents.arrivals import EXECUTED, with_executed
 from hd_agents.cli import flags
 from hd_agents.cli.enjoy import trained_on
 from hd_agents.cli.errors import UsageError, checked, require
@@ -23,6 +22,7 @@ from hd_agents.films.live_dream import LiveDream
 from hd_agents.films.strip import to_rgb
 from hd_agents.films.terminal import Image, Terminal
 from hd_agents.randomness import seeded
+from hd_agents.spaces.executed import EXECUTED, with_executed
 from hd_agents.zoo.packages import ActingAgent
 
 QUIT, AGENT, ANEW = "q", "\t", "\n"  # q, Tab and Enter
@@ -168,7 +168,7 @@ class Game:
             observation, reward, terminated, truncated, info = self._env.step(taken)
             executed = np.asarray(info.get(EXECUTED, taken))
             if self._hand.plays or EXECUTED in info:
-                state = with_executed(policy, state, executed)
+                state = with_executed(policy.actions, state, executed)
             steps, total, done = steps + 1, total + float(reward), bool(terminated or truncated)
             action, state = self._player.predict(observation, state, np.zeros(1, dtype=bool))
             if ANEW in pressed or dream.steps >= self._horizon:

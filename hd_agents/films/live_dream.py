@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.arrivals import encode_actions
 from hd_agents.films.strip import to_rgb
 from hd_agents.policies import NumpyState
+from hd_agents.spaces.executed import encode_actions
 from hd_agents.world_model.rssm import State
 
 
