@@ -205,7 +205,7 @@ class DreamVecEnv(VecEnv):
 def _inside(value: NDArray[Any], space: spaces.Space[Any]) -> NDArray[Any]:
     """In the type and the bounds of a space."""
     if isinstance(space, spaces.Box) and value.dtype != np.uint8:
-        value = np.clip(value, space.low, space.high)
+        value = np.clip(np.rint(value) if space.dtype.kind in "iu" else value, space.low, space.high)
     return value.astype(space.dtype)
 
 

@@ -68,6 +68,15 @@ def test_a_dream_is_what_the_agent_imagines(policy: str, observations: Any, acti
     assert imagined.rewards.std() > 0
 
 
+def test_whole_numbers_are_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = spaces.Box(0, 100, (4,), np.int32)
+    agent = tiny(env=Scripted(space, spaces.Discrete(2)))
+    dream = DreamVecEnv(agent, n_envs=1, starts=batch_of(space, 1))
+    means = torch.tensor([[0.98, 99.4, 100.7, -0.6]])
+    monkeypatch.setattr(agent.policy.networks.world_model, "decode", lambda features: {"observation": means})
+    assert dream.reset().tolist() == [[1, 99, 100, 0]]
+
+
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize(("policy", "observations", "actions"), SPACES)
 def test_others_learn_in_it(policy: str, observations: Any, actions: Any, decode: bool) -> None:
