@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.policies import MlpPolicy, MultiInputPolicy
@@ -337,6 +337,24 @@ def test_what_is_stored_anyway_is_not_stored_twice(tmp_path: Path) -> None:
     agent.save(tmp_path / "agent", include=["_last_obs"])
     HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1").learn(30, reset_num_timesteps=False)
     assert all(type(info["l"]) is int for info in HarmonyDreamAgent.load(tmp_path / "agent").ep_info_buffer)
+
+
+class Untimed(VecMonitor):
+    """Tells returns and lengths of episodes alone, as vector environments of some simulators do."""
+
+    def step_wait(self) -> Any:
+        *result, infos = super().step_wait()
+        for info in infos:
+            info.get("episode", {}).pop("t", None)
+        return *result, infos
+
+
+def test_episodes_without_a_time_are_stored(tmp_path: Path) -> None:
+    agent = tiny(env=Untimed(DummyVecEnv([lambda: gym.make("CartPole-v1")]))).learn(200)
+    agent.save(tmp_path / "agent")
+    found = HarmonyDreamAgent.load(tmp_path / "agent").ep_info_buffer
+    assert [(info["r"], info["l"]) for info in found] == [(info["r"], info["l"]) for info in agent.ep_info_buffer]
+    assert found
 
 
 def test_an_archive_holds_json_and_tensors(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
         data[name] = _freeze(name, data[name], agent._current_progress_remaining, data["frozen_schedules"])
     kinds = {"r": float, "l": int, "t": float}
     data["ep_info_buffer"] = [
-        {key: kind(info[key]) for key, kind in kinds.items()} for info in agent.ep_info_buffer or ()
+        {key: kind(info[key]) for key, kind in kinds.items() if key in info} for info in agent.ep_info_buffer or ()
     ]
     data["ep_success_buffer"] = [float(np.mean(success)) for success in agent.ep_success_buffer or ()]
     wanted = set(include) - {*LAST}  # which have a part of their own

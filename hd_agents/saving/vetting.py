@@ -30,7 +30,8 @@ def _is_text_dict(value: Any) -> bool:
 
 
 def _is_episode(value: Any) -> bool:
-    return type(value) is dict and value.keys() == set("rlt") and all(map(_is_finite, value.values()))
+    """Return, length and, where its vector environment tells it, time."""
+    return type(value) is dict and set("rl") <= value.keys() <= set("rlt") and all(map(_is_finite, value.values()))
 
 
 # What an archive may hold under names that the constructor does not check, or not for every type JSON can give.
