@@ -293,16 +293,17 @@ def test_what_is_not_to_be_normalised_is_not(left_out: str) -> None:
 
 
 class Lost(VecEnvWrapper):
-    """Tells no last observations, as vector environments of some simulators do not."""
+    """Tells no last observations, and changes its arrays in place, as vector environments of some simulators do."""
 
     def reset(self) -> Any:
-        return self.venv.reset()
+        self.buffer = self.venv.reset()
+        return self.buffer
 
     def step_wait(self) -> Any:
-        observations, rewards, dones, infos = self.venv.step_wait()
+        self.buffer[:], rewards, dones, infos = self.venv.step_wait()
         for info in infos:
             info.pop("terminal_observation", None)
-        return observations, rewards, dones, infos
+        return self.buffer, rewards, dones, infos
 
 
 @pytest.mark.parametrize("normalized", [False, True])

@@ -140,6 +140,10 @@ class SequenceReplay:
         self._counts[env] = min(self._counts[env] + 1, self.rows_per_env)
         self.added[env] += 1
 
+    def newest(self, env: int) -> dict[str, NDArray]:
+        """The observation of the row that environment ``env`` was given last."""
+        return {key: self._columns[OBSERVATION + key][env, self._heads[env] - 1] for key in self._observation}
+
     def can_sample(self, length: int) -> bool:
         """Whether at least one environment has stored ``length`` consecutive rows."""
         return max(self._counts) >= length

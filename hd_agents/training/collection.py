@@ -56,11 +56,10 @@ class VecStep(NamedTuple):
 
     All of it is as it was before any normalisation.
 
-    :param before: the observations that it began with. :param lasts: the last ones of episodes that ended, by
-        environment, where they were delivered. :param steps: env steps done before it.
+    :param lasts: the last observations of episodes that ended, by environment, where they were delivered.
+    :param steps: env steps done before it.
     """
 
-    before: Any
     observations: Any
     rewards: NDArray[Any]
     dones: NDArray[np.bool_]
@@ -152,7 +151,7 @@ class Collector:
                 row = _row(encode(self.policy.observations, step.lasts[env], step.steps, "last ", env), 0)
             elif done:  # the row at hand is the first of the next episode
                 self._warn_of_lost_ends(env)
-                row = _row(self.policy.observations.encode(step.before), env)
+                row = replay.newest(env)
             terminated = bool(done) and not info.get("TimeLimit.truncated", False)
             replay.add(env, row, self._actions[env], float(step.rewards[env]), False, terminated)
 

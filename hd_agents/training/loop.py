@@ -187,7 +187,7 @@ class LearningLoop(BaseAlgorithm):
         self.num_timesteps += env.num_envs
         self._note_moves()
         try:
-            step = original_step(normalizer, originals, new_obs, rewards, dones, infos, steps)
+            step = original_step(normalizer, new_obs, rewards, dones, infos, steps)
             callback.update_locals(locals())
             go_on = callback.on_step()
             self._collector.store(replay_buffer, step)

@@ -21,7 +21,6 @@ from hd_agents.world_model.batch import Batch
 
 def original_step(
     normalizer: VecNormalize | None,
-    before: Any,
     observations: Any,
     rewards: NDArray[Any],
     dones: NDArray[np.bool_],
@@ -32,14 +31,14 @@ def original_step(
 
     To be called before anybody changes its statistics.
 
-    :param before: and ``steps``: as in :class:`VecStep`.
+    :param steps: as in :class:`VecStep`.
     """
     given = {env: infos[env].get("terminal_observation") for env in np.flatnonzero(dones).tolist()}
     lasts = {env: last for env, last in given.items() if last is not None}
     if normalizer is not None:
         observations, rewards = normalizer.get_original_obs(), normalizer.get_original_reward()
         lasts = {env: normalizer.unnormalize_obs(last) for env, last in lasts.items()}
-    return VecStep(before, observations, rewards, dones, infos, lasts, steps)
+    return VecStep(observations, rewards, dones, infos, lasts, steps)
 
 
 def normalize_batch(batch: Batch, normalizer: VecNormalize | None) -> Batch:
