@@ -1,11 +1,12 @@
 """Environments that are put back where another stood do what that one would have done."""
 
+from collections import deque
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
+from gymnasium import spaces, wrappers
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
@@ -56,6 +57,48 @@ def test_future_is_the_same(task: str) -> None:
             np.testing.assert_array_equal(one.reset()[0], other.reset()[0])
         assert result == results
     assert ended
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        wrappers.RecordEpisodeStatistics,
+        wrappers.NormalizeObservation,
+        wrappers.NormalizeReward,
+        wrappers.TimeAwareObservation,
+        lambda env: wrappers.FrameStackObservation(env, 3),
+        lambda env: wrappers.DelayObservation(env, 2),
+    ],
+)
+def test_wrappers_of_gymnasium_go_on(wrap: Any) -> None:
+    one, other = (wrap(gym.make("Pendulum-v1", max_episode_steps=20)) for _ in range(2))
+    one.reset(seed=5)
+    actions = np.linspace(-2, 2, 60, dtype=np.float32)[:, None]
+    for action in actions[:30]:
+        if one.step(action)[3]:
+            one.reset()
+    other.reset(seed=6)
+    set_state(other, from_json(to_json(get_state(one))))
+    for action in actions[30:]:
+        (seen, *result), (expected, *results) = one.step(action), other.step(action)
+        np.testing.assert_array_equal(seen, expected, strict=True)
+        for info in (result[-1], results[-1]):
+            info.get("episode", {}).pop("t", None)
+        assert result == results
+        if result[2]:
+            np.testing.assert_array_equal(one.reset()[0], other.reset()[0])
+
+
+def test_deques_stay_deques() -> None:
+    one, other = scripted(), scripted()
+    for env in (one, other):
+        env.seen = deque([np.float32(0.1)], maxlen=2)  # type: ignore[attr-defined]
+    one.seen.extend([(1, "a"), deque([3])])  # type: ignore[attr-defined]
+    set_state(other, from_json(to_json(get_state(one))))
+    assert other.seen == deque([(1, "a"), deque([3])])  # type: ignore[attr-defined]
+    assert (other.seen.maxlen, other.seen[1].maxlen) == (2, None)  # type: ignore[attr-defined]
+    one.also = one.seen  # type: ignore[attr-defined]
+    assert get_state(one) is None
 
 
 def test_storing_a_game_does_not_disturb_it() -> None:

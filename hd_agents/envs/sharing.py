@@ -1,5 +1,6 @@
 """Whether parts of an environment's state are in two places at once."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ def refuse_shared(layers: Iterable[tuple[str, Mapping[str, Any]]], found: Iterab
     """Refuse what can change and is in two places: it would come back as two things that change apart.
 
     :param layers: of an environment, names and attributes. :param found: spaces, whose generators are theirs alone.
-    :raises ArchiveError: for lists, dicts, arrays and generators; only a generator may have two names in one layer.
+    :raises ArchiveError: for lists, deques, dicts, arrays and generators; only the last may have two names in a layer.
     """
     seen = {id(generator) for generator in _generators(found)}
     arrays: dict[int, list[np.ndarray]] = {}
@@ -24,12 +25,14 @@ def refuse_shared(layers: Iterable[tuple[str, Mapping[str, Any]]], found: Iterab
             same = arrays.setdefault(id(_owner(value)), [])
             shared = any(np.may_share_memory(value, other) for other in same)
             same.append(value)
-        elif isinstance(value, list | dict | np.random.Generator):
+        elif isinstance(value, list | deque | dict | np.random.Generator):
             shared = id(value) in seen
             seen.add(id(value))
         if shared:
             raise ArchiveError(f"{name} holds a {type(value).__name__} that is elsewhere too.")
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        for item in (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list | deque | tuple) else ()
+        ):
             visit(name, item)
 
     for name, values in layers:

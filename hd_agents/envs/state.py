@@ -2,7 +2,7 @@
 
 An environment (or wrapper) takes part in one of two ways. Either it has both methods ::
 
-    get_state() -> numbers, text, lists, tuples, dicts and NumPy arrays of at most 65,536 numbers; None for nothing
+    get_state() -> numbers, text, lists, deques, tuples, dicts, NumPy arrays of up to 65,536 numbers; None for nothing
     set_state(state)       called after reset(); from then on the environment does what the first one would have done
 
 which speak for the object alone, not for what it wraps; or all of its attributes are such values, random generators,
@@ -12,12 +12,14 @@ second kind; ``hd_agents/Catch-v0``, Atari's games and MuJoCo's tasks are of the
 """
 
 import inspect
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers.utils import RunningMeanStd as GymnasiumMeanStd
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
@@ -26,6 +28,8 @@ from hd_agents.randomness import new_generator, set_space_state, space_state
 from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 
 NO_AXES = "an array without axes"  # under which it is stored, with one
+DEQUE = "a deque"  # under which its greatest length and its items are stored
+STATISTICS = (RunningMeanStd, GymnasiumMeanStd)
 # Attributes that say what an environment is, not where it stands; files that monitors write; the last original
 # observation of VecNormalize, which the agent keeps as well.
 CONSTANT = {
@@ -209,29 +213,31 @@ def _spaces(layer: Any) -> dict[str, spaces.Space[Any]]:
     return found
 
 
-def _moments(layer: Any) -> dict[str, RunningMeanStd]:
-    """The moving statistics of a VecNormalize: one, or one for each observation key."""
-    found: dict[str, RunningMeanStd] = {}
+def _moments(layer: Any) -> dict[str, Any]:
+    """The moving statistics of a VecNormalize, one or one for each observation key, or of a wrapper of Gymnasium's."""
+    found: dict[str, Any] = {}
     for name, value in vars(layer).items():
         parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-        found |= {where: part for where, part in parts.items() if isinstance(part, RunningMeanStd)}
+        found |= {where: part for where, part in parts.items() if isinstance(part, STATISTICS)}
     return found
 
 
 def _is_live(value: Any) -> bool:
     """Whether the value is restored in place: statistics and spaces, or a dict of them."""
     parts = list(value.values()) if type(value) is dict and value else [value]
-    return all(isinstance(part, RunningMeanStd | spaces.Space) for part in parts)
+    return all(isinstance(part, (*STATISTICS, spaces.Space)) for part in parts)
 
 
 def _pack(value: Any) -> Any:
     """NumPy's scalars as arrays without axes, as JSON would make Python's numbers of them, which are more precise; and
-    arrays without axes with one, under :data:`NO_AXES`.
+    arrays without axes with one, under :data:`NO_AXES`, and deques under :data:`DEQUE`.
     """
     if isinstance(value, np.generic):
         return np.asarray(value)
     if isinstance(value, np.ndarray) and not value.ndim:
         return {NO_AXES: value[None]}
+    if type(value) is deque:
+        return {DEQUE: [value.maxlen, *map(_pack, value)]}
     if isinstance(value, list | tuple):
         return type(value)(map(_pack, value)) if type(value) in (list, tuple) else value
     return {key: _pack(item) for key, item in value.items()} if type(value) is dict else value
@@ -244,4 +250,7 @@ def _unpack(value: Any) -> Any:
         return type(value)(map(_unpack, value))
     if isinstance(value, dict) and value.keys() == {NO_AXES}:
         return value[NO_AXES].reshape(())
+    if isinstance(value, dict) and value.keys() == {DEQUE}:
+        longest, *items = value[DEQUE]
+        return deque(map(_unpack, items), longest)
     return {key: _unpack(item) for key, item in value.items()} if isinstance(value, dict) else value
