@@ -164,6 +164,12 @@ def _check_tqdm() -> None:
         raise ImportError(wanting("progress_bar=True", "logging", ["tqdm"]))
 
 
+def is_told(info: Mapping[str, Any]) -> bool:
+    """Whether a monitor tells of an episode in this info."""
+    episode = info.get("episode")
+    return isinstance(episode, Mapping) and {"r", "l"} <= episode.keys()
+
+
 def record_logs(agent: Any, updates_before: int, training: Mapping[str, float]) -> None:
     """Hand the values of one log table to the agent's logger.
 

@@ -80,6 +80,19 @@ def test_means_are_over_the_window() -> None:
     )
 
 
+@pytest.mark.parametrize("mine", [3, {"number": 3}])
+def test_an_environment_may_mean_something_else_by_an_episode(mine: Any, tmp_path: Path) -> None:
+    class Numbered(Clock):
+        def step(self, action: int) -> Any:
+            *result, info = super().step(action)
+            return *result, {**info, "episode": mine}
+
+    agent = tiny(env=Numbered(5))
+    assert logged(agent, 30, log_interval=1)[-1][1]["rollout/ep_len_mean"] == 5
+    assert len(agent.ep_info_buffer) == agent._ended.sum() == 6
+    agent.save(tmp_path / "agent")
+
+
 def test_speed_is_that_of_the_present_learn() -> None:
     class Slow(Clock):
         def step(self, action: int) -> Any:

@@ -21,7 +21,7 @@ from hd_agents.backbones import Objectives
 from hd_agents.envs.processes import settle
 from hd_agents.host import keep_freed_memory
 from hd_agents.policies import DreamPolicy
-from hd_agents.progress import Forecast, ProgressBar, record_logs, with_bar
+from hd_agents.progress import Forecast, ProgressBar, is_told, record_logs, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
 from hd_agents.spaces import Observation
@@ -199,7 +199,7 @@ class LearningLoop(BaseAlgorithm):
             self._last_original_obs = step.observations
         self._update_info_buffer(infos, dones)
         if dones.any():
-            self._ended += [bool(done and "episode" in info) for done, info in zip(dones, infos, strict=True)]
+            self._ended += [bool(done and is_told(info)) for done, info in zip(dones, infos, strict=True)]
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         for _ in range(int(dones.sum())):
             self._episode_num += 1
@@ -208,6 +208,10 @@ class LearningLoop(BaseAlgorithm):
         if go_on:
             callback.on_rollout_end()
         return bool(go_on)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
+        """As in Stable-Baselines3, but "episode" may also be something of the environment's own, such as a number."""
+        super()._update_info_buffer([info if is_told(info) else {**info, "episode": None} for info in infos], dones)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """As in Stable-Baselines3, but not below 0, and rates with it: the last vector step may go beyond the end."""
