@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from gymnasium import spaces
@@ -91,6 +91,18 @@ def test_an_environment_may_mean_something_else_by_an_episode(mine: Any, tmp_pat
     assert logged(agent, 30, log_interval=1)[-1][1]["rollout/ep_len_mean"] == 5
     assert len(agent.ep_info_buffer) == agent._ended.sum() == 6
     agent.save(tmp_path / "agent")
+
+
+def test_an_environment_may_always_give_the_same_info() -> None:
+    class Kept(Clock):
+        kept: ClassVar[dict[str, Any]] = {}  # where its monitor leaves an episode's end
+
+        def step(self, action: int) -> Any:
+            return *super().step(action)[:-1], self.kept
+
+    agent = tiny(env=Kept(5))
+    logged(agent, 18, log_interval=1)
+    assert [info["r"] for info in agent.ep_info_buffer] == [515.0, 1015.0, 1515.0]
 
 
 def test_speed_is_that_of_the_present_learn() -> None:

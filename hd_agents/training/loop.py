@@ -197,9 +197,11 @@ class LearningLoop(BaseAlgorithm):
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         if normalizer is not None:
             self._last_original_obs = step.observations
-        self._update_info_buffer(infos, dones)
-        if dones.any():
-            self._ended += [bool(done and is_told(info)) for done, info in zip(dones, infos, strict=True)]
+        # An environment may mean something else by "episode", or give the dict of an end at every step.
+        told = [bool(done and is_told(info)) for done, info in zip(dones, infos, strict=True)]
+        rest = [info if here else {**info, "episode": None} for here, info in zip(told, infos, strict=True)]
+        self._update_info_buffer(rest, dones)
+        self._ended += told
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         for _ in range(int(dones.sum())):
             self._episode_num += 1
@@ -208,10 +210,6 @@ class LearningLoop(BaseAlgorithm):
         if go_on:
             callback.on_rollout_end()
         return bool(go_on)
-
-    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
-        """As in Stable-Baselines3, but "episode" may also be something of the environment's own, such as a number."""
-        super()._update_info_buffer([info if is_told(info) else {**info, "episode": None} for info in infos], dones)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """As in Stable-Baselines3, but not below 0, and rates with it: the last vector step may go beyond the end."""
