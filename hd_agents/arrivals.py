@@ -5,6 +5,7 @@ copies every observation into an array of the space's own type first, where a fl
 vector is repeated; so there the single observations are checked before it does (:func:`watch`).
 """
 
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -103,7 +104,7 @@ def watch(env: VecEnv, steps: Callable[[], int]) -> None:
     if isinstance(env, DummyVecEnv):
         before = env._save_obs
         take_in = before.take_in if isinstance(before, _Watch) else before
-        env._save_obs = _Watch(take_in, env.observation_space, steps)  # type: ignore[method-assign]
+        env._save_obs = _Watch(take_in, env, steps)  # type: ignore[method-assign]
 
 
 class StepsOf:
@@ -121,15 +122,33 @@ class StepsOf:
 
 
 class _Watch:
-    def __init__(self, take_in: Callable[[int, Any], None], space: spaces.Space[Any], steps: Callable[[], int]) -> None:
-        self.take_in, self.steps = take_in, steps
-        self.space = space
+    def __init__(self, take_in: Callable[[int, Any], None], env: DummyVecEnv, steps: Callable[[], int]) -> None:
+        self.take_in, self.env, self.steps = take_in, env, steps
+        self.before: dict[int, Any] = {}  # what each environment returned last, in its own arrays
 
     def __call__(self, env_idx: int, obs: Any) -> None:
-        if reason := misfit(obs, self.space):
+        if reason := misfit(obs, self.env.observation_space):
             done = self.steps()
             raise ValueError(f"Environment {env_idx} returned a wrong observation after {done:,} env steps: {reason}.")
+        rows = {key: values[env_idx] for key, values in self.env.buf_obs.items()}
+        if self.env.buf_dones[env_idx] and _is_changed(self.before.get(env_idx), obs, rows):
+            warnings.warn(
+                f"Environment {env_idx} returns one array again and again, and changes it: the last observation of an "
+                "episode is lost, and the first of the next stands in its place. Return observation.copy().",
+                stacklevel=2,
+            )
         self.take_in(env_idx, obs)
+        self.before[env_idx] = obs
+
+
+def _is_changed(before: Any, obs: Any, rows: Mapping[Any, NDArray[Any]]) -> bool:
+    """Whether ``obs`` is in an array of ``before``, an observation that was ``rows`` when it was returned."""
+    for key, row in rows.items():
+        old, new = (before, obs) if key is None or before is None else (before[key], obs[key])
+        shared = isinstance(old, np.ndarray) and isinstance(new, np.ndarray) and np.may_share_memory(old, new)
+        if shared and not np.array_equal(old.astype(row.dtype), row):
+            return True
+    return False
 
 
 def misfit(observation: Any, space: spaces.Space[Any]) -> str | None:

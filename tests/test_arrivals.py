@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium as gym
@@ -112,6 +113,41 @@ def test_what_fits_is_taken() -> None:
         env = SubprocVecEnv(makers(2, part, value), start_method="fork")
         tiny("MultiInputPolicy", env).learn(9)
         env.close()
+
+
+class Reused(gym.Env[Any, Any]):
+    """Writes what it observes into one array, with ``anew`` into one for each episode, beside a map that stays."""
+
+    action_space, map = spaces.Discrete(2), np.ones(2, np.float32)
+
+    def __init__(self, parts: bool, anew: bool) -> None:
+        both = spaces.Dict(arm=spaces.Box(-9, 9, (3,)), map=spaces.Box(-1, 1, (2,)))
+        self.observation_space = both if parts else both["arm"]
+        self.anew, self.array = anew, np.zeros(3, np.float32)
+
+    def told(self) -> Any:
+        view = self.array[:]
+        return {"arm": view, "map": self.map} if isinstance(self.observation_space, spaces.Dict) else view
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.array = np.zeros(3, np.float32) if self.anew else self.array
+        self.array[:] = 0
+        return self.told(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.array += 1
+        return self.told(), 0.0, self.array[0] == 3, False, {}
+
+
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("anew", [False, True])
+def test_last_observations_that_are_overwritten_are_told(parts: bool, anew: bool) -> None:
+    agent = tiny("MultiInputPolicy" if parts else "MlpPolicy", Reused(parts, anew))
+    for each in (agent, copy.deepcopy(agent)):
+        with nullcontext() if anew else pytest.warns(UserWarning, match="Environment 0 returns one array again"):
+            each.learn(7)
+    rows = agent.replay_buffer._columns["observation.arm" if parts else "observation.observation"]
+    assert rows[0, :5, 0].tolist() == [0, 1, 2, 3 if anew else 0, 0]
 
 
 def test_numbers_beyond_float32_are_refused() -> None:
