@@ -260,6 +260,16 @@ def test_what_is_no_plain_value_cannot_be_stored() -> None:
     assert get_vec_state(DummyVecEnv([lambda: env]))["envs"] is None
 
 
+def test_functions_are_stored_but_not_what_other_objects_do() -> None:
+    env = scripted()
+    env.largest, env.made, env.own = max, dict.fromkeys, env.step  # type: ignore[attr-defined]
+    wrapper = gym.Wrapper(env)
+    wrapper.inner = env.step  # type: ignore[attr-defined]
+    assert get_state(wrapper) is not None
+    env.controller = Exact().step  # type: ignore[attr-defined]
+    assert get_state(env) is None
+
+
 def test_an_environment_says_that_it_cannot_be_stored() -> None:
     """Its attributes are plain, but its world is elsewhere: a robot, or a simulator behind a number."""
 

@@ -187,8 +187,15 @@ def _set_layer_state(layer: Any, state: Mapping[str, Any]) -> None:
 def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
     """Names and values of what is stored of a layer without methods of its own for that."""
     for name, value in vars(layer).items():
-        if not (name in CONSTANT or inspect.isroutine(value) or _is_live(value)):
+        if not (name in CONSTANT or _is_function(value, layer) or _is_live(value)):
             yield name, value
+
+
+def _is_function(value: Any, layer: Any) -> bool:
+    """Whether it is code alone, or of the layer or what that wraps, and no method of another object with a state."""
+    owner = getattr(value, "__self__", layer)
+    known = inspect.ismodule(owner) or inspect.isclass(owner) or any(owner is one for one in _layers(layer))
+    return inspect.isroutine(value) and known
 
 
 def _tells_itself(layer: Any) -> bool:
