@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces, wrappers
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 
 from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
 from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
@@ -340,6 +340,25 @@ def wrapped() -> gym.Env[Any, Any]:
 
 def inside_out() -> gym.Env[Any, Any]:
     return Monitor(Restorable(scripted()))
+
+
+class Mute(VecEnvWrapper):
+    """Cannot tell what is around its environments, as vector environments of some simulators."""
+
+    unwrapped = property(lambda self: self)
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        return self.venv.step_wait()
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def test_vector_environments_that_do_not_tell_are_not_stored() -> None:
+    assert get_vec_state(Mute(DummyVecEnv([scripted])))["envs"] is None
 
 
 def test_other_processes_need_the_wrapper_outermost() -> None:

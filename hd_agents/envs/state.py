@@ -14,6 +14,7 @@ second kind; ``hd_agents/Catch-v0``, Atari's games and MuJoCo's tasks are of the
 import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -89,7 +90,7 @@ def get_vec_state(env: VecEnv) -> dict[str, Any]:
     inner: Any = env.unwrapped
     if isinstance(inner, DummyVecEnv):
         states = [get_state(each) for each in inner.envs]
-    elif all(inner.env_is_wrapped(Restorable)) and set(inner.env_method("class_name")) == {Restorable.class_name()}:
+    elif _are_restorable(inner):
         states = inner.env_method("get_state")
     try:
         restarts = from_json(to_json(_pack(inner.get_state()))) if _tells_itself(inner) else None
@@ -125,6 +126,13 @@ def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     if whole and _tells_itself(inner) and state["restarts"] is not None:
         inner.set_state(_unpack(state["restarts"]))
     return whole
+
+
+def _are_restorable(env: VecEnv) -> bool:
+    """Whether each environment, in a process of its own, has the wrapper outermost; some simulators cannot tell."""
+    with suppress(AttributeError, NotImplementedError):
+        return all(env.env_is_wrapped(Restorable)) and set(env.env_method("class_name")) == {Restorable.class_name()}
+    return False
 
 
 def _vec_layers(env: VecEnv) -> Iterator[VecEnvWrapper]:
