@@ -12,7 +12,6 @@ second kind; ``hd_agents/Catch-v0``, Atari's games and MuJoCo's tasks are of the
 """
 
 import inspect
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -24,12 +23,11 @@ from gymnasium.wrappers.utils import RunningMeanStd as GymnasiumMeanStd
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from hd_agents.envs.packing import pack, unpack
 from hd_agents.envs.sharing import refuse_shared
 from hd_agents.randomness import new_generator, set_space_state, space_state
 from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 
-NO_AXES = "an array without axes"  # under which it is stored, with one
-DEQUE = "a deque"  # under which its greatest length and its items are stored
 STATISTICS = (RunningMeanStd, GymnasiumMeanStd)
 # Attributes that say what an environment is, not where it stands; files that monitors write; the last original
 # observation of VecNormalize, which the agent keeps as well.
@@ -93,7 +91,7 @@ def get_vec_state(env: VecEnv) -> dict[str, Any]:
     elif _are_restorable(inner):
         states = inner.env_method("get_state")
     try:
-        restarts = from_json(to_json(_pack(inner.get_state()))) if _tells_itself(inner) else None
+        restarts = from_json(to_json(pack(inner.get_state()))) if _tells_itself(inner) else None
     except ArchiveError:
         states, restarts = [], None
     return {"wrappers": wrappers, "envs": states if states and None not in states else None, "restarts": restarts}
@@ -124,7 +122,7 @@ def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
         for index, part in enumerate(state["envs"]):
             inner.env_method("set_state", part, indices=[index])
     if whole and _tells_itself(inner) and state["restarts"] is not None:
-        inner.set_state(_unpack(state["restarts"]))
+        inner.set_state(unpack(state["restarts"]))
     return whole
 
 
@@ -162,9 +160,9 @@ def _layer_state(layer: Any) -> dict[str, Any]:
         own = layer.get_state()
         if own is None:
             raise ArchiveError(f"The state of {type(layer).__name__} cannot be stored, it says itself.")
-        return from_json(to_json({**state, "own": _pack(own)}))
+        return from_json(to_json({**state, "own": pack(own)}))
     moments = {name: [part.mean, part.var, part.count] for name, part in _moments(layer).items()}
-    state["moments"] = _pack(moments)
+    state["moments"] = pack(moments)
     state["generators"], state["values"] = {}, {}
     names: dict[int, str] = {}
     for name, value in _attributes(layer):
@@ -172,7 +170,7 @@ def _layer_state(layer: Any) -> dict[str, Any]:
             first = names.setdefault(id(value), name)
             state["generators"][name] = value.bit_generator.state if first == name else first
         else:
-            state["values"][name] = _pack(value)
+            state["values"][name] = pack(value)
     return from_json(to_json(state, type(layer).__name__))
 
 
@@ -182,14 +180,14 @@ def _set_layer_state(layer: Any, state: Mapping[str, Any]) -> None:
     for name, space in _spaces(layer).items():
         set_space_state(space, state["spaces"][name])
     if "own" in state:
-        layer.set_state(_unpack(state["own"]))
+        layer.set_state(unpack(state["own"]))
         return
     for name, part in _moments(layer).items():
-        part.mean, part.var, part.count = _unpack(state["moments"][name])
+        part.mean, part.var, part.count = unpack(state["moments"][name])
     for name, generator in state["generators"].items():
         setattr(layer, name, getattr(layer, generator) if isinstance(generator, str) else new_generator(generator))
     for name, value in state["values"].items():
-        setattr(layer, name, _unpack(value))
+        setattr(layer, name, unpack(value))
 
 
 def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
@@ -241,31 +239,3 @@ def _is_live(value: Any) -> bool:
     """Whether the value is restored in place: statistics and spaces, or a dict of them."""
     parts = list(value.values()) if type(value) is dict and value else [value]
     return all(isinstance(part, (*STATISTICS, spaces.Space)) for part in parts)
-
-
-def _pack(value: Any) -> Any:
-    """NumPy's scalars as arrays without axes, as JSON would make Python's numbers of them, which are more precise; and
-    arrays without axes with one, under :data:`NO_AXES`, and deques under :data:`DEQUE`.
-    """
-    if isinstance(value, np.generic):
-        return np.asarray(value)
-    if isinstance(value, np.ndarray) and not value.ndim:
-        return {NO_AXES: value[None]}
-    if type(value) is deque:
-        return {DEQUE: [value.maxlen, *map(_pack, value)]}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_pack, value)) if type(value) in (list, tuple) else value
-    return {key: _pack(item) for key, item in value.items()} if type(value) is dict else value
-
-
-def _unpack(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value if value.ndim else value[()]
-    if isinstance(value, list | tuple):
-        return type(value)(map(_unpack, value))
-    if isinstance(value, dict) and value.keys() == {NO_AXES}:
-        return value[NO_AXES].reshape(())
-    if isinstance(value, dict) and value.keys() == {DEQUE}:
-        longest, *items = value[DEQUE]
-        return deque(map(_unpack, items), longest)
-    return {key: _unpack(item) for key, item in value.items()} if isinstance(value, dict) else value
