@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
 from hd_agents.checks import FLOAT32_MAX
 from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
@@ -100,7 +100,8 @@ def watch(env: VecEnv, steps: Callable[[], int]) -> None:
 
     :param steps: tells how many env steps are done.
     """
-    env = env.unwrapped
+    while isinstance(env, VecEnvWrapper):  # not env.unwrapped, which to some simulators is no vector environment
+        env = env.venv
     if isinstance(env, DummyVecEnv):
         before = env._save_obs
         take_in = before.take_in if isinstance(before, _Watch) else before

@@ -1,6 +1,7 @@
 """Environments that are put back where another stood do what that one would have done."""
 
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces, wrappers
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
+from hd_agents.callbacks import RunCheckpoint
 from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
 from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
-from tests.agents import Scripted
+from tests.agents import Clock, Scripted, tiny
 
 
 def scripted(*parts: spaces.Space[Any]) -> gym.Env[Any, Any]:
@@ -342,23 +344,32 @@ def inside_out() -> gym.Env[Any, Any]:
     return Monitor(Restorable(scripted()))
 
 
-class Mute(VecEnvWrapper):
-    """Cannot tell what is around its environments, as vector environments of some simulators."""
+class Mute(VecEnv):
+    """As Isaac Lab's: cannot tell what is around its environments, and below it is no vector environment."""
 
-    unwrapped = property(lambda self: self)
+    def __init__(self, make: Any) -> None:
+        self.inner = inner = DummyVecEnv([make])
+        self.reset, self.step_async, self.step_wait = inner.reset, inner.step_async, inner.step_wait
+        super().__init__(1, inner.observation_space, inner.action_space)
 
-    def reset(self) -> Any:
-        return self.venv.reset()
+    reset = step_async = step_wait = close = set_attr = env_method = None  # type: ignore[assignment]
 
-    def step_wait(self) -> Any:
-        return self.venv.step_wait()
+    @property
+    def unwrapped(self) -> Any:
+        return self.inner.envs[0].unwrapped
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> Any:
+        return self.inner.get_attr(attr_name)
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> Any:
         raise NotImplementedError
 
 
-def test_vector_environments_that_do_not_tell_are_not_stored() -> None:
-    assert get_vec_state(Mute(DummyVecEnv([scripted])))["envs"] is None
+def test_vector_environments_that_do_not_tell_are_learned_in(tmp_path: Path) -> None:
+    assert get_vec_state(Mute(scripted))["envs"] is None
+    agent = tiny(env=VecNormalize(Mute(lambda: Clock(5))))
+    agent.learn(30, callback=RunCheckpoint(tmp_path, every=10))
+    assert agent.num_timesteps == 30
 
 
 def test_other_processes_need_the_wrapper_outermost() -> None:

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
 from hd_agents.envs.restarting import MAX_RESTARTS, Restarts, new_seed
+from hd_agents.envs.state import innermost
 from hd_agents.signals import SIGNALS
 
 CLOSING_SECONDS = 10.0  # that a running step may take to its end when all is closed
@@ -203,7 +204,7 @@ def settle(envs: VecEnv) -> None:
 
     :raises RuntimeError: for a process that has ended.
     """
-    inner = envs.unwrapped
+    inner = innermost(envs)
     if isinstance(inner, RestartingSubprocVecEnv):
         inner.settle()
     elif isinstance(inner, SubprocVecEnv):

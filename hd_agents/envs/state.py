@@ -85,7 +85,7 @@ def get_vec_state(env: VecEnv) -> dict[str, Any]:
             wrappers.append(_layer_state(layer))
         except ArchiveError:
             wrappers.append(None)
-    inner: Any = env.unwrapped
+    inner: Any = innermost(env)
     if isinstance(inner, DummyVecEnv):
         states = [get_state(each) for each in inner.envs]
     elif _are_restorable(inner):
@@ -114,7 +114,7 @@ def set_vec_state(env: VecEnv, state: Mapping[str, Any]) -> bool:
     for layer, part in zip(layers, stored, strict=True):
         if part is not None:
             _set_layer_state(layer, part)
-    inner: Any = env.unwrapped
+    inner: Any = innermost(env)
     if whole and isinstance(inner, DummyVecEnv):
         for each, part in zip(inner.envs, state["envs"], strict=True):
             set_state(each, part)
@@ -137,6 +137,11 @@ def _vec_layers(env: VecEnv) -> Iterator[VecEnvWrapper]:
     while isinstance(env, VecEnvWrapper):
         yield env
         env = env.venv
+
+
+def innermost(env: VecEnv) -> VecEnv:
+    """The vector environment within all wrappers. With some simulators ``unwrapped`` is none, but what it holds."""
+    return [env, *(layer.venv for layer in _vec_layers(env))][-1]
 
 
 def _layers(env: Any) -> Iterator[Any]:

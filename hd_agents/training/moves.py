@@ -5,12 +5,14 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
+from hd_agents.envs.state import innermost
+
 MOVES = "_hd_agents_moves"  # attribute of a vector environment that counts
 
 
 def moves(env: VecEnv) -> int:
     """How often anybody has reset or stepped the innermost vector environment since this was first asked."""
-    env = env.unwrapped
+    env = innermost(env)
     if MOVES not in vars(env):
         counter = _Counter()
         setattr(env, MOVES, counter)
