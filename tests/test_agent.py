@@ -163,6 +163,15 @@ def test_learning_too_little_to_begin_with_is_said(capsys: pytest.CaptureFixture
     assert "learning_starts" not in capsys.readouterr().out
 
 
+def test_learning_that_begins_again_and_again_is_told() -> None:
+    agent = tiny(learning_starts=40).learn(30)
+    with pytest.warns(UserWarning, match="30 steps end before learning_starts=40.*reset_num_timesteps=False"):
+        agent.learn(30)
+    assert agent._n_updates == 0
+    agent.learn(30, reset_num_timesteps=False)
+    assert agent._n_updates > 0
+
+
 def test_setup_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     space = spaces.Dict({"eye": spaces.Box(0, 255, (33, 16, 3), np.uint8), "arm": spaces.Box(-1, 1, (5,))})
     agent = tiny("MultiInputPolicy", Scripted(space, spaces.MultiDiscrete([2, 3])), verbose=1)

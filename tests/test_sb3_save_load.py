@@ -171,7 +171,7 @@ def test_environments_are_checked_and_may_be_more(tmp_path: Path) -> None:
     moved = {"observation_space": wide.observation_space}
     assert HarmonyDreamAgent.load(tmp_path / "agent", env=wide, custom_objects=moved).learn(5).num_timesteps == 5
     agent.set_env("CartPole-v1")
-    agent.learn(10)
+    agent.learn(10, reset_num_timesteps=False)
     bare = HarmonyDreamAgent.load(tmp_path / "agent")
     assert bare.get_env() is None
     bare.set_env(gym.make("CartPole-v1"))

@@ -119,14 +119,15 @@ class LearningLoop(BaseAlgorithm):
             live_settings.rates(self, remaining)  # better now than after hours
         self._go_to_env(self.env)
         self._learning = True
+        counts_anew = reset_num_timesteps and self.num_timesteps > 0
         try:
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
             self._note_moves()
             self._updates_at_start = self._n_updates
-            if self.verbose >= 1 and total_timesteps < self.learning_starts:
-                print(f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}.")
+            if total_timesteps < self.learning_starts:
+                self._tell_of_no_learning(total_timesteps, counts_anew)
             callback.on_training_start(locals(), globals())
             going = True
             while going and self.num_timesteps < total_timesteps:
@@ -144,6 +145,17 @@ class LearningLoop(BaseAlgorithm):
             tell_failure(callback)
             raise
         return self
+
+    def _tell_of_no_learning(self, total_timesteps: int, counts_anew: bool) -> None:
+        """A line of ``verbose=1``; a warning where it will always be so, as of ``learn(500)`` in a loop."""
+        text = f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}."
+        enough = len(self.replay_buffer or ()) + total_timesteps >= self.learning_starts
+        if counts_anew and enough and self.train_ratio and not self._n_updates:
+            warnings.warn(
+                f"{text} This learn() counts from 0 again: reset_num_timesteps=False goes on counting.", stacklevel=3
+            )
+        elif self.verbose >= 1:
+            print(text)
 
     def _go_to_env(self, env: VecEnv) -> None:
         """See where the environments are: a new episode will begin where the last one cannot go on."""
