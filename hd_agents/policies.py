@@ -216,6 +216,11 @@ class DreamPolicy(BasePolicy):
         :param starts: (n,) where it will be forgotten, and may be anything.
         :raises ValueError: where a shape does not fit, or a number is not finite.
         """
+        if not isinstance(state, (tuple, list)):
+            raise ValueError(
+                f"state={state!r}: pass what predict() returned, or None at the start. It is the second argument; name "
+                "the fourth: predict(obs, deterministic=True)."
+            )
         wanted, device = self._latent_shapes(n), self.device
         found = [np.shape(part) for part in state]
         if found != wanted:

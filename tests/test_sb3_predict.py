@@ -69,6 +69,11 @@ def test_the_observation_of_either_api_is_explained() -> None:
     assert agent.predict(obs)[0].shape == (1,)
 
 
+def test_a_flag_in_the_place_of_the_state_is_told() -> None:
+    with pytest.raises(ValueError, match=r"state=True: .*predict\(obs, deterministic=True\)"):
+        tiny().predict(np.zeros(4), True)
+
+
 def test_a_subclassed_space_is_a_space() -> None:
     class Narrow(spaces.Box):
         pass
