@@ -140,7 +140,11 @@ def _read_overrides(backbone: str, size: str, overrides: Mapping[str, Any]) -> t
     options |= {"bins": 255, "vector_units": None, "vector_layers": None} | SIZES[backbone][size]._asdict()
     unknown = sorted(str(key) for key in overrides if key not in options)
     if unknown:
-        raise ValueError(f"policy_kwargs has unknown keys {unknown}; it may have {sorted(options)}")
+        raise ValueError(
+            f"policy_kwargs has unknown keys {unknown}; it may have {sorted(options)}."
+            " 'units' and 'layers' are width and depth of the dense networks, size='nano' to 'xlarge' sets all; for "
+            "networks of your own see docs/extending.md."
+        )
     options |= overrides
 
     def whole(name: str, low: int = 1, default: int | None = None) -> int:

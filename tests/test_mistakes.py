@@ -241,6 +241,7 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
         ({"policy_kwargs": {"predict_continue": 2}}, r"policy_kwargs\['predict_continue'\]=2: use one of"),
         ({"policy_kwargs": {"bins": 1}}, r"policy_kwargs\['bins'\]=1: use a whole number of at least 2"),
         ({"policy_kwargs": {1: 1, "a": 2}}, r"unknown keys \['1', 'a'\]"),
+        ({"policy_kwargs": {"net_arch": [64, 64]}}, r"\['net_arch'\].*'units' and 'layers' are.*docs/extending.md"),
         ({"harmony": {"reward": np.nan}}, r"harmony\['reward'\]=nan: use True, False or"),
         ({"verbose": 3}, "verbose=3: use one of"),
         ({"learning_rate": "cos"}, "learning_rate='cos': use a number, 'lin_0.001'.* or a function"),
