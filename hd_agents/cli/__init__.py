@@ -78,7 +78,10 @@ def _hint(unknown: Sequence[str], argv: Sequence[str], options: argparse.Namespa
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(prog="hd-agents", description="World-model agents on Gymnasium tasks.")
+    parser = argparse.ArgumentParser(
+        prog="hd-agents",
+        description="Agents that learn a model of their environment, and act by it: train, watch and evaluate them.",
+    )
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for command in (

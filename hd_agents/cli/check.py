@@ -210,7 +210,8 @@ def _played(agent: HarmonyDreamAgent, clock: _Clock) -> str:
 
 def _tell(plan: Plan, agent: HarmonyDreamAgent, times: Times) -> str:
     """The times in words."""
-    where = f"{torch.get_num_threads()} threads of the CPU"
+    threads = torch.get_num_threads()
+    where = f"{threads} thread{'s' * (threads > 1)} of the CPU"
     if agent.device.type == "cuda":
         memory = format_bytes(torch.cuda.max_memory_allocated(agent.device))
         where = f"{torch.cuda.get_device_name(agent.device)}, {memory} of its memory at most"

@@ -39,19 +39,19 @@ def add_eval_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of what is played besides learning."""
     every = f"evaluate by the papers' rule every so many env steps, into {SCORES}"
     parser.add_argument("--eval-every", type=count, metavar="STEPS", help=every)
-    episodes = "of each of these evaluations (default: the papers' number)"
+    episodes = "episodes of each of these evaluations (default: the papers' number)"
     parser.add_argument("--eval-episodes", type=count, metavar="N", help=episodes)
     parser.add_argument("--no-video", action="store_true", help="play nothing afterwards: no play.mp4 and no dream.png")
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a task is trained."""
-    presets = "paper: the paper's settings (of `classic` and your own tasks: ours); nano: what two CPU cores can run"
+    presets = "paper: the paper's settings (for `classic` and your own tasks: ours); nano: for two CPU cores"
     parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=f"{presets} (default: %(default)s)")
     parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
     add_device_flag(parser)
     sizes = "nano, xsmall, small, medium, large or xlarge"
-    parser.add_argument("--size", help=f"of the networks: {sizes} (default: the task's own)")
+    parser.add_argument("--size", help=f"size of the networks: {sizes} (default: the task's own)")
     where = (
         "the environments of --set n_envs=N: all of them in this process, or each in one of its own (default: dummy)"
     )
@@ -64,9 +64,9 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help=f"dummy or subproc: {where}",
     )
-    arguments = "any argument of HarmonyDreamAgent but env, seed, device, verbose and tensorboard_log"
+    arguments = "a setting: an argument of HarmonyDreamAgent (not env, seed, device, verbose or tensorboard_log)"
     own = "agent_class=MODULE:CLASS for an agent of your own"
-    set_help = f"{arguments}, n_envs, one entry such as policy_kwargs.units, or {own}; may be repeated"
+    set_help = f"{arguments}; one entry of it, such as policy_kwargs.units; n_envs; or {own}; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
     add_env_flag(parser, "settings", "env_kwargs.")
     parser.set_defaults(trained_agent=None)  # a flag of `train` alone
