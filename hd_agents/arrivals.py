@@ -131,8 +131,7 @@ class _Watch:
         if reason := misfit(obs, self.env.observation_space):
             done = self.steps()
             raise ValueError(f"Environment {env_idx} returned a wrong observation after {done:,} env steps: {reason}.")
-        rows = {key: values[env_idx] for key, values in self.env.buf_obs.items()}
-        if self.env.buf_dones[env_idx] and _is_changed(self.before.get(env_idx), obs, rows):
+        if self.env.buf_dones[env_idx] and self._is_lost(env_idx, obs):
             warnings.warn(
                 f"Environment {env_idx} returns one array again and again, and changes it: the last observation of an "
                 "episode is lost, and the first of the next stands in its place. Return observation.copy().",
@@ -141,15 +140,16 @@ class _Watch:
         self.take_in(env_idx, obs)
         self.before[env_idx] = obs
 
-
-def _is_changed(before: Any, obs: Any, rows: Mapping[Any, NDArray[Any]]) -> bool:
-    """Whether ``obs`` is in an array of ``before``, an observation that was ``rows`` when it was returned."""
-    for key, row in rows.items():
-        old, new = (before, obs) if key is None or before is None else (before[key], obs[key])
-        shared = isinstance(old, np.ndarray) and isinstance(new, np.ndarray) and np.may_share_memory(old, new)
-        if shared and not np.array_equal(old.astype(row.dtype), row):
-            return True
-    return False
+    def _is_lost(self, env: int, obs: Any) -> bool:
+        """Whether an episode's last observation was in an array that ``obs``, the next one's first, is written into."""
+        told = self.before.get(env), self.env.buf_infos[env].get("terminal_observation"), obs
+        for key, rows in self.env.buf_obs.items():
+            before, last, first = (one.get(key) if isinstance(one, Mapping) else one for one in told)
+            arrays = isinstance(last, np.ndarray) and isinstance(first, np.ndarray)
+            shared = arrays and np.may_share_memory(last, first)
+            if shared and before is not None and not np.array_equal(np.asarray(before, rows.dtype), rows[env]):
+                return True
+        return False
 
 
 def misfit(observation: Any, space: spaces.Space[Any]) -> str | None:

@@ -150,6 +150,28 @@ def test_last_observations_that_are_overwritten_are_told(parts: bool, anew: bool
     assert rows[0, :5, 0].tolist() == [0, 1, 2, 3 if anew else 0, 0]
 
 
+class ByTurns(Reused):
+    """Writes into two arrays by turns, so that a last observation outlives the first one after it."""
+
+    def __init__(self) -> None:
+        super().__init__(parts=False, anew=False)
+        self.other = np.zeros(3, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.array, self.other = self.other, self.array
+        return super().reset()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.other[:] = self.array
+        self.array, self.other = self.other, self.array
+        return super().step(action)
+
+
+def test_arrays_that_take_turns_are_no_fault() -> None:
+    agent = tiny("MlpPolicy", ByTurns()).learn(7)  # warnings are errors here
+    assert agent.replay_buffer._columns["observation.observation"][0, :5, 0].tolist() == [0, 1, 2, 3, 0]
+
+
 def test_numbers_beyond_float32_are_refused() -> None:
     codec = ObservationCodec(spaces.Box(-np.inf, np.inf, (2,), np.float64))
     with pytest.raises(ValueError, match=r"Environment 2 .* after 7 env steps: .* holds inf at index 1"):
