@@ -209,11 +209,12 @@ class LearningLoop(BaseAlgorithm):
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         if normalizer is not None:
             self._last_original_obs = step.observations
-        # An environment may mean something else by "episode", or give the dict of an end at every step.
-        told = [bool(done and is_told(info)) for done, info in zip(dones, infos, strict=True)]
-        rest = [info if here else {**info, "episode": None} for here, info in zip(told, infos, strict=True)]
-        self._update_info_buffer(rest, dones)
-        self._ended += told
+        if dones.any():  # elsewhere an info may still hold what a monitor has left in it at an end
+            told = [bool(done and is_told(info)) for done, info in zip(dones, infos, strict=True)]
+            # An environment may mean something else by "episode".
+            rest = [info if here else {**info, "episode": None} for here, info in zip(told, infos, strict=True)]
+            self._update_info_buffer(rest, dones)
+            self._ended += told
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         for _ in range(int(dones.sum())):
             self._episode_num += 1
