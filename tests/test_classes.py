@@ -189,6 +189,17 @@ def test_a_class_that_cannot_be_stored_is_told_before_it_learns(
     assert not Path("runs").exists()
 
 
+def test_a_class_may_store_more_beside_its_file() -> None:
+    more = """
+    def save(self, path, *arguments):
+        super().save(path, *arguments)
+        path.with_suffix(".txt").write_text("more")
+"""
+    Path("own_methods.py").write_text(SOURCE.replace("class Other", f"{more}\nclass Other"))
+    assert main(["train", "CartPole-v1", "--folder", "runs", "--steps", "60", "--device", "cpu", *SETTINGS]) == 0
+    assert Path("runs/CartPole-v1_1/agent.txt").exists()
+
+
 def test_its_broken_step_is_repeated_as_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own_methods.py").write_text(SOURCE.replace("square().mean()", "square().mean() / 0.0"))
     often = ["--set=train_ratio=16", "--set=precision=float32", "--steps", "70", "--device", "cpu"]

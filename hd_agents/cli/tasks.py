@@ -2,10 +2,10 @@
 
 import argparse
 import ast
-import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hd_agents.cli.errors import UsageError, checked, make_folder
 from hd_agents.envs.closing import close
 from hd_agents.zoo.catalogue import make_with
 from hd_agents.zoo.classes import class_name
+from hd_agents.zoo.models import AGENT_FILE
 from hd_agents.zoo.training import Plan, plan
 
 
@@ -153,11 +154,11 @@ def try_agent(plan: Plan, device: str) -> HarmonyDreamAgent:
 
 
 def _check_stored(agent: HarmonyDreamAgent) -> None:
-    kind, file = type(agent), io.BytesIO()
+    kind = type(agent)
     try:
-        agent.save(file)
-        file.seek(0)
-        kind.load(file, device="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            agent.save(Path(folder) / AGENT_FILE)
+            kind.load(Path(folder) / AGENT_FILE, device="cpu")
     except Exception as error:  # whatever a class of anybody's does
         raise UsageError(
             f"agents of {class_name(kind)} cannot be stored and loaded again: {type(error).__name__}: {error} Have it "
