@@ -16,7 +16,7 @@ import pytest
 from gymnasium import spaces
 
 from hd_agents.cli import main
-from hd_agents.cli.dream import AGENT, ANEW, HELD, QUIT, Game, Hand
+from hd_agents.cli.dream import AGENT, ANEW, HELD, QUIT, Game, Hand, shown
 from hd_agents.films.live_dream import LiveDream
 from hd_agents.films.terminal import blocks, palette, split
 from tests.agents import Scripted, tiny
@@ -81,6 +81,18 @@ def test_held_keys_become_actions() -> None:
     shifted.press("2")
     assert [shifted.action() for _ in range(HELD + 1)] == [1] * HELD + [-1]
     assert Hand({("w",): 3}, spaces.Box(-1, 1, (2,))).keys == []
+
+
+def test_keys_that_pygame_names_are_known() -> None:
+    """As for ``gymnasium.utils.play``: arrows have numbers there that no character has, and so have function keys."""
+    right, left, f1 = 1073741903, 1073741904, 1073741882
+    hand = Hand({(left,): 1, (right,): 2, (right, ord("x")): 3, (f1,): 3}, spaces.Discrete(4))
+    assert hand.keys == ["0", "1", "2", "3", "left", "right", "x"]
+    assert shown(hand.keys) == "left right x 0-3"
+    hand.press("right")
+    assert hand.action() == 2
+    hand.press("x")
+    assert hand.action() == 3
 
 
 def test_a_live_dream_is_what_the_agent_imagines() -> None:
@@ -154,6 +166,28 @@ def test_the_agent_plays_until_somebody_presses_a_key(monkeypatch: pytest.Monkey
     assert game.told == ["episode of seed 5: return 9 in 9 steps, ended"]
     assert not game.play(seed=6)
     assert game.told[1] == "episode of seed 6: return 1 in 1 steps"
+
+
+class Measured(Scripted):
+    """Tells what its motors did, which was a little more than they were told."""
+
+    def step(self, action: Any) -> Any:
+        *result, info = super().step(action)
+        return *result, {**info, "executed_action": np.array([1.05, 0.5], np.float32)}
+
+
+def test_actions_that_were_measured_may_lie_beyond_their_bounds() -> None:
+    env = Measured(IMAGE, spaces.Box(-1, 1, (2,)), length=3)
+    agent, states = tiny("CnnPolicy", env), []
+
+    class Player:
+        def predict(self, observation: Any, state: Any, start: Any) -> Any:
+            states.append(state)
+            return agent.predict(observation, state, start)
+
+    terminal: Any = FakeTerminal(["", "", QUIT])
+    assert not Game(Player(), LiveDream(agent), env, terminal, horizon=9, fps=1e9).play(seed=5)
+    assert states[-1][2].tolist() == [[1.0, 0.5]]
 
 
 def run_in_terminal(monkeypatch: pytest.MonkeyPatch, typed: bytes, *words: str) -> tuple[int, str]:

@@ -22,11 +22,12 @@ from hd_agents.films.live_dream import LiveDream
 from hd_agents.films.strip import to_rgb
 from hd_agents.films.terminal import Image, Terminal
 from hd_agents.randomness import seeded
-from hd_agents.spaces.executed import EXECUTED, with_executed
+from hd_agents.spaces.executed import EXECUTED, encode_executed, with_executed
 from hd_agents.zoo.packages import ActingAgent
 
 QUIT, AGENT, ANEW = "q", "\t", "\n"  # q, Tab and Enter
-ARROWS = {"up": "w", "left": "a", "down": "s", "right": "d"}  # what they stand for where the game knows the letters
+PYGAME = {1073741903: "right", 1073741904: "left", 1073741905: "down", 1073741906: "up"}  # its numbers of the arrows
+ARROWS = {"up": "w", "left": "a", "down": "s", "right": "d"}  # what they stand for where the game does not know them
 LINGER = 1.5  # seconds at the end of an episode
 HELD = 3  # steps that a key counts as held for: terminals do not tell when it is let go
 
@@ -101,11 +102,8 @@ class Hand:
         if isinstance(space, spaces.Discrete):
             self._idle = int(space.start)
             numbers = {frozenset(str(number)): self._idle + number for number in range(min(int(space.n), 10))}
-            letters = {
-                frozenset(key if isinstance(key, str) else chr(key) for key in held): int(action)
-                for held, action in keys.items()
-            }
-            self._actions = numbers | letters
+            named = {frozenset(map(_name, held)): int(action) for held, action in keys.items()}
+            self._actions = numbers | {held: action for held, action in named.items() if "".join(held).isprintable()}
             self._idle = self._actions.pop(frozenset(), self._idle)
         self._held: dict[str, int] = {}  # key -> steps that it still counts for, in the order of pressing
         self.plays = False
@@ -117,7 +115,7 @@ class Hand:
 
     def press(self, key: str) -> None:
         """Take a key in; one that stands for nothing is ignored."""
-        key = ARROWS.get(key, key)
+        key = key if key in self.keys else ARROWS.get(key, key)
         if key in self.keys:
             self.plays = True
             self._held.pop(key, None)
@@ -129,6 +127,11 @@ class Hand:
         self._held = {key: left - 1 for key, left in self._held.items() if left > 1}
         alone = self._actions.get(frozenset(held[-1:]), self._idle)
         return self._actions.get(frozenset(held), alone)
+
+
+def _name(key: str | int) -> str:
+    """As a terminal tells of it, or a sign that none does."""
+    return key if isinstance(key, str) else PYGAME.get(key) or (chr(key) if key <= sys.maxunicode else "\0")
 
 
 class Game:
@@ -166,7 +169,9 @@ class Game:
             chosen = self._hand.action() if self._hand.plays else action
             taken = int(chosen) if isinstance(self._env.action_space, spaces.Discrete) else chosen
             observation, reward, terminated, truncated, info = self._env.step(taken)
-            executed = np.asarray(info.get(EXECUTED, taken))
+            executed = np.asarray(taken)
+            if EXECUTED in info:
+                executed = policy.actions.decode(encode_executed(policy.actions, info, 0)[None])[0]
             if self._hand.plays or EXECUTED in info:
                 state = with_executed(policy.actions, state, executed)
             steps, total, done = steps + 1, total + float(reward), bool(terminated or truncated)
