@@ -1,10 +1,13 @@
 """`hd-agents dream`: a game beside the model's dream of it, in a terminal."""
 
+import io
 import os
 import pty
 import re
+import signal
 import termios
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -18,7 +21,7 @@ from gymnasium import spaces
 from hd_agents.cli import main
 from hd_agents.cli.dream import AGENT, ANEW, HELD, QUIT, Game, Hand, shown
 from hd_agents.films.live_dream import LiveDream
-from hd_agents.films.terminal import blocks, palette, split
+from hd_agents.films.terminal import Terminal, blocks, palette, split
 from tests.agents import Scripted, tiny
 
 IMAGE = spaces.Box(0, 255, (32, 32, 3), np.uint8)
@@ -216,12 +219,38 @@ def run_in_terminal(monkeypatch: pytest.MonkeyPatch, typed: bytes, *words: str) 
         os.write(ours, typed)
         reader = Thread(target=read)
         reader.start()
-        status = main(["dream", *words])
+        try:
+            status: Any = main(["dream", *words])
+        except SystemExit as ended:
+            status = ended.code
         assert termios.tcgetattr(theirs) == usual
     os.close(theirs)
     reader.join()
     os.close(ours)
     return status, shown.decode()
+
+
+@contextmanager
+def bare_terminal() -> Iterator[tuple[Terminal, int]]:
+    """A terminal, and where to type into it."""
+    ours, theirs = pty.openpty()
+    with open(theirs) as keys, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", keys)
+        patch.setattr("sys.stdout", io.StringIO())
+        with Terminal() as terminal:
+            yield terminal, ours
+
+
+def test_keys_that_are_no_text_are_left_out() -> None:
+    """Such as an e with an accent, from a terminal that does not speak UTF-8."""
+    with bare_terminal() as (terminal, ours):
+        os.write(ours, b"\xe9")
+        assert terminal.pressed(1.0) == []
+        os.write(ours, b"\xe9w")
+        assert terminal.pressed(1.0) == ["w"]
+        os.close(ours)
+        with pytest.raises(KeyboardInterrupt):
+            terminal.pressed(1.0)  # and afterwards there is no terminal to give back
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +273,13 @@ def test_a_game_in_a_terminal(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
     expected = cv2.resize(observation, (33, 33), interpolation=cv2.INTER_AREA)[:32]
     assert np.array_equal(picture[:, :33], expected & 0xF8)
     assert "dream of 0 steps, 30 at most" in lines[-2]
+
+
+def test_sigterm_gives_the_terminal_back(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Terminal, "show", lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    status, shown = run_in_terminal(monkeypatch, b"", str(saved), "--task", "classic/Catch")
+    assert status == 143
+    assert shown.endswith("\x1b[?25h\x1b[?1049l")
 
 
 def test_what_cannot_be_shown_is_told(

@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 1: a training that failed, a model that fails its verification, a benchmark or comparison with runs that
     failed, a checkpoint that cannot be written or read, an environment that `check` finds not sound or that fails in
-    `evaluate` or `enjoy`, a file of a run that is damaged, or a `replay-nan` that found nothing; 2: a mistake in what
-    was typed, told in one line; 130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP (a training saves what there is
-    first).
+    `evaluate`, `enjoy` or `dream`, a file of a run that is damaged, or a `replay-nan` that found nothing; 2: a mistake
+    in what was typed, told in one line; 130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP (a training saves what
+    there is first).
     """
     parser = build_parser()
     options, unknown = parser.parse_known_args(argv)

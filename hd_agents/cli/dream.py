@@ -15,6 +15,7 @@ from hd_agents.cli import flags
 from hd_agents.cli.enjoy import trained_on
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
+from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.evaluation import acting, player_for
 from hd_agents.evaluation.episodes import SeededEpisodes
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         check_spaces(agent, options.agent, task, env)
         player = player_for(agent, acting(task_id(task), "paper"))
-        with Terminal() as terminal, seeded(options.seed, agent.device):
+        with sigterm_as_exit(), Terminal() as terminal, seeded(options.seed, agent.device):
             game = Game(player, dream, env, terminal, options.horizon, options.fps)
             for seed in count(options.seed):
                 if not game.play(seed):

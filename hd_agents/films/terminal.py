@@ -5,6 +5,7 @@ import select
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -38,10 +39,11 @@ class Terminal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._write(f"{PLAIN}\x1b[?25h\x1b[?1049l")
         import termios
 
-        termios.tcsetattr(self._keys, termios.TCSADRAIN, self._usual)
+        self._write(f"{PLAIN}\x1b[?25h\x1b[?1049l")
+        with suppress(termios.error):  # of a terminal that is gone
+            termios.tcsetattr(self._keys, termios.TCSADRAIN, self._usual)
 
     def pressed(self, seconds: float) -> list[str]:
         """The keys pressed since the last call; waits up to so many seconds for the first.
@@ -50,10 +52,10 @@ class Terminal:
         """
         if not select.select([self._keys], [], [], seconds)[0]:
             return []
-        typed = os.read(self._keys, 1024).decode(errors="ignore")
+        typed = os.read(self._keys, 1024)
         if not typed:
             raise KeyboardInterrupt  # the terminal is gone
-        return split(typed)
+        return split(typed.decode(errors="ignore"))
 
     def show(self, pictures: Sequence[Image], lines: Sequence[str]) -> None:
         """Replace what is shown by RGB pictures beside each other, each with its title, and lines of text below.
