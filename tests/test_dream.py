@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import termios
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,6 +229,26 @@ def run_in_terminal(monkeypatch: pytest.MonkeyPatch, typed: bytes, *words: str) 
     reader.join()
     os.close(ours)
     return status, shown.decode()
+
+
+def test_what_a_step_takes_is_not_waited_for_again() -> None:
+    env, waits = Scripted(IMAGE, spaces.Discrete(4)), []
+    agent = tiny("CnnPolicy", env)
+
+    class Player:
+        def predict(self, *arguments: Any) -> Any:
+            time.sleep(0.05)
+            return agent.predict(*arguments)
+
+    class Patient(FakeTerminal):
+        def pressed(self, seconds: float) -> list[str]:
+            waits.append(seconds)
+            time.sleep(seconds)
+            return super().pressed(seconds)
+
+    terminal: Any = Patient(["", "", "", QUIT])
+    assert not Game(Player(), LiveDream(agent), env, terminal, horizon=9, fps=10).play(seed=5)
+    assert max(waits) < 0.06, "at 10 steps per second, of which a step itself takes a half"
 
 
 @contextmanager

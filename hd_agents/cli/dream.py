@@ -148,6 +148,7 @@ class Game:
     ) -> None:
         self._player, self._dream, self._env, self._terminal = player, dream, env, terminal
         self._horizon, self._pause = horizon, 1.0 / fps
+        self._due = time.monotonic()  # when the next step is to be made
         known = env.has_wrapper_attr("get_keys_to_action")
         self._hand = Hand(env.get_wrapper_attr("get_keys_to_action")() if known else {}, env.action_space)
         self.told: list[str] = []
@@ -195,12 +196,11 @@ class Game:
         self._terminal.show([seen, picture], lines)
 
     def _wait(self, seconds: float) -> list[str]:
-        """The keys of the next step, once it is time for it; at once where it is to end."""
-        until, left = time.monotonic() + seconds, seconds
-        pressed: list[str] = []
-        while QUIT not in pressed and left >= 0.0:
+        """The keys of the next step, so many seconds after the last one; at once where it is to end."""
+        self._due = max(self._due + seconds, time.monotonic())
+        pressed = self._terminal.pressed(max(0.0, self._due - time.monotonic()))
+        while QUIT not in pressed and (left := self._due - time.monotonic()) > 0.0:
             pressed += self._terminal.pressed(left)
-            left = until - time.monotonic()
         for key in pressed:
             self._hand.press(key)
             if key == AGENT:
