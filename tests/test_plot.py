@@ -200,6 +200,8 @@ def test_what_is_there_twice_counts_once(tmp_path: Path) -> None:
     as_long, with_gamma = folder._replace(folder=tmp_path / "b"), rows[0]._replace(row={**row, "command": "c gamma"})
     assert plot._once([folder, as_long, folder]) == [folder, as_long], "other runs that took as many seconds"
     assert plot._once([rows[0], with_gamma, rows[2]]) == [rows[0], with_gamma]
+    by_hand = [rows[0]._replace(row={"name": "classic/Catch", "seed": 0, "mean_return": score}) for score in (1, 2)]
+    assert plot._once(by_hand) == by_hand, "nothing says that they are of one run"
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

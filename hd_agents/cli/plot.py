@@ -208,7 +208,9 @@ def _once(runs: Iterable[Run]) -> list[Run]:
     """Without what is there twice: in two tables, or in a folder, which tells more, and in its table."""
 
     def told(one: Run, *more: str) -> tuple[Any, ...]:
-        return tuple((one.row or {}).get(key) for key in (*SAME_RUN, *more))
+        row = one.row or {}
+        is_known = row.get("wall_seconds") is not None  # else it was written by hand, and says too little
+        return tuple(row.get(key) for key in (*SAME_RUN, *more)) if is_known else (id(one),)
 
     # Runs of two folders are two, also where they took as many seconds.
     alone = {told(one, "command") if one.folder is None else one.folder.resolve(): one for one in runs}
