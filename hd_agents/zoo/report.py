@@ -14,28 +14,28 @@ HEAD = """# The zoo
 
 Written by `hd-agents zoo report`: change `hd_agents/zoo/report.py` instead.
 
-Data only; it ships inside the wheel as `hd_agents/_zoo`, and `hd_agents.zoo` and `hd-agents` read it by a task's
-name.
+This folder holds data only. It ships in the wheel as `hd_agents/_zoo`; `hd_agents.zoo` and `hd-agents` read it by a
+task's name.
 
 - `hyperparams/<suite>.yml`: what each task is trained with. `atari100k`, `dmc_vision`, `dmc_natural` and `metaworld`
   hold the paper's values, `dmc_proprio` carries those of `dmc_vision` over to vectors, `classic` is made for small
-  machines. `nano` in a suite's file is what two CPU cores can run in an hour or two; that of `dmc_natural` was not
-  tried out.
+  machines. `nano` in a suite's file is what two CPU cores can run in an hour or two; that of `dmc_natural` has not
+  been run.
 - `pretrained/<suite>/<task>/`: trained models, each with README, card, weights, video and film strip of a dream;
   `hd-agents list --pretrained` shows their scores.
-- `results/<suite>.csv`: a row per training run: its score, command, commit, machine and time. Runs whose model ships
-  have it in the column `model`, and there the model's card is what counts.
+- `results/<suite>.csv`: a row per training run: its score, command, commit, machine and time. Where a run's model
+  ships, the column `model` names it, and the model's card is what counts.
 - `results/official_<suite>.json`: what the paper's authors published, as data.
 
-The YAML files have the shape of rl-zoo3's: one entry per task id; `n_timesteps` (env steps) and `n_envs` are of the
-training run, `env_kwargs` go to `gymnasium.make`, every other key is an argument of `HarmonyDreamAgent`. Write
+The YAML files have the form of rl-zoo3's, one entry per task id. `n_timesteps` (env steps) and `n_envs` belong to the
+training run, `env_kwargs` go to `gymnasium.make`, and every other key is an argument of `HarmonyDreamAgent`. Write
 numbers as `0.0001` or `1.0e-4`: YAML reads a bare `1e-4` as text.
 
 ## Results
 
-Scores are mean returns of the last weights by the papers' rule of evaluation. Of one seed: ± is the deviation over
-its episodes; of several: over the seeds' means. Runs with the same settings share a row. "not run": by us, with any
-settings.
+Scores are mean returns of the last weights by the papers' rule of evaluation. With one seed, ± is the deviation over
+its episodes; with several, over the seeds' means. Runs with the same settings share a row. "not run" means that we
+have not run the task, with any settings.
 """
 OURS = ("ours", "seeds", "settings", "env steps", "machine", "date")
 SETTINGS = ("backbone", "harmony", "size", "preset", "env_steps", "machine")
@@ -58,7 +58,7 @@ def _section(suite: str) -> Iterator[str]:
     if official:
         yield from _aggregates(suite, official)
     elif suite != "classic":
-        yield "No raw numbers are published of this suite."
+        yield "No raw numbers are published for this suite."
         yield ""
     methods = list(official.curves) if official else []
     shown = [name for name in run if official or run[name]]
@@ -80,7 +80,7 @@ def _aggregates(suite: str, official: Published) -> Iterator[str]:
     stated = official.stated
     seeds = len(next(iter(official.curves[stated["method"]].values())))
     yield f"Official scores: {official.source}; {seeds} seeds, at"
-    yield f"{official.env_steps[-1]:,} env steps. Human-normalised they add up to:"
+    yield f"{official.env_steps[-1]:,} env steps. Human-normalised, they come to:"
     yield ""
     for method in official.curves:
         tasks = [
