@@ -58,7 +58,7 @@ class Terminal:
         return split(typed.decode(errors="ignore"))
 
     def show(self, pictures: Sequence[Image], lines: Sequence[str]) -> None:
-        """Replace what is shown by RGB pictures beside each other, each with its title, and lines of text below.
+        """Replace what is shown by RGB pictures beside each other, and lines of text below.
 
         Pictures that do not fit are shown smaller.
 
