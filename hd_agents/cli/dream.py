@@ -12,9 +12,9 @@ import numpy as np
 from gymnasium import spaces
 
 from hd_agents.cli import flags
-from hd_agents.cli.enjoy import trained_on
+from hd_agents.cli.enjoy import add_playing_flags, trained_on
 from hd_agents.cli.errors import UsageError, checked, require
-from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
+from hd_agents.cli.loading import check_spaces, env_kwargs_for, load_model
 from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.evaluation import acting, player_for
@@ -43,16 +43,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "game's keys (w, a, s, d and space, the arrows, or the numbers of the actions). Tab lets it play again, Enter "
         "begins the dream anew, q ends. For models that see images.",
     )
-    parser.add_argument("agent", metavar="MODEL", help=MODEL)
-    parser.add_argument("--task", help="what to play (default: what the model was trained on)")
+    add_playing_flags(parser)
     parser.add_argument(
         "--horizon", type=flags.count, default=30, help="steps after which the dream begins anew (default: %(default)s)"
     )
     parser.add_argument("--fps", type=flags.count, default=10, help="steps per second (default: %(default)s)")
-    parser.add_argument("--seed", type=flags.seed, default=0, help="of the first episode (default: %(default)s)")
-    flags.add_env_flag(parser, usual=MODELS_OWN)
-    flags.add_device_flag(parser)
-    flags.add_class_flag(parser)
     parser.set_defaults(run=run)
 
 
