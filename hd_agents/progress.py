@@ -76,11 +76,12 @@ class ProgressBar(BaseCallback):
         """What stands behind the bar after ``seconds`` of training: the phase, or gradient steps and their rate."""
         updates = self.model._n_updates - self._updates_at_start
         if not updates:
-            waiting = self.model.num_timesteps < self.model.learning_starts  # type: ignore[attr-defined]
-            if waiting:
-                return "not learning yet" if self.model._n_updates else "random actions first"
-            compiling = self.model.compile is True  # type: ignore[attr-defined]
-            return "compiling, which takes a minute or more" if compiling else "filling the replay"
+            model: Any = self.model
+            if model._too_early():
+                return "not learning yet" if model._n_updates else "random actions first"
+            if model.compile is True:
+                return "compiling, which takes a minute or more"
+            return f"{model._n_updates} gradient steps"
         return f"{self.model._n_updates} gradient steps, {updates / max(seconds, 1e-9):.1f}/s"
 
     def close(self) -> None:
@@ -131,6 +132,27 @@ class Forecast:
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+def tell_of_no_learning(agent: Any, more: int, counts_anew: bool) -> None:
+    """A line of ``verbose=1``, and a warning where somebody may have expected otherwise.
+
+    :param agent: within a ``learn`` of so many ``more`` env steps, which are too few for a gradient step.
+    :param counts_anew: whether it began at 0 again.
+    """
+    starts, few = agent.learning_starts, agent._holds_few(more)
+    text = f"No learning: {agent.num_timesteps + more:,} steps end before learning_starts={starts:,}."
+    advice = None
+    if few and agent._n_updates:  # it was loaded without its replay
+        held = len(agent.replay_buffer)
+        text = f"No learning: the replay's {held:,} steps and {more:,} more are fewer than learning_starts={starts:,}."
+        advice = "Take more, bring stored ones back by load_replay_buffer(), or set a lower learning_starts."
+    elif counts_anew and not few:  # as of learn(500) in a loop
+        advice = "This learn() counts from 0 again: reset_num_timesteps=False goes on counting."
+    if advice and agent.train_ratio:
+        warnings.warn(f"{text} {advice}", stacklevel=3)
+    elif agent.verbose >= 1:
+        print(text)
 
 
 def with_bar(callback: MaybeCallback, bar: ProgressBar) -> CallbackList:

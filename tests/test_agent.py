@@ -170,6 +170,8 @@ def test_learning_that_begins_again_and_again_is_told() -> None:
     assert agent._n_updates == 0
     agent.learn(30, reset_num_timesteps=False)
     assert agent._n_updates > 0
+    with pytest.warns(UserWarning, match="30 steps end before learning_starts=40.*reset_num_timesteps=False"):
+        agent.learn(30)  # one that has learned may begin again as well
 
 
 def test_setup_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:

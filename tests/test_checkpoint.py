@@ -145,7 +145,8 @@ def test_another_run_is_not_mixed_in(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="up to step 70"):
         stored(tmp_path)
     callback = RunCheckpoint(tmp_path / "own")
-    agent.learn(10, callback=callback)
+    with pytest.warns(UserWarning, match="No learning: 10 steps"):
+        agent.learn(10, callback=callback)
     with pytest.raises(CheckpointError, match="begins at step 0"):
         agent_of().learn(10, callback=callback)
     agent.learn(10, callback=callback, reset_num_timesteps=False)

@@ -15,7 +15,7 @@ from tests.agents import tiny
 
 def started(total: int, envs: int = 1) -> Any:
     bar: Any = ProgressBar()
-    bar.model = SimpleNamespace(num_timesteps=0, learning_starts=0, compile="auto", _n_updates=0)
+    bar.model = SimpleNamespace(num_timesteps=0, _too_early=lambda: True, compile="auto", _n_updates=0)
     bar.model.get_env = lambda: SimpleNamespace(num_envs=envs)
     bar.locals = {"total_timesteps": total}
     bar._on_training_start()
@@ -182,14 +182,14 @@ def test_a_callback_that_cannot_start_leaves_the_agent_as_it_was(when: str, bar:
 
 def test_what_the_bar_says_before_the_first_gradient_step() -> None:
     bar: Any = ProgressBar()
-    model = SimpleNamespace(num_timesteps=5, learning_starts=10, compile="auto", _n_updates=0)
+    model = SimpleNamespace(_too_early=lambda: True, compile="auto", _n_updates=0)
     bar.model, says = model, lambda: bar.describe(1.0)
     bar.close()  # it has no line yet
     assert says() == "random actions first"
     bar._updates_at_start = model._n_updates = 3
     assert says() == "not learning yet"  # it plays by itself
-    model.num_timesteps = 10
-    assert says() == "filling the replay"
+    model._too_early = lambda: False
+    assert says() == "3 gradient steps"
     model.compile = True
     assert says().startswith("compiling, which takes a minute")
     model._n_updates = 5
@@ -211,9 +211,9 @@ def test_a_line_above_the_bar_leaves_what_is_true_now(
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     monkeypatch.delenv("TQDM_MININTERVAL", raising=False)
     bar = started(2_000)
-    bar.model.learning_starts, bar.model.num_timesteps, bar._shown = 100, 50, 0.0
+    bar._shown = 0.0
     bar._on_step()
-    bar.model.num_timesteps, bar.model._n_updates = 200, 30
+    bar.model._n_updates = 30
     bar.on_update(0.1)
     assert "random actions" in capsys.readouterr().err
     bar._bar.write("a report")

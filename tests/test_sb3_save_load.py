@@ -83,8 +83,9 @@ def test_an_agent_without_its_replay_fills_one_before_it_learns_on(tmp_path: Pat
     agent.save_replay_buffer(tmp_path / "rows")
     bare, whole = (HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1") for _ in range(2))
     whole.load_replay_buffer(tmp_path / "rows")
-    for one in (bare, whole):
-        one.learn(20, reset_num_timesteps=False)
+    whole.learn(20, reset_num_timesteps=False)
+    with pytest.warns(UserWarning, match=r"No learning: the replay's 0 steps and 20 more.*=24.*load_replay_buffer"):
+        bare.learn(20, reset_num_timesteps=False)
     assert len(bare.replay_buffer) < bare.learning_starts
     assert bare._n_updates == agent._n_updates < whole._n_updates
     bare.learn(40, reset_num_timesteps=False)
@@ -312,24 +313,24 @@ def test_a_schedule_is_stored_as_its_present_value(tmp_path: Path) -> None:
     loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1")
     assert str(loaded.learning_rate) == "lin_0.001"  # which can be written
     assert loaded.actor_learning_rate == 3e-4
-    loaded.learn(5)
+    loaded.learn(30)
     agent.critic_learning_rate = lambda left: 0.5e-3 * (1.0 - np.cos(np.pi * left))  # half of it half way, too
     agent.save(tmp_path / "agent")
     assert HarmonyDreamAgent.load(tmp_path / "agent").critic_learning_rate == pytest.approx(1e-3 * 0.85355, rel=1e-4)
     agent.critic_learning_rate = lambda left: 1e-3 * left**2
     agent._update_current_progress_remaining(1, 4)
     agent.save(tmp_path / "agent")
-    for learns, steps in ((HarmonyDreamAgent.learn, 5), (HarmonyDreamAgent.train, 1)):
+    for learns, steps in ((HarmonyDreamAgent.learn, 30), (HarmonyDreamAgent.train, 1)):
         loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1")
         loaded.add_episode(np.zeros((9, 4)), np.zeros(8, int), np.zeros(8), terminated=True)
         assert loaded.critic_learning_rate == pytest.approx(0.5625e-3)
         with pytest.warns(UserWarning, match=r"critic_learning_rate: .*load\(path, learning_rate") as caught:
             learns(loaded, steps)
         assert "actor" not in str(caught[0].message)
-        loaded.learn(5)  # told once
+        loaded.learn(30)  # told once
     for changes in ({"learning_rate": lambda left: 1e-3 * left}, {"custom_objects": {"learning_rate": 1e-3}}):
         changes |= {"critic_learning_rate": 1e-3}
-        HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1", **changes).learn(5)
+        HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1", **changes).learn(30)
 
 
 def test_what_is_stored_anyway_is_not_stored_twice(tmp_path: Path) -> None:

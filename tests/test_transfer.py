@@ -96,7 +96,8 @@ def test_only_who_has_learned_nothing_plays_at_random(random: list[bool]) -> Non
     assert random == [True] * 24 + [False] * 16
     assert agent._n_updates == 1
     random.clear()
-    agent.learn(20)
+    with pytest.warns(UserWarning, match="No learning: 20 steps end before learning_starts=24"):
+        agent.learn(20)
     assert agent._n_updates == 1  # learning_starts counts anew
     assert random == [False] * 20
 
@@ -182,7 +183,8 @@ def test_the_trained_agent_is_let_go_of(trained: Path) -> None:
             return False
 
     found: list[bool] = []
-    zoo.train("CartPole-v1", steps=20, device="cpu", callback=Look(), trained_agent=trained, **FAST)
+    with pytest.warns(UserWarning, match="No learning"):
+        zoo.train("CartPole-v1", steps=20, device="cpu", callback=Look(), trained_agent=trained, **FAST)
     assert found == [True]
 
 

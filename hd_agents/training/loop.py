@@ -21,7 +21,7 @@ from hd_agents.backbones import Objectives
 from hd_agents.envs.processes import settle
 from hd_agents.host import keep_freed_memory
 from hd_agents.policies import DreamPolicy
-from hd_agents.progress import Forecast, ProgressBar, is_told, record_logs, with_bar
+from hd_agents.progress import Forecast, ProgressBar, is_told, record_logs, tell_of_no_learning, with_bar
 from hd_agents.replay import SequenceReplay
 from hd_agents.restoring import Archive, as_file, warn_of_frozen_schedules
 from hd_agents.spaces import Observation
@@ -126,8 +126,9 @@ class LearningLoop(BaseAlgorithm):
             )
             self._note_moves()
             self._updates_at_start = self._n_updates
-            if total_timesteps < self.learning_starts:
-                self._tell_of_no_learning(total_timesteps, counts_anew)
+            more = total_timesteps - self.num_timesteps
+            if more > 0 and self._too_early(more):
+                tell_of_no_learning(self, more, counts_anew)
             callback.on_training_start(locals(), globals())
             going = True
             while going and self.num_timesteps < total_timesteps:
@@ -146,16 +147,15 @@ class LearningLoop(BaseAlgorithm):
             raise
         return self
 
-    def _tell_of_no_learning(self, total_timesteps: int, counts_anew: bool) -> None:
-        """A line of ``verbose=1``; a warning where it will always be so, as of ``learn(500)`` in a loop."""
-        text = f"No learning: {total_timesteps:,} steps end before learning_starts={self.learning_starts:,}."
-        enough = len(self.replay_buffer or ()) + total_timesteps >= self.learning_starts
-        if counts_anew and enough and self.train_ratio and not self._n_updates:
-            warnings.warn(
-                f"{text} This learn() counts from 0 again: reset_num_timesteps=False goes on counting.", stacklevel=3
-            )
-        elif self.verbose >= 1:
-            print(text)
+    def _holds_few(self, more: int = 0) -> bool:
+        """Whether the replay holds too little to learn from, also after so many ``more`` env steps."""
+        replay = self.replay_buffer
+        assert replay is not None
+        return len(replay) + more < min(self.learning_starts, replay.capacity)  # as after load() without it
+
+    def _too_early(self, more: int = 0) -> bool:
+        """Whether no gradient step can be made yet, nor after so many ``more`` env steps."""
+        return self.num_timesteps + more < self.learning_starts or self._holds_few(more)
 
     def _go_to_env(self, env: VecEnv) -> None:
         """See where the environments are: a new episode will begin where the last one cannot go on."""
@@ -264,8 +264,7 @@ class LearningLoop(BaseAlgorithm):
         if len(self._pace) != len(pace) or not all(map(is_, pace, self._pace)):  # a callback has set something
             live_settings.check(self)
             self._pace = [getattr(self, name) for name in live_settings.PACE]
-        few = len(replay) < min(self.learning_starts, replay.capacity)  # as where an agent goes on without its replay
-        if few or self.num_timesteps < self.learning_starts or not replay.can_sample(self.sequence_length):
+        if self._too_early() or not replay.can_sample(self.sequence_length):
             return 0
         self._replay_credit += self.n_envs * self.train_ratio
         cost = self.batch_size * self.sequence_length
