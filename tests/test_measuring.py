@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
         "policy.py nano",
         "replay.py --rows 2000",
         "train_loop.py --env CartPole-v1 --steps 20",
+        "baselines.py classic/Pendulum --algorithm td3 --steps 120 --episodes 2",
     ],
 )
 def test_it_runs(command: str) -> None:
