@@ -1,4 +1,4 @@
-"""Callbacks for ``learn``: checkpoints from which a run goes on as if nothing had happened, scores, dreams on film."""
+"""Callbacks for ``learn``: checkpoints from which a run goes on as if nothing had been, scores, dreams, gradients."""
 
 import os
 import signal
@@ -32,8 +32,9 @@ from hd_agents.saving.checkpoint import (
 )
 from hd_agents.signals import SIGNALS, Handlers
 from hd_agents.training.callback_rules import check_place
+from hd_agents.training.loss_gradients import LossGradients
 
-__all__ = ["DreamFilm", "RunCheckpoint", "ScoreCurve"]
+__all__ = ["DreamFilm", "LossGradients", "RunCheckpoint", "ScoreCurve"]
 
 Agent = TypeVar("Agent", bound=HarmonyDreamAgent)
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
-from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
+from hd_agents.callbacks import DreamFilm, LossGradients, RunCheckpoint, ScoreCurve
 from hd_agents.cli import flags, hints, pictures, tracking
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES
 from hd_agents.cli.errors import FAILED, UsageError, require
@@ -32,7 +32,7 @@ from hd_agents.zoo.training import Plan
 UNTIL_FAILURE = "agent_until_failure.zip"
 DEFAULT_TASK = "hd_agents/Catch-v0"
 NEEDED = ("cv2", "matplotlib", "tensorboard", "tqdm", "yaml")
-REPORTS = 20  # lines about the return so far, evenly spread over a run; also checkpoints, if --resume comes alone
+REPORTS = 20  # looks at returns and gradients, evenly spread over a run; also checkpoints, if --resume comes alone
 FILMS = 10  # of the dream, evenly spread over a run
 STATUS = {name: 128 + number for name, number in SIGNALS.items()}  # after each signal, as shells have it
 HURRIED = [status for name, status in STATUS.items() if name != "SIGINT"]  # without pictures: nobody waits for them
@@ -160,7 +160,8 @@ def _without_checkpoints(plan: Plan, agent: HarmonyDreamAgent, folder: Path) -> 
 def _callbacks(
     plan: Plan, facts: Facts, checkpoint: RunCheckpoint | None, options: argparse.Namespace, folder: Path
 ) -> list[BaseCallback]:
-    found: list[BaseCallback] = [Report(max(1, plan.steps // REPORTS), facts), DreamFilm(max(1, plan.steps // FILMS))]
+    report, film = max(1, plan.steps // REPORTS), max(1, plan.steps // FILMS)
+    found: list[BaseCallback] = [Report(report, facts), LossGradients(report), DreamFilm(film)]
     if options.eval_every is not None:
         how = {
             "episodes": options.eval_episodes,

@@ -1,0 +1,95 @@
+"""How hard each loss of the world model pulls at the weights that they share: what harmony is to balance."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+from hd_agents import checks
+from hd_agents.randomness import seeded
+from hd_agents.training.callback_rules import check_place
+from hd_agents.training.learner import Learner
+from hd_agents.training.normalizing import normalize_batch
+from hd_agents.world_model.batch import Batch
+
+KEY = "train/gradient_share/"
+SEQUENCES = 4  # of a batch: a gradient step of them takes little time and memory beside a usual one
+
+
+class LossGradients(BaseCallback):
+    """Logs whose gradient the world model follows, as ``learn`` goes on::
+
+        agent.learn(100_000, callback=LossGradients(every=5_000))
+
+    ``train/gradient_share/<loss>`` is the length of the gradient of this loss, weighted as it is now, over the sum of
+    these lengths, on a few sequences from the replay; only of weights that more than one loss reaches, which are those
+    of the encoder and of the recurrent model. A log table has the newest. Each takes about as long as two gradient
+    steps, draws none of the random numbers that training does, and so leaves the run as it is.
+
+    :param every: env steps between two measurements; the first comes with the first gradient steps.
+    :raises ValueError: for a number that is not allowed.
+    """
+
+    def __init__(self, every: int = 5_000) -> None:
+        super().__init__()
+        self.every = checks.whole("every", every, 1)
+        self._measured: int | None = None  # the part of the run, counted in ``every``, that has its measurement
+
+    def _on_training_start(self) -> None:
+        check_place(self)
+
+    def _on_rollout_start(self) -> None:
+        agent: Any = self.model
+        part = agent.num_timesteps // self.every
+        if part == self._measured or agent._n_updates == 0 or not agent.replay_buffer.can_sample(agent.sequence_length):
+            return
+        self._measured = part
+        rng = np.random.default_rng(agent.num_timesteps)
+        batch = agent.replay_buffer.sample(SEQUENCES, agent.sequence_length, rng, agent.device)
+        with seeded(agent.num_timesteps, agent.device):
+            lengths = gradient_lengths(agent.learner, normalize_batch(batch, agent._vec_normalize_env))
+        for name, share in shares(lengths).items():
+            self.logger.record(f"{KEY}{name}", share)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def gradient_lengths(learner: Learner, batch: Batch) -> dict[str, float]:
+    """Loss of the world model -> length of its weighted gradient, over the weights that more than one loss reaches.
+
+    Gradients that the weights hold stay as they are.
+    """
+    networks = learner.networks
+    weights = [weight for weight in networks.world_model.parameters() if weight.requires_grad]
+    draws = learner.draw(batch).posterior
+    found: dict[str, list[float | None]] = {}
+    for name in networks.harmonizer.terms:  # each with a graph of its own, which is gone before the next
+        with learner._autocast():
+            losses = networks.world_model.losses(batch, draws).losses
+        found[name] = _lengths(networks.harmonizer(losses)[0], losses[name], weights)
+    shared = [sum(one is not None for one in reaching) > 1 for reaching in zip(*found.values(), strict=True)]
+    return {
+        name: math.hypot(*(length or 0.0 for length, counts in zip(lengths, shared, strict=True) if counts))
+        for name, lengths in found.items()
+    }
+
+
+def _lengths(total: torch.Tensor, loss: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[float | None]:
+    """Lengths of what of the total's gradient comes through one loss; None for weights that it does not reach."""
+    through = None
+    if loss.requires_grad and total.requires_grad:
+        (through,) = torch.autograd.grad(total, [loss], retain_graph=True, allow_unused=True)
+    if through is None:
+        return [None] * len(weights)
+    gradients = torch.autograd.grad(loss, weights, through, allow_unused=True)
+    return [None if one is None else float(one.float().norm()) for one in gradients]
+
+
+def shares(lengths: Mapping[str, float]) -> dict[str, float]:
+    """Each over their sum; nothing where that is 0 or not finite."""
+    total = sum(lengths.values())
+    return {name: length / total for name, length in lengths.items()} if 0.0 < total < float("inf") else {}
