@@ -61,8 +61,10 @@ def test_the_lengths_are_those_of_the_weighted_losses_in_encoder_and_recurrence(
 def test_images_and_a_continue_loss_that_may_not_shape_the_features() -> None:
     env = Scripted(spaces.Box(0, 255, (16, 20, 3), np.uint8), spaces.Box(-1, 1, (2,)))
     agent = tiny("CnnPolicy", env, backbone="dreamerv2", size="nano").learn(60)
-    found = lengths_of(agent)
+    with torch.no_grad():
+        found = lengths_of(agent)
     assert set(found) == {"observation", "reward", "dynamics", "continue"}
+    assert found["observation"] > 0.0
     agent.policy.networks.world_model.continue_gradient = False
     assert lengths_of(agent)["continue"] == 0.0
     assert lengths_of(agent)["observation"] == pytest.approx(found["observation"])

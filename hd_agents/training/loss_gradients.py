@@ -68,9 +68,11 @@ def gradient_lengths(learner: Learner, batch: Batch) -> dict[str, float]:
     draws = learner.draw(batch).posterior
     found: dict[str, list[float | None]] = {}
     for name in networks.harmonizer.terms:  # each with a graph of its own, which is gone before the next
-        with learner._autocast():
-            losses = networks.world_model.losses(batch, draws).losses
-        found[name] = _lengths(networks.harmonizer(losses)[0], losses[name], weights)
+        with torch.enable_grad():
+            with learner._autocast():
+                losses = networks.world_model.losses(batch, draws).losses
+            total = networks.harmonizer(losses)[0]
+        found[name] = _lengths(total, losses[name], weights)
     shared = [sum(one is not None for one in reaching) > 1 for reaching in zip(*found.values(), strict=True)]
     return {
         name: math.hypot(*(length or 0.0 for length, counts in zip(lengths, shared, strict=True) if counts))

@@ -11,13 +11,14 @@ import torch
 from matplotlib.figure import Figure
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import LogEveryNTimesteps
+from stable_baselines3.common.callbacks import BaseCallback, LogEveryNTimesteps
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hd_agents import HarmonyDreamAgent
+from hd_agents.callbacks import LossGradients
 from learning.tasks import SETTINGS, Env, Task
 
 EPISODES = 20
@@ -140,8 +141,11 @@ def _run(agent: BaseAlgorithm, task: Task, seed: int, difficulty: Mapping[str, A
     curve = Curve(show)
     agent.set_logger(Logger(folder=None, output_formats=[curve]))
     start = time.monotonic()
-    every = LogEveryNTimesteps(max(1, task.steps // CURVE_POINTS))
-    agent.learn(task.steps, callback=every, log_interval=None)  # type: ignore[arg-type]
+    every = max(1, task.steps // CURVE_POINTS)
+    callbacks: list[BaseCallback] = [LogEveryNTimesteps(every)]
+    if isinstance(agent, HarmonyDreamAgent):
+        callbacks.append(LossGradients(every))
+    agent.learn(task.steps, callback=callbacks, log_interval=None)
     minutes = (time.monotonic() - start) / 60.0
     return Trial(evaluate(agent, lambda: task.make(**difficulty), seed), minutes, curve.rows)
 
