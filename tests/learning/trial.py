@@ -173,14 +173,16 @@ def write_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def plot_harmony(on: Trial, off: Trial, path: Path, title: str) -> None:
-    """Draw the return of both trials, and beside it the sigmas of the one with harmony, as PNG."""
-    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for trial, label in ((on, "harmony on"), (off, "harmony off")):
-        rows = [row for row in trial.curve if "rollout/ep_rew_mean" in row]
-        left.plot([row["step"] for row in rows], [row["rollout/ep_rew_mean"] for row in rows], label=label)
+    """Draw the return of both trials, the observation's share of their gradients, and the sigmas of the first; PNG."""
+    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for axes, key in ((left, "rollout/ep_rew_mean"), (middle, "train/gradient_share/observation")):
+        for trial, label in ((on, "harmony on"), (off, "harmony off")):
+            rows = [row for row in trial.curve if key in row]
+            axes.plot([row["step"] for row in rows], [row[key] for row in rows], label=label)
+        axes.legend()
     left.set(title=title, xlabel="env steps", ylabel="mean return of the last 100 episodes")
-    left.legend()
+    middle.set(title="the observation loss's share of the gradient", xlabel="env steps", ylim=(0.0, 1.0))
     rows = [row for row in on.curve if any("/sigma/" in name for name in row)]
     for name in sorted({name for row in rows for name in row if "/sigma/" in name}):
         right.plot([row["step"] for row in rows], [row[name] for row in rows], label=name.rpartition("/")[2])
