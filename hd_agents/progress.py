@@ -163,12 +163,17 @@ def with_bar(callback: MaybeCallback, bar: ProgressBar) -> CallbackList:
 
 def bar_is_seen() -> bool:
     """Whether a progress bar can be shown to someone."""
-    return sys.stderr.isatty() and tqdm is not None
+    return _live() and tqdm is not None
+
+
+def _live() -> bool:
+    """Whether errors go to a terminal; what a program puts in their place may know nothing of terminals."""
+    return hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
 
 
 def _pace() -> dict[str, float]:
     """How seldom a bar is drawn, where that is neither tqdm's choice nor the user's."""
-    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    live = _live() or "ipykernel" in sys.modules
     return {} if live or "TQDM_MININTERVAL" in os.environ else {"mininterval": FILE_SECONDS}
 
 

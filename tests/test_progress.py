@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
-from hd_agents.progress import Forecast, ProgressBar, episode_bar
+from hd_agents.progress import Forecast, ProgressBar, bar_is_seen, episode_bar
 from tests.agents import tiny
 
 
@@ -74,6 +74,15 @@ def test_a_bar_in_a_file_is_drawn_every_ten_seconds(
     assert [bar.mininterval for bar in bars] == [seconds, seconds]
     for bar in bars:
         bar.close()
+
+
+def test_a_bar_goes_to_whatever_takes_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the text field of a window, which has no isatty()."""
+    lines: list[str] = []
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=lines.append, flush=lambda: None))
+    tiny().learn(30, progress_bar=True)
+    assert not bar_is_seen()
+    assert "30/30 env steps" in "".join(lines)
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
