@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EveryNTimesteps
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
@@ -187,3 +188,12 @@ def test_the_log_of_a_training_without_learn(tmp_path: Path) -> None:
     assert table["train/n_updates"] == 3
     assert "train/loss/model" in table
     assert not {"time/fps", "time/time_elapsed", "train/updates_per_second"} & table.keys()
+
+
+def test_gradients_that_were_turned_off_are_made_all_the_same() -> None:
+    """As a Ctrl-C at the end of a ``no_grad()`` leaves them, for all that follows in the same session."""
+    agent = tiny()
+    with torch.no_grad():
+        agent.learn(60)
+        agent.train(1)
+    assert agent._n_updates

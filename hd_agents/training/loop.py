@@ -305,7 +305,8 @@ class LearningLoop(BaseAlgorithm):
             )
         self.policy.set_training_mode(True)
         try:
-            self._make_updates(self.replay_buffer, gradient_steps)
+            with torch.enable_grad():  # which a program may have turned off, or a Ctrl-C at the end of a no_grad()
+                self._make_updates(self.replay_buffer, gradient_steps)
         finally:
             self.policy.set_training_mode(False)  # for whoever acts
 
