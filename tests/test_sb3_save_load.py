@@ -113,6 +113,13 @@ def test_paths_and_files(kind: str, tmp_path: Path) -> None:
     assert same(loaded.get_parameters(), agent.get_parameters())
 
 
+def test_a_folder_for_logs_that_was_set_as_a_path_is_stored(tmp_path: Path) -> None:
+    agent = tiny()
+    agent.tensorboard_log = tmp_path / "logs"  # type: ignore[assignment]
+    agent.learn(5).save(tmp_path / "agent")
+    assert HarmonyDreamAgent.load(tmp_path / "agent").tensorboard_log == str(tmp_path / "logs")
+
+
 def test_include_wins_over_exclude(tmp_path: Path) -> None:
     agent = tiny(verbose=2).learn(30)
     path = tmp_path / "agent"

@@ -58,6 +58,7 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     if unkept:
         raise ArchiveError(f"{type(agent).__name__} takes {unkept} but keeps no attributes of these names to store.")
     data |= {name: getattr(agent, attribute) for name, attribute in arguments.items()}
+    data["tensorboard_log"] = None if agent.tensorboard_log is None else str(agent.tensorboard_log)  # may be a Path
     data["frozen_schedules"] = dict(agent._frozen_schedules)
     for name in RATES:
         data[name] = _freeze(name, data[name], agent._current_progress_remaining, data["frozen_schedules"])
