@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -13,6 +14,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 from hd_agents.agent import HarmonyDreamAgent
@@ -376,6 +378,20 @@ def test_agents_and_environments_can_be_copied_after_learning() -> None:
         assert again.learn(30).num_timesteps == 30
     env = pickle.loads(pickle.dumps(agent.get_env()))
     assert tiny(env=env).learn(30).num_timesteps == 30
+
+
+@pytest.mark.parametrize("kind", ["screen", "tensorboard", "own"])
+def test_an_agent_that_logs_can_be_copied(kind: str, tmp_path: Path) -> None:
+    """Its copy logs for itself, as screens and open files cannot be copied."""
+    agent = tiny(verbose=int(kind == "screen"), tensorboard_log=tmp_path if kind == "tensorboard" else None)
+    if kind == "own":
+        agent.set_logger(configure(str(tmp_path), ["csv"]))
+    logger = agent.learn(30).logger
+    for copied in (copy.deepcopy(agent), pickle.loads(pickle.dumps(agent))):
+        copied.dump_logs()
+        assert copied.learn(30, reset_num_timesteps=False).num_timesteps == 60
+    assert agent.logger is logger
+    logger.close()
 
 
 def test_last_observations_are_those_before_a_callback_moved_the_statistics() -> None:

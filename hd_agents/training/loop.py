@@ -32,7 +32,7 @@ from hd_agents.training.learner import Learner
 from hd_agents.training.metrics import Metrics
 from hd_agents.training.moves import moves
 from hd_agents.training.nonfinite import PATIENCE
-from hd_agents.training.normalizing import has_seen_nothing, normalize_batch, original_step
+from hd_agents.training.normalizing import normalize_batch, original_step, warn_of_idle_training
 from hd_agents.training.recorded import add_episode
 
 Self = TypeVar("Self", bound="LearningLoop")
@@ -79,6 +79,10 @@ class LearningLoop(BaseAlgorithm):
         self._frozen_schedules: dict[str, str] = {}  # rates that were functions until they were stored, see storing
         self._pace: list[Any] = []  # settings that were checked last
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, whose logger is made by its own ``learn``: files and screens cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name != "_logger"} | {"_custom_logger": False}
 
     def _make_replay(self, n_envs: int) -> SequenceReplay:
         """An empty replay for so many environments."""
@@ -291,18 +295,8 @@ class LearningLoop(BaseAlgorithm):
         self.learner.follow_networks()
         rates = self._rates().values()
         self.learner.set_learning_rates(*rates)
-        if not self._learning and has_seen_nothing(self._vec_normalize_env):
-            warnings.warn(
-                "train() with a VecNormalize that has seen no step: it knows no scale yet, and clips what is large. "
-                "Take steps first, by learn(), or set its obs_rms and ret_rms.",
-                stacklevel=2,
-            )
-        if not (self._learning or any(rates)):
-            warnings.warn(
-                "train() learns nothing: all learning rates are 0, as after a learn() to whose end they fall. Use "
-                "numbers instead of 'lin_...'.",
-                stacklevel=2,
-            )
+        if not self._learning:
+            warn_of_idle_training(self._vec_normalize_env, rates)
         self.policy.set_training_mode(True)
         try:
             with torch.enable_grad():  # which a program may have turned off, or a Ctrl-C at the end of a no_grad()

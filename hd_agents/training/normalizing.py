@@ -6,6 +6,8 @@ networks see the same numbers in training as in ``predict``, and rows from the t
 do no harm.
 """
 
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -59,7 +61,23 @@ def normalize_batch(batch: Batch, normalizer: VecNormalize | None) -> Batch:
     return batch._replace(observation=observation, reward=reward)
 
 
-def has_seen_nothing(normalizer: VecNormalize | None) -> bool:
+def warn_of_idle_training(normalizer: VecNormalize | None, rates: Iterable[float]) -> None:
+    """Warn where gradient steps outside of ``learn`` would teach nothing, or in a scale that is not known yet."""
+    if _has_seen_nothing(normalizer):
+        warnings.warn(
+            "train() with a VecNormalize that has seen no step: it knows no scale yet, and clips what is large. "
+            "Take steps first, by learn(), or set its obs_rms and ret_rms.",
+            stacklevel=3,
+        )
+    if not any(rates):
+        warnings.warn(
+            "train() learns nothing: all learning rates are 0, as after a learn() to whose end they fall. Use "
+            "numbers instead of 'lin_...'.",
+            stacklevel=3,
+        )
+
+
+def _has_seen_nothing(normalizer: VecNormalize | None) -> bool:
     """Whether its statistics are those that it began with."""
     if normalizer is None:
         return False
