@@ -197,3 +197,13 @@ def test_gradients_that_were_turned_off_are_made_all_the_same() -> None:
         agent.learn(60)
         agent.train(1)
     assert agent._n_updates
+
+
+def test_moments_that_were_half_made_are_made_anew() -> None:
+    """As a Ctrl-C within the first gradient step leaves them."""
+    agent = tiny()
+    weight = next(agent.policy.networks.actor.parameters())
+    agent.learner.actor_optimizer.state[weight] = {"step": torch.zeros(())}
+    agent.learn(60)
+    assert agent._n_updates
+    assert agent.learner.actor_optimizer.state[weight]["exp_avg_sq"].any()

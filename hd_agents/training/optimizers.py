@@ -72,6 +72,7 @@ class Optimizers:
             (self.actor, networks.actor),
             (self.critic, networks.critic),
         ):
+            _forget_unfinished(optimizer)
             own = self._own_count(optimizer)
             elsewhere = {id(weight) for group in optimizer.param_groups[own:] for weight in group["params"]}
             for group, module in zip(optimizer.param_groups[:own], modules, strict=False):
@@ -105,6 +106,12 @@ def _forget_others(optimizer: torch.optim.Adam) -> None:
     kept = set(weights_of(optimizer))
     for gone in [weight for weight in optimizer.state if weight not in kept]:
         del optimizer.state[gone]
+
+
+def _forget_unfinished(optimizer: torch.optim.Adam) -> None:
+    """Moments that a Ctrl-C has kept from being made, of which Adam would miss the second."""
+    for half in [weight for weight, state in optimizer.state.items() if state and "exp_avg_sq" not in state]:
+        del optimizer.state[half]
 
 
 def _as_plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
