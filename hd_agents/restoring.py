@@ -92,13 +92,15 @@ def load(
 def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     """Set what the constructor does not: spaces, counters, episodes, extras."""
     n_envs = agent.n_envs if agent.env is not None else data.get("n_envs", 1)
+    arguments = argument_names(type(agent))  # which the constructor has checked, or takes from no file
     for name in (*SPACES, *COUNTERS):
         if name in data:
             setattr(agent, name, data[name])
     for name, value in data.get("included", {}).items():
         known = vars(agent).get(name)
         numbers = type(known) in (int, float) and type(value) in (int, float)
-        if hasattr(type(agent), name) or not (numbers or type(known) in (type(None), type(value))):
+        free = name not in arguments and not hasattr(type(agent), name)
+        if not (free and (numbers or type(known) in (type(None), type(value)))):
             raise ArchiveError(f"The archive includes a value for {name!r}, which is not of that kind in an agent.")
         setattr(agent, name, value)
     agent.n_envs = n_envs

@@ -199,6 +199,19 @@ def rewrite_card(folder: Path, **changes: Any) -> None:
     (folder / "card.json").write_text(json.dumps(card))
 
 
+def test_a_package_chooses_no_place_and_no_seed(shipped: Path, tmp_path: Path) -> None:
+    edited = copy(shipped, tmp_path / "a")
+    data = json.loads((edited / "agent.json").read_text())
+    (edited / "agent.json").write_text(json.dumps({**data, "tensorboard_log": "elsewhere", "seed": 3, "verbose": 2}))
+    rewrite_card(edited)
+    torch.manual_seed(7)
+    wanted = zoo.load(shipped), torch.rand(())
+    torch.manual_seed(7)
+    agent, drawn = zoo.load(edited), torch.rand(())
+    assert (agent.tensorboard_log, agent.seed, agent.verbose) == (None, None, 0)
+    assert drawn == wanted[1]
+
+
 def test_weights_of_another_agent_are_refused(shipped: Path, tmp_path: Path) -> None:
     broken = copy(shipped, tmp_path / "a")
     weights = load_file(broken / "weights.safetensors")

@@ -135,6 +135,8 @@ def test_include_wins_over_exclude(tmp_path: Path) -> None:
         agent.save(path, include=["moods"])
     with pytest.raises(ValueError, match="env"):
         agent.save(path, include=["env"])
+    with pytest.raises(ValueError, match="replay_folder"):
+        agent.save(path, include=["replay_folder"])
     agent.save(path, exclude=["observation_space"])
     with pytest.raises(ValueError, match="observation_space"):
         HarmonyDreamAgent.load(path)

@@ -58,6 +58,8 @@ def peak() -> int:
         (lambda data: data.update(buffer_size=10**30), "buffer_size=.*below 2"),
         (lambda data: data.update(included={"predict": 3}), "includes a value for 'predict'"),
         (lambda data: data.update(included={"num_timesteps": "x"}), "includes a value for 'num_timesteps'"),
+        (lambda data: data.update(included={"replay_folder": "evil"}), "includes a value for 'replay_folder'"),
+        (lambda data: data.update(included={"tensorboard_log": "evil"}), "includes a value for 'tensorboard_log'"),
         (lambda data: data.update(ep_info_buffer=[{"r": 1.0}]), "ep_info_buffer"),
     ],
 )

@@ -48,7 +48,8 @@ def argument_names(cls: type[BaseAlgorithm]) -> list[str]:
 def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> dict[str, Any]:
     """Everything but tensors that an archive of ``agent`` holds; names as for ``HarmonyDreamAgent.save``.
 
-    :raises ArchiveError: for a name in ``include``, or an argument of a subclass, that the agent has no attribute for.
+    :raises ArchiveError: for a name in ``include``, or an argument of a subclass, that the agent has no attribute for,
+        and for one in ``include`` that names a place.
     """
     data: dict[str, Any] = {"policy_class": policy_name(agent), "system_info": system_info()}
     data |= {name: getattr(agent, name) for name in (*SPACES, *COUNTERS)}
@@ -68,9 +69,9 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     ]
     data["ep_success_buffer"] = [float(np.mean(success)) for success in agent.ep_success_buffer or ()]
     wanted = set(include) - {*LAST}  # which have a part of their own
-    missing = sorted(name for name in wanted - data.keys() if not hasattr(agent, name))
+    missing = sorted(name for name in wanted - data.keys() if name in PLACES or not hasattr(agent, name))
     if missing:
-        raise ArchiveError(f"include={missing}: the agent has no such attributes.")
+        raise ArchiveError(f"include={missing}: the agent has no such attributes that a file may hold.")
     data["included"] = {name: getattr(agent, name) for name in sorted(wanted - data.keys())}
     return {name: value for name, value in data.items() if name not in set(exclude) - wanted}
 

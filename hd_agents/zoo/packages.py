@@ -121,6 +121,7 @@ def read(source: Path, device: torch.device | str = "auto") -> HarmonyDreamAgent
         raise ArchiveError(f"{source} holds damaged files: {error}") from error
     if not isinstance(data, dict):
         raise ArchiveError(f"{source / AGENT} holds a {type(data).__name__} where an object is expected.")
+    data = {name: value for name, value in data.items() if name not in PRIVATE}  # also where somebody has added it
     check_values(data)
     stored = restored(stored)
     whole = card.get("holds") == WHOLE
