@@ -364,6 +364,23 @@ def test_a_second_command_leaves_the_running_one_alone(tmp_path: Path, capsys: p
     assert learn(folder, "--resume", "--checkpoint-every", "30", "--steps", "90") == 0
 
 
+def test_a_run_that_another_process_has_just_begun_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is begun, and killed, after this command has found no checkpoint and before it has the folder."""
+
+    def begun(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "checkpoint-000000000000.json").write_text("of the other one")
+        (tmp_path / "0.monitor.csv").write_text("of the other one")
+        checkpoint.claim(folder)
+
+    monkeypatch.setattr(train, "claim", begun)
+    assert learn(tmp_path, "--resume") == 1
+    assert "has begun the run" in capsys.readouterr().err
+    assert (tmp_path / "0.monitor.csv").read_text() == "of the other one"
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_environments_that_cannot_be_made_leave_nothing_behind(
     resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -90,6 +90,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.resume:
             claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
+            if steps_in(folder / CHECKPOINTS) and not resuming:
+                raise CheckpointError(
+                    f"Another process has begun the run in {folder} just now: give the command again."
+                )
         env = plan.make_envs(options.seed, folder, resuming)
         agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options)
