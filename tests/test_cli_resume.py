@@ -293,6 +293,20 @@ def test_a_run_of_another_task_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     del gym.registry["tests/Same-v0"]
 
 
+def test_other_numbers_of_environments_leave_no_files_of_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By their number env steps are counted in a learning curve."""
+    assert learn(tmp_path, "--resume", "--steps", "20", "--set=n_envs=3", "--set=horizon=0") == 2
+    assert learn(tmp_path, "--resume", "--steps", "20") == 0
+    assert sorted(path.name for path in tmp_path.glob("*.monitor.csv")) == ["0.monitor.csv", "1.monitor.csv"]
+    capsys.readouterr()
+    assert learn(tmp_path, "--resume", "--steps", "40", "--set=n_envs=3") == 2
+    told = f"{tmp_path} holds a run in 2 environments, and cannot go on in 3: give --set n_envs=2, or another --folder."
+    assert told in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("*.monitor.csv")) == ["0.monitor.csv", "1.monitor.csv"]
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_an_environment_that_fails_costs_nothing_of_what_was_learnt(
     stored: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

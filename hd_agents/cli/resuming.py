@@ -57,7 +57,7 @@ def begun(options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Nam
     """Plan and options of a run that goes on: with its seed, environments and trained agent where none were typed.
 
     The trained agent is not read again, but its networks are kept. Raises UsageError where another task, other
-    environments or another trained agent were typed, which cannot change on the way.
+    environments, another number of them or another trained agent were typed, which cannot change on the way.
     """
     facts = checked(lambda: training_facts(folder))
     told = facts or {}
@@ -83,6 +83,12 @@ def begun(options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Nam
             f"{folder} holds a run of {own_class or 'HarmonyDreamAgent'}, which cannot go on as one of "
             f"{typed_class or 'HarmonyDreamAgent'}: "
             + (f"add --set agent_class={own_class}." if own_class else "leave agent_class out.")
+        )
+    n_envs = settings_in(folder).get(plan.task, {}).get("n_envs", plan.n_envs)
+    if n_envs != plan.n_envs:  # before any is made, and with it a file of its episodes
+        raise UsageError(
+            f"{folder} holds a run in {n_envs} environments, and cannot go on in {plan.n_envs}: give --set "
+            f"n_envs={n_envs}, or another --folder."
         )
     model = told.get("trained_agent", {}).get("model")
     if options.trained_agent not in (None, model):
