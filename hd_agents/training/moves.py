@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from hd_agents.envs.state import innermost
@@ -19,8 +20,9 @@ def moves(env: VecEnv) -> tuple[int, ...]:
     """
     env = innermost(env)
     single = [each.unwrapped for each in env.envs] if isinstance(env, DummyVecEnv) else []
+    own = [each for each in single if isinstance(each, gym.Env)]  # it may be the simulator itself, of another kind
     # A Ctrl-C may come between step_async and step_wait.
-    return _count(env, "reset", "step_async", "step_wait"), *(_count(each, "reset", "step") for each in single)
+    return _count(env, "reset", "step_async", "step_wait"), *(_count(each, "reset", "step") for each in own)
 
 
 def _count(env: Any, *names: str) -> int:
