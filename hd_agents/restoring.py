@@ -14,7 +14,7 @@ from hd_agents import checks
 from hd_agents.policies import Latent
 from hd_agents.saving.archive import read_archive
 from hd_agents.saving.jsonable import ArchiveError
-from hd_agents.saving.storing import COUNTERS, LAST, PLACES, SPACES, argument_names
+from hd_agents.saving.storing import COUNTERS, LAST_SEEN, PLACES, SPACES, argument_names
 from hd_agents.saving.vetting import blamed_on, check_values, check_weights, fitting_optimizer
 
 Archive = str | Path | io.BufferedIOBase  # what Stable-Baselines3's signatures take
@@ -119,7 +119,7 @@ def restore_running_state(agent: Any, state: Mapping[str, Any]) -> Latent | None
     starts = state.get("_last_episode_starts")
     if starts is None or len(starts) != agent.n_envs:
         return None
-    values = {name: _to_arrays(state[name]) for name in LAST}
+    values = {name: _to_arrays(state[name]) for name in LAST_SEEN}
     starts = values["_last_episode_starts"]
     if starts.dtype != np.bool_ or starts.ndim != 1:
         raise ArchiveError(f"The archive's starts of episodes are {starts.dtype} of shape {starts.shape}.")

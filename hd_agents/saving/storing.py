@@ -30,8 +30,12 @@ COUNTERS = (
     "n_envs",
 )
 SPACES = ("observation_space", "action_space")
-LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")  # where the environments were, by the base class
-PLACES = {"replay_folder"}  # arguments that name a place on this machine, which no file may choose
+LAST_SEEN = (
+    "_last_obs",
+    "_last_original_obs",
+    "_last_episode_starts",
+)  # where the environments were, by the base class
+PLACES = {"replay_folder"}  # arguments that are never stored: no file may choose a place on this machine
 NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
 
 
@@ -68,7 +72,7 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
         {key: kind(info[key]) for key, kind in kinds.items() if key in info} for info in agent.ep_info_buffer or ()
     ]
     data["ep_success_buffer"] = [float(np.mean(success)) for success in agent.ep_success_buffer or ()]
-    wanted = set(include) - {*LAST}  # which have a part of their own
+    wanted = set(include) - {*LAST_SEEN}  # which have a part of their own
     missing = sorted(name for name in wanted - data.keys() if name in PLACES or not hasattr(agent, name))
     if missing:
         raise ArchiveError(f"include={missing}: the agent has no such attributes that a file may hold.")
@@ -96,7 +100,7 @@ def policy_name(agent: Any) -> str:
 
 def running_state(agent: Any, latent: Iterable[torch.Tensor] | None) -> dict[str, Any]:
     """Where the environments were, as tensors: what it takes to go on in mid-episode."""
-    state: dict[str, Any] = {name: _to_tensors(getattr(agent, name)) for name in LAST}
+    state: dict[str, Any] = {name: _to_tensors(getattr(agent, name)) for name in LAST_SEEN}
     return {**state, "latent": None if latent is None else list(latent)}
 
 

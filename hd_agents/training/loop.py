@@ -254,14 +254,14 @@ class LearningLoop(BaseAlgorithm):
 
     def _learn_what_is_due(self) -> None:
         """Make the gradient steps that are due. Those that an exception keeps from being made stay due."""
-        due, made = self._due_updates(), self._n_updates
+        due, made = self._earn_updates(), self._n_updates
         try:
             self.train(due)
         finally:
             self._replay_credit -= (self._n_updates - made) * self.batch_size * self.sequence_length
 
-    def _due_updates(self) -> int:
-        """Gradient steps that the env steps so far have earned and that are yet to be made."""
+    def _earn_updates(self) -> int:
+        """Add what the last env steps have earned; the gradient steps that are due."""
         replay = self.replay_buffer
         assert replay is not None
         pace = [getattr(self, name) for name in live_settings.PACE]

@@ -32,7 +32,7 @@ class Guard:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.bad = self._none = torch.zeros((), device=device)  # 1 once something in this update was not finite
+        self.bad = self._zero = torch.zeros((), device=device)  # 1 once something in this update was not finite
         self._names: tuple[str, ...] = ()
         self._before: dict[str, int] = {}  # counts of a run that goes on, until the first update tells the names
         self._counts = torch.zeros(0, dtype=torch.int64, device=device)  # one for each of the names
@@ -40,7 +40,7 @@ class Guard:
 
     def begin(self) -> None:
         """Once an update, before its gates."""
-        self.bad = self._none
+        self.bad = self._zero
 
     def gate(self, optimizer: torch.optim.Optimizer, loss: Tensor, norm: Tensor) -> None:
         """Let the next ``optimizer.step()`` do nothing unless loss and gradient norm (0-d) were finite in this update.

@@ -25,7 +25,7 @@ class Optimizers:
         self.critic = self._adam(networks.critic, BEHAVIOR_EPS, defaults.weight_decay)
         if networks.harmonizer.harmonized:
             self.model.add_param_group({"params": list(networks.harmonizer.parameters())})
-        self._of_model = len(self.model.param_groups)  # groups of ours
+        self._own_groups = len(self.model.param_groups)  # groups of ours
         self._rates: dict[str, torch.Tensor] = {}
 
     @property
@@ -51,7 +51,7 @@ class Optimizers:
         """Rates from the next step on."""
         rates = {"model": model, "actor": actor, "critic": critic, "harmony": harmony}
         groups = [optimizer.param_groups[0] for optimizer in self.by_name.values()]
-        groups += self.model.param_groups[1 : self._of_model]
+        groups += self.model.param_groups[1 : self._own_groups]
         for group, (name, rate) in zip(groups, rates.items(), strict=False):
             if self._device.type != "cuda":
                 group["lr"] = rate
@@ -62,11 +62,11 @@ class Optimizers:
 
     def follow(self, networks: Networks) -> None:
         """Train what the networks are made of now, where parts were replaced. Weights that stay keep their moments."""
-        if networks.harmonizer.harmonized and self._of_model == 1:  # the one that it was made with had no sigmas
+        if networks.harmonizer.harmonized and self._own_groups == 1:  # the one that it was made with had no sigmas
             self.model.add_param_group({"params": list(networks.harmonizer.parameters())})
             groups = self.model.param_groups
             groups.insert(1, groups.pop())
-            self._of_model = 2
+            self._own_groups = 2
         for optimizer, *modules in (
             (self.model, networks.world_model, networks.harmonizer),
             (self.actor, networks.actor),
@@ -93,7 +93,7 @@ class Optimizers:
 
     def _own_count(self, optimizer: torch.optim.Adam) -> int:
         """How many of its groups are ours; the others were added."""
-        return self._of_model if optimizer is self.model else 1
+        return self._own_groups if optimizer is self.model else 1
 
 
 def weights_of(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
