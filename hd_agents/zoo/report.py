@@ -19,8 +19,7 @@ task's name.
 
 - `hyperparams/<suite>.yml`: what each task is trained with. `atari100k`, `dmc_vision`, `dmc_natural` and `metaworld`
   hold the paper's values, `dmc_proprio` carries those of `dmc_vision` over to vectors, `classic` is made for small
-  machines. `nano` in a suite's file is what two CPU cores can run in an hour or two; that of `dmc_natural` has not
-  been run.
+  machines. `nano` in a suite's file is what two CPU cores can run in an hour or two.
 - `pretrained/<suite>/<task>/`: trained models, each with README, card, weights, video and film strip of a dream;
   `hd-agents list --pretrained` shows their scores.
 - `results/<suite>.csv`: a row per training run: its score, command, commit, machine and time. Where a run's model
