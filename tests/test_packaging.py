@@ -47,6 +47,15 @@ def test_extras(setup_cfg: configparser.ConfigParser) -> None:
     assert extras == {"atari", "dmc", "metaworld", "logging", "train", "docs", "dev", "all"} | tools
 
 
+@pytest.mark.parametrize("extra", ["all", "dev"])
+def test_whole_sets_leave_out_what_a_python_has_no_wheel_of(setup_cfg: configparser.ConfigParser, extra: str) -> None:
+    asked = [Requirement(line) for line in lines(setup_cfg["options.extras_require"][extra])]
+    for python, there in (("3.10", True), ("3.12", True), ("3.13", False)):
+        here = {"python_version": python}
+        extras = [asks.extras for asks in asked if asks.marker is None or asks.marker.evaluate(here)]
+        assert ("dmc" in set().union(*extras)) is there
+
+
 def test_constraints_satisfy_setup_cfg(setup_cfg: configparser.ConfigParser) -> None:
     pins = dict(line.split("==") for line in lines((ROOT / "constraints.txt").read_text()) if not line.startswith("#"))
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
