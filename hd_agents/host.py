@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 try:
     import fcntl
@@ -164,6 +164,12 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a figure of matplotlib by :func:`atomic_write`, as what the path's ending says."""
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix.removeprefix("."))
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits; read piece by piece."""
     digest = hashlib.sha256()
@@ -180,7 +186,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     The bytes go to a temporary file beside it, are flushed to the disk, and take the place of ``path`` at the end; an
     exception or a killed process leaves ``path`` as it was. Missing folders are made, and a symbolic link is followed.
 
-    :raises OSError: if the folder cannot be written, the disk is full, or ``path`` is not an ordinary file.
+    :raises OSError: if the folder cannot be written, the disk is full, or ``path`` is not an ordinary file; it names a
+        file in any case.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
@@ -193,6 +200,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as where the disk is full
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the new name itself lives in the folder, which is flushed separately

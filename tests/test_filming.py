@@ -1,5 +1,6 @@
 """Videos and film strips of agents at work."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,18 @@ def test_tables_of_states_can_be_played() -> None:
 def test_a_videos_name_says_what_it_is(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ends in \.mp4, .*; use v\.mp4"):
         write_video(tmp_path / name, [np.zeros((8, 8, 3), np.uint8)], 10.0)
+
+
+def test_a_video_without_room_is_told_and_removed(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3)).astype(np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # a third of it
+    try:
+        with pytest.raises(OSError, match=r"a\.mp4 could not be written to its end"):
+            write_video(tmp_path / "a.mp4", list(noise), 10.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("ending", filming.ENDINGS)

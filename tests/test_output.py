@@ -104,6 +104,42 @@ def test_a_full_disk_that_holds_the_log_ends_no_training(
     assert HarmonyDreamAgent.load(tmp_path / "CartPole-v1_1" / "agent.zip", device="cpu").num_timesteps == 120
 
 
+def no_room(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        (["export", "classic/CartPole"], "--output a.onnx"),
+        (["enjoy", "classic/CartPole", "--episodes", "1"], "--dream a.png"),
+        (["evaluate", "classic/CartPole", "--model", "classic/CartPole", "--episodes", "1"], "--output a.json"),
+        (["plot", "classic"], "--output scores.png"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(
+    words: list[str], file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag, name = file.split()
+    monkeypatch.setattr("hd_agents.host.os.fsync", no_room)
+    assert main([*words, flag, str(tmp_path if words[0] == "plot" else tmp_path / name)]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"hd-agents: [Errno 28] No space left on device: '{tmp_path / name}'"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_costs_no_more_than_what_had_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hd_agents.cli.curves.write_figure", no_room)
+    command = ["train", "CartPole-v1", "--folder", str(tmp_path), "--device", "cpu", "--steps", "120"]
+    assert main([*command, *TINY, "--no-video"]) == 0
+    told = capsys.readouterr().out
+    assert "Learning curve left out: [Errno 28] No space left on device" in told
+    assert "agent.zip  the trained agent" in told
+
+
 SHORT = ["--steps", "60", "--set", "learning_starts=50"]
 
 

@@ -23,7 +23,7 @@ from hd_agents.cli import (
     train,
     tune,
 )
-from hd_agents.cli.errors import FAILED, UsageError
+from hd_agents.cli.errors import FAILED, FULL, UsageError
 from hd_agents.cli.output import lasting
 from hd_agents.evaluation.episodes import EpisodeError
 from hd_agents.saving.checkpoint import CheckpointError
@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 1: a training that failed, a model that fails its verification, a benchmark or comparison with runs that
     failed, a checkpoint that cannot be written or read, an environment that `check` finds not sound or that fails in
-    `evaluate`, `enjoy` or `dream`, a file of a run that is damaged, or a `replay-nan` that found nothing; 2: a mistake
-    in what was typed, told in one line; 130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP (a training saves what
-    there is first).
+    `evaluate`, `enjoy` or `dream`, a file of a run that is damaged, a `replay-nan` that found nothing, or a full disk;
+    2: a mistake in what was typed, told in one line; 130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP (a training
+    saves what there is first).
     """
     parser = build_parser()
     options, unknown = parser.parse_known_args(argv)
@@ -56,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hd-agents: {error}", file=sys.stderr)
             return 2
         except (CheckpointError, DamagedError, EpisodeError) as error:
+            print(f"hd-agents: {error}", file=sys.stderr)
+            return FAILED
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
             print(f"hd-agents: {error}", file=sys.stderr)
             return FAILED
         except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hd_agents.evaluation.score_curve import read_scores
+from hd_agents.host import write_figure
 from hd_agents.saving.jsonable import DamagedError
 
 WINDOW = 10  # episodes; of the curve's moving average
@@ -88,7 +89,7 @@ def draw_curve(path: Path, episodes: Curve, evaluated: Curve, title: str) -> Non
     axes.set(title=title, xlabel="env steps", ylabel="return")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
 
 
 def draw_mean(axes: Any, curves: Sequence[Curve], colour: str, label: str, style: str = "-") -> None:

@@ -1,5 +1,6 @@
 """Mistakes in what was typed, and what is not installed."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import gymnasium as gym
 from hd_agents import host
 
 FAILED = 1  # exit status where nothing was wrong with the command but what it ran failed: a training, a verification
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: no room on the disk, or in what a user may have of it
 
 
 class UsageError(Exception):
@@ -17,10 +19,12 @@ class UsageError(Exception):
 
 
 def checked(action: Callable[[], Any]) -> Any:
-    """What ``action`` gives; its complaints about files and names become usage errors."""
+    """What ``action`` gives; its complaints about files and names become usage errors, but for a full disk."""
     try:
         return action()
     except (OSError, ValueError, ImportError, gym.error.Error) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         raise UsageError(str(error)) from error
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hd_agents import zoo
 from hd_agents.cli.curves import Curve, draw_mean
 from hd_agents.evaluation.aggregates import MEASURES, Estimate
+from hd_agents.host import write_figure
 from hd_agents.zoo.catalogue import suites
 
 COLOURS = ("#08519c", "#d94801", "#238b45", "#88419d", "#b8860b", "#ae017e", "#41b6c4", "#7f2704")
@@ -92,7 +93,7 @@ def aggregates(
     right.set_title(f"{methods[0]} ...", fontsize=9)
     right.grid(alpha=0.3, axis="x")
     figure.suptitle(f"{title} (95% intervals)", fontsize=10)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
     return path
 
 
@@ -136,5 +137,5 @@ def _save(figure: Any, path: Path) -> Path:
             break
         legend.remove()
     figure.set_size_inches(max(width, size[0] + MARGIN), height + max(0.0, size[1] - LEGEND))
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
     return path

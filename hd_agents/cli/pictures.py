@@ -18,14 +18,18 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path, played:
 
     :param played: False plays nothing, and leaves out both.
 
-    An environment that fails while it is played costs the pictures of it, and a line says so.
+    An environment that fails while it is played costs the pictures of it, a full disk what it had no room for, and a
+    line says so.
     """
     left = {AGENT_FILE: "the trained agent, for HarmonyDreamAgent.load"}
     trained, evaluated = read_episodes(folder), evaluations(folder)
     if len(trained[0]) or len(evaluated[0]):
-        draw_curve(folder / "curve.png", trained, evaluated, plan.task)
-        scores = f" and {len(evaluated[0])} evaluations" if len(evaluated[0]) else ""
-        left["curve.png"] = f"returns of {len(trained[0])} training episodes{scores}"
+        try:
+            draw_curve(folder / "curve.png", trained, evaluated, plan.task)
+            scores = f" and {len(evaluated[0])} evaluations" if len(evaluated[0]) else ""
+            left["curve.png"] = f"returns of {len(trained[0])} training episodes{scores}"
+        except OSError as error:
+            print(f"Learning curve left out: {error}")
     else:
         print("No learning curve: no training episode came to its end.")
     if played:

@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Figure
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, Truth, draw
-from hd_agents.host import require
+from hd_agents.host import require, write_figure
 from hd_agents.imagine import Imagined, first_of, imagine_from
 from hd_agents.training.callback_rules import check_place
 from hd_agents.training.normalizing import normalize_batch
@@ -74,7 +74,7 @@ class DreamFilm(BaseCallback):
         figure = draw(*found, f"After {agent.num_timesteps:,} env steps, {agent._n_updates:,} gradient steps")
         self.logger.record(KEY, Figure(figure, close=False), exclude=EXCLUDED)
         if self.folder is not None:
-            figure.savefig(self.folder / f"dream_{agent.num_timesteps}.png", dpi=120)
+            write_figure(self.folder / f"dream_{agent.num_timesteps}.png", figure)
 
     def _on_step(self) -> bool:
         return True

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, draw, to_rgb
+from hd_agents.host import write_figure
 from hd_agents.randomness import seeded
 from hd_agents.spaces import ObservationCodec
 from hd_agents.spaces.executed import EXECUTED, encode_executed
@@ -112,7 +113,7 @@ def write_video(path: Path, frames: Sequence[Image], fps: float, captions: Seque
 
     :param path: with one of ENDINGS.
     :param captions: one per frame, all with as many lines, for a black bar below it; None for no bar.
-    :raises ValueError: for another ending. :raises OSError: where OpenCV cannot write such files.
+    :raises ValueError: for another ending. :raises OSError: where OpenCV cannot write such files, or not all of one.
     """
     import cv2
 
@@ -128,6 +129,9 @@ def write_video(path: Path, frames: Sequence[Image], fps: float, captions: Seque
         large = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR).repeat(scale, axis=0).repeat(scale, axis=1)
         writer.write(np.concatenate([large, bars[number]]) if bars else large)
     writer.release()
+    if not cv2.VideoCapture(str(path)).isOpened():  # OpenCV does not tell when the disk is full
+        path.unlink()
+        raise OSError(f"{path} could not be written to its end: the disk is full, or a limit is reached")
 
 
 def check_ending(path: Path) -> None:
@@ -168,5 +172,5 @@ def draw_dream(path: Path, agent: HarmonyDreamAgent, episode: Episode, task: str
     rows = [codec.encode(observation) for observation in episode.observations[: end + 1]]
     truth = codec.restore({key: np.concatenate([row[key] for row in rows]) for key in rows[0]})
     title = f"{task}, episode of seed {episode.seed}"
-    draw(truth, np.array(episode.rewards[:end]), dream, start, title).savefig(path, dpi=120)
+    write_figure(path, draw(truth, np.array(episode.rewards[:end]), dream, start, title))
     return {"seed": episode.seed, "context": start + 1, "horizon": end - start}
