@@ -121,6 +121,7 @@ def vec_trajectory(env: VecEnv) -> np.ndarray:
 
 def test_ids_of_the_suites_own_packages_are_known() -> None:
     """In a process of its own, where nothing has imported them yet."""
+    pytest.importorskip("dm_control")
     pytest.importorskip("shimmy")
     pytest.importorskip("metaworld")
     script = """
