@@ -120,7 +120,16 @@ def test_catch_render_is_the_same_scene_enlarged() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"balls": 0}, {"paddle_width": 33}, {"paddle_speed": 0}, {"max_drift": 9}, {"render_mode": "human"}]
+    "wrong",
+    [
+        {"balls": 0},
+        {"balls": "x"},
+        {"paddle_width": 33},
+        {"paddle_width": 8.5},
+        {"paddle_speed": 0},
+        {"max_drift": 9},
+        {"render_mode": "human"},
+    ],
 )
 def test_catch_refuses_what_it_cannot_do(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

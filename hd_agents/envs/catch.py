@@ -72,8 +72,8 @@ class Catch(gymnasium.Env[Image, np.int64]):
             ("paddle_speed", paddle_speed, 1, SIDE),
             ("max_drift", max_drift, 0, 8),
         ):
-            if not low <= value <= high:
-                raise ValueError(f"{name}={value} is out of range: choose {low} to {high}")
+            if not (isinstance(value, int) and low <= value <= high):
+                raise ValueError(f"{name}={value!r}: choose a whole number from {low} to {high}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode={render_mode!r} is not supported: choose None or 'rgb_array'")
         self.observation_space = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
