@@ -16,6 +16,7 @@ from hd_agents.behavior.imagination import imagine
 from hd_agents.harmony import Harmonizer, Term
 from hd_agents.nn.layers import Dense
 from hd_agents.presets import DEFAULTS
+from hd_agents.saving.archive import read_archive, write_archive
 from hd_agents.training.collection import GraphedActing
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
@@ -247,6 +248,33 @@ def test_dropout_is_for_learning() -> None:
     agent.train(1)
     acted(agent)
     assert modes == [False] * 4 + [True, False]
+
+
+class Counted(HarmonyDreamAgent):
+    """Its encoder ends in a batch norm, which counts its batches, and has a mask of its own."""
+
+    def _make_policy(self) -> Any:
+        policy = super()._make_policy()
+        mlp = policy.networks.world_model.encoder.mlp
+        assert mlp is not None
+        mlp.append(nn.Flatten(0, -2)).append(nn.BatchNorm1d(mlp[-2].linear.out_features))  # type: ignore[union-attr, index]
+        mlp.register_buffer("mask", torch.ones(3, dtype=torch.bool))
+        return policy
+
+
+def test_whole_numbers_among_the_weights_are_stored(tmp_path: Path) -> None:
+    agent = Counted("MlpPolicy", Clock(7), **{**TINY, "seed": 0}).learn(60)
+    agent.save(tmp_path / "a.zip")
+    state, again = agent.policy.state_dict(), Counted.load(tmp_path / "a.zip", env=Clock(7))
+    assert {weight.dtype for weight in state.values()} == {torch.float32, torch.int64, torch.bool}
+    for name, weight in again.policy.state_dict().items():
+        assert torch.equal(weight, state[name])
+    data, tensors = read_archive(tmp_path / "a.zip")
+    (name,) = (name for name in state if name.endswith("num_batches_tracked"))
+    tensors["policy"][name] = torch.zeros(())
+    write_archive(tmp_path / "a.zip", data, tensors)
+    with pytest.raises(ValueError, match=r"is \(\) of torch.float32, expected \(\) of torch.int64"):
+        Counted.load(tmp_path / "a.zip")
 
 
 def test_settings_that_are_set_later_are_followed() -> None:

@@ -83,11 +83,19 @@ def check_weights(
         raise ArchiveError(f"The archive's weights do not match its settings: {missing[0]} is in one of them only.")
     for name, tensor in expected.items():
         found = state[name]
-        if not isinstance(found, Tensor) or found.shape != tensor.shape or not found.is_floating_point():
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if not isinstance(found, Tensor) or found.shape != tensor.shape or not _is_as_exact(found, tensor):
+            told = [
+                f"{tuple(one.shape)} of {one.dtype}" if isinstance(one, Tensor) else type(one).__name__
+                for one in (found, tensor)
+            ]
             raise ArchiveError(
-                f"The archive's weights do not match its settings: {name} is {shape}, expected {tuple(tensor.shape)}."
+                f"The archive's weights do not match its settings: {name} is {told[0]}, expected {told[1]}."
             )
+
+
+def _is_as_exact(found: Tensor, expected: Tensor) -> bool:
+    """Whether its numbers can stand for the others: floats of any precision for floats, else the same type."""
+    return found.is_floating_point() if expected.is_floating_point() else found.dtype == expected.dtype
 
 
 def fitting_optimizer(name: str, state: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
