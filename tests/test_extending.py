@@ -277,6 +277,34 @@ def test_whole_numbers_among_the_weights_are_stored(tmp_path: Path) -> None:
         Counted.load(tmp_path / "a.zip")
 
 
+class Pretrained(HarmonyDreamAgent):
+    """Its encoder begins with weights of another, frozen, and may ask for a number of them."""
+
+    ask = False
+
+    def _make_policy(self) -> Any:
+        policy = super()._make_policy()
+        encoder = policy.networks.world_model.encoder.requires_grad_(False)
+        with torch.device("cpu"):
+            encoder.load_state_dict({name: torch.ones(weight.shape) for name, weight in encoder.state_dict().items()})
+        if self.ask:
+            float(next(encoder.parameters()).sum())
+        return policy
+
+
+def test_an_encoder_that_is_trained_already_is_loaded(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Pretrained("MlpPolicy", Clock(7), **TINY).learn(60)
+    agent.save(tmp_path / "a.zip")
+    again = Pretrained.load(tmp_path / "a.zip", env=Clock(7))
+    assert not moved(again.policy, weights(agent.policy))
+    assert not [str(one.message) for one in recwarn if "meta" in str(one.message)]
+    monkeypatch.setattr(Pretrained, "ask", True)
+    with pytest.raises(ValueError, match=r"cannot be built without memory.*leave out there what reads numbers"):
+        Pretrained.load(tmp_path / "a.zip")
+
+
 def test_settings_that_are_set_later_are_followed() -> None:
     agent = learned()
     agent.entropy_coefficient, agent.gamma, agent.return_lambda = 1.0, 0.5, 0.2

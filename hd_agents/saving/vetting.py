@@ -4,6 +4,7 @@ A few bytes of JSON can ask for networks of any size. So networks are first buil
 device), and only if names and shapes are those of the tensors that the file really holds are they built at all.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -77,8 +78,7 @@ def check_weights(
         depth = overrides.get(name)
         if type(depth) is int and depth > len(state):
             raise ArchiveError(f"The archive declares {name}={_short(depth)} but holds {len(state)} tensors.")
-    with torch.device("meta"):
-        expected = {name: tensor for name, tensor in make().state_dict().items() if name.startswith(only)}
+    expected = {name: tensor for name, tensor in _without_memory(make).state_dict().items() if name.startswith(only)}
     if missing := sorted(map(str, expected.keys() ^ state.keys())):
         raise ArchiveError(f"The archive's weights do not match its settings: {missing[0]} is in one of them only.")
     for name, tensor in expected.items():
@@ -91,6 +91,21 @@ def check_weights(
             raise ArchiveError(
                 f"The archive's weights do not match its settings: {name} is {told[0]}, expected {told[1]}."
             )
+
+
+def _without_memory(make: Callable[[], nn.Module]) -> nn.Module:
+    """What ``make`` builds, on torch's "meta" device. What it warns of is left to the networks that are built later."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return make()
+    except Exception as error:
+        if "meta" not in str(error):
+            raise
+        raise ArchiveError(
+            "The networks cannot be built without memory, on torch's device 'meta', where loading compares shapes: "
+            f"{_short(error)}. Let the code that makes them leave out there what reads numbers (weight.is_meta)."
+        ) from error
 
 
 def _is_as_exact(found: Tensor, expected: Tensor) -> bool:
