@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hd_agents import HarmonyDreamAgent
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import imagine
+from hd_agents.callbacks import LossGradients
 from hd_agents.harmony import Harmonizer, Term
 from hd_agents.nn.layers import Dense
 from hd_agents.presets import DEFAULTS
@@ -20,6 +21,7 @@ from hd_agents.saving.archive import read_archive, write_archive
 from hd_agents.training.collection import GraphedActing
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
+from hd_agents.zoo.transfer import take_over
 from tests.agents import TINY, Clock, tiny
 
 CLOCK = np.array([1.0, 2.0, 3.0], np.float32)
@@ -561,6 +563,70 @@ def test_a_loss_of_ones_own_is_harmonised(harmony: bool, tmp_path: Path) -> None
     assert [group["lr"] for group in learner.model_optimizer.param_groups] == [agent.learning_rate, 0.01, 0.5]
     assert {"loss/inverse", "sigma/inverse"} <= agent._metrics.flush().keys()
     agent.player(deterministic=True).export(tmp_path / "policy.pt2")  # which acts as before
+
+
+class Weighted(nn.Module):
+    """A harmoniser of another kind: weights by a softmax, and running means without a gradient."""
+
+    def __init__(self, terms: Any) -> None:
+        super().__init__()
+        self.terms = dict(terms)
+        self.logits = nn.Parameter(torch.zeros(len(self.terms)))
+        self.register_buffer("mean", torch.ones(len(self.terms)))
+        self.mean: Tensor
+
+    def forward(self, losses: Any) -> Any:
+        found = torch.stack([losses[name].float().mean() for name in self.terms])
+        if self.training:
+            self.mean.lerp_(found.detach(), 0.1)
+        total = (self.logits.softmax(0) * found / self.mean.clone()).sum()
+        return total, {f"mean/{name}": mean.clone() for name, mean in zip(self.terms, self.mean, strict=True)}
+
+
+class Fixed(Harmonizer):
+    """Another kind that is a subclass, and harmonises nothing by sigmas."""
+
+    def __init__(self, terms: Any) -> None:
+        super().__init__({name: Term(harmonized=False) for name in terms})
+        self.logits = nn.Parameter(torch.zeros(len(terms)))
+
+    def forward(self, losses: Any) -> Any:
+        weights = dict(zip(self.terms, 2.0 * self.logits.sigmoid(), strict=True))
+        return super().forward({name: weights[name] * loss for name, loss in losses.items()})
+
+
+class Balanced(HarmonyDreamAgent):
+    kind: Any = Weighted
+
+    def _make_policy(self) -> Any:
+        policy = super()._make_policy()
+        policy.networks.harmonizer = self.kind(policy.networks.harmonizer.terms)
+        return policy
+
+
+@pytest.mark.parametrize("kind", [Weighted, Fixed])
+@pytest.mark.parametrize("harmony", [True, False])
+def test_a_harmoniser_of_another_kind_learns(kind: Any, harmony: bool, tmp_path: Path) -> None:
+    mine = type("Mine", (Balanced,), {"kind": kind})
+    agent = mine("MlpPolicy", Clock(7), harmony=harmony, harmony_learning_rate=0.01, **TINY)
+    agent.learn(60, callback=LossGradients(20))
+    harmonizer: Any = agent.policy.networks.harmonizer
+    assert harmonizer.logits.abs().min() > 0.005
+    agent.save(tmp_path / "a.zip")
+    again = mine.load(tmp_path / "a.zip", env=Clock(7))
+    assert not moved(again.policy, weights(agent.policy))
+    assert len(again.learner.model_optimizer.param_groups) == 2
+
+    new = mine("MlpPolicy", Clock(7), **{**TINY, "seed": 1})
+    take_over(new, agent)
+    assert not moved(new.policy, weights(agent.policy))
+    take_over(plain := tiny(env=Clock(7)), agent)
+    assert not moved(plain.policy.networks.world_model, weights(agent.policy.networks.world_model))
+    plain.learn(60)
+    new = mine("MlpPolicy", Clock(7), **TINY)
+    take_over(new, plain)
+    assert not moved(new.policy.networks.world_model, weights(plain.policy.networks.world_model))
+    assert not new.policy.networks.harmonizer.logits.any()  # type: ignore[union-attr, operator]
 
 
 @pytest.mark.parametrize("reinforce", [None, True, False])

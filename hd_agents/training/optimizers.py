@@ -23,7 +23,7 @@ class Optimizers:
         self.model = self._adam(networks.world_model, defaults.model_eps, defaults.weight_decay)
         self.actor = self._adam(networks.actor, BEHAVIOR_EPS, defaults.weight_decay)
         self.critic = self._adam(networks.critic, BEHAVIOR_EPS, defaults.weight_decay)
-        if networks.harmonizer.harmonized:
+        if _learns(networks.harmonizer):
             self.model.add_param_group({"params": list(networks.harmonizer.parameters())})
         self._own_groups = len(self.model.param_groups)  # groups of ours
         self._rates: dict[str, torch.Tensor] = {}
@@ -62,7 +62,7 @@ class Optimizers:
 
     def follow(self, networks: Networks) -> None:
         """Train what the networks are made of now, where parts were replaced. Weights that stay keep their moments."""
-        if networks.harmonizer.harmonized and self._own_groups == 1:  # the one that it was made with had no sigmas
+        if _learns(networks.harmonizer) and self._own_groups == 1:  # the one that it was made with had no sigmas
             self.model.add_param_group({"params": list(networks.harmonizer.parameters())})
             groups = self.model.param_groups
             groups.insert(1, groups.pop())
@@ -94,6 +94,11 @@ class Optimizers:
     def _own_count(self, optimizer: torch.optim.Adam) -> int:
         """How many of its groups are ours; the others were added."""
         return self._own_groups if optimizer is self.model else 1
+
+
+def _learns(harmonizer: nn.Module) -> bool:
+    """Whether it has numbers to learn: sigmas, or what another method has in their place."""
+    return any(weight.numel() for weight in harmonizer.parameters())
 
 
 def weights_of(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:

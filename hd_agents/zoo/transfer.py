@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.harmony import Harmonizer
 from hd_agents.zoo.models import find_agent
 from hd_agents.zoo.packages import FULL, ActingAgent
 
+HARMONIZER = "networks.harmonizer."  # names of its weights begin with this
 NETWORKS = ("policy", "backbone", "size", "policy_kwargs")  # settings that say what the weights are of
 
 
@@ -52,14 +54,20 @@ def network_settings(trained: HarmonyDreamAgent, typed: Mapping[str, Any]) -> di
 def take_over(agent: HarmonyDreamAgent, trained: HarmonyDreamAgent) -> None:
     """Give ``agent``, which is new, the weights and the count of gradient steps of ``trained``; optimisers stay new.
 
-    Of the coefficients it takes those of the losses that both harmonise. Weights that its class adds stay new.
+    Of the coefficients it takes those of the losses that both harmonise. Weights that its class adds stay new, and so
+    does a harmoniser of another kind.
 
     :raises ValueError: where its class has put something else in a part's place.
     """
     own, theirs = agent.policy.networks.harmonizer, trained.policy.networks.harmonizer
-    known = dict(zip(theirs.harmonized, theirs.log_sigma.tolist(), strict=True))
-    log_sigma = torch.tensor([known.get(name, 0.0) for name in own.harmonized])
-    weights = {**trained.policy.state_dict(), "networks.harmonizer.log_sigma": log_sigma}
+    alike = type(own) is type(theirs) and own.terms.keys() == theirs.terms.keys()
+    stored = trained.policy.state_dict()
+    weights = {name: weight for name, weight in stored.items() if alike or not name.startswith(HARMONIZER)}
+    if isinstance(own, Harmonizer):
+        known = {}
+        if isinstance(theirs, Harmonizer):
+            known = dict(zip(theirs.harmonized, theirs.log_sigma.tolist(), strict=True))
+        weights[f"{HARMONIZER}log_sigma"] = torch.tensor([known.get(name, 0.0) for name in own.harmonized])
     place = agent.policy.state_dict()
     for name, weight in weights.items():
         if name not in place or place[name].shape != weight.shape:
