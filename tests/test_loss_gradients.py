@@ -10,10 +10,11 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import EveryNTimesteps
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from hd_agents.callbacks import LossGradients
+from hd_agents.callbacks import DreamFilm, LossGradients
+from hd_agents.films.dream_film import KEY as FILM
 from hd_agents.randomness import seeded
 from hd_agents.training.loss_gradients import gradient_lengths, shares
-from tests.agents import TINY, Scripted, tiny
+from tests.agents import TINY, Clock, Scripted, tiny
 
 KEY = "train/gradient_share/"
 
@@ -96,6 +97,16 @@ def test_they_are_logged_and_training_does_not_notice() -> None:
     for row in rows:
         assert set(row) == {"observation", "reward", "dynamics", "continue"}
         assert sum(row.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", [LossGradients, DreamFilm])
+def test_a_callback_serves_the_next_run_too(kind: Any) -> None:
+    callback, counts = kind(100_000), []
+    for seed in (0, 1):
+        agent = tiny(env=Clock(70), seed=seed)
+        agent.learn(110, callback=callback, log_interval=None)
+        counts.append(sum(key.startswith((KEY, FILM)) for key in agent.logger.name_to_value))
+    assert counts[0] == counts[1] > 0
 
 
 def test_mistakes() -> None:

@@ -57,6 +57,8 @@ class DreamFilm(BaseCallback):
 
     def _on_training_start(self) -> None:
         check_place(self)
+        if not self.model.num_timesteps:  # another run
+            self._drawn = None
         # Better now than after the first steps.
         require("DreamFilm", "train", "matplotlib")
         if self.folder is not None:

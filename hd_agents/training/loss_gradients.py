@@ -40,6 +40,8 @@ class LossGradients(BaseCallback):
 
     def _on_training_start(self) -> None:
         check_place(self)
+        if not self.model.num_timesteps:  # another run
+            self._measured = None
 
     def _on_rollout_start(self) -> None:
         agent: Any = self.model
