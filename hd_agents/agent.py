@@ -207,7 +207,7 @@ class HarmonyDreamAgent(LearningLoop):
         self._note_moves()
         if self._learning:  # a callback's wish: what is running now ends in the old environment
             watch(wrapped, StepsOf(self))
-            self._moves = () if force_reset else self._moves  # () is no count: they are reset before the next step
+            self._moves = -1 if force_reset else self._moves  # -1 is no count: they are reset before the next step
 
     def _set_up_collecting(self, n_envs: int) -> SequenceReplay:
         """Replay (still unallocated, and given), acting and counts for so many environments."""

@@ -186,7 +186,7 @@ def test_a_copy_of_an_agent_moves_its_own_environment() -> None:
     other.learn(7)
     ours, theirs = (one.get_env().envs[0].unwrapped for one in (agent, other))
     assert (ours.time, theirs.time) == (0, 7)
-    assert (moves(agent.get_env())[0], moves(other.get_env())[0]) == (0, 1 + 2 * 7)
+    assert (moves(agent.get_env()), moves(other.get_env())) == (0, 1 + 2 * 7)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.float16])

@@ -30,10 +30,10 @@ from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 
 STATISTICS = (RunningMeanStd, GymnasiumMeanStd)
 # Attributes that say what an environment is, not where it stands; files that monitors write; the last original
-# observation of VecNormalize, which the agent keeps as well; what counts the moves.
+# observation of VecNormalize, which the agent keeps as well.
 CONSTANT = {
     *("env", "venv", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata", "class_attributes"),
-    *("results_writer", "reset_infos", "old_obs", "_hd_agents_moves", "reset", "step"),
+    *("results_writer", "reset_infos", "old_obs"),
 }
 
 

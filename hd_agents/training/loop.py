@@ -78,7 +78,7 @@ class LearningLoop(BaseAlgorithm):
         self._progress: ProgressBar | Forecast | None = None  # while learn() runs
         self._frozen_schedules: dict[str, str] = {}  # rates that were functions until they were stored, see storing
         self._pace: list[Any] = []  # settings that were checked last
-        self._moves: tuple[int, ...] | None = None  # of the environments, as far as this loop knows of them
+        self._moves: int | None = None  # of the environments, as far as this loop knows of them
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, whose logger is made by its own ``learn``: files and screens cannot be copied."""
