@@ -45,7 +45,7 @@ def test_the_lengths_are_those_of_the_weighted_losses_in_encoder_and_recurrence(
     agent = tiny(harmony=harmony, learning_rate=0.01, policy_kwargs=small).learn(80)
     networks, batch = agent.policy.networks, batch_of(agent)
     model, found = networks.world_model, lengths_of(agent)
-    assert list(found) == list(networks.harmonizer.terms)
+    assert found.keys() == networks.harmonizer.terms.keys()
     heads = ("decoder.", "reward_head.", "continue_head.", "rssm.image_out.", "rssm.prior_out.")  # one loss each
     shared = [weight for name, weight in model.named_parameters() if not name.startswith(heads)]
     with seeded(0, agent.device):
@@ -77,6 +77,33 @@ def test_a_loss_without_weight_and_a_model_that_is_frozen() -> None:
     agent.policy.networks.world_model.requires_grad_(False)
     assert set(lengths_of(agent).values()) == {0.0}
     assert agent.learn(60, callback=LossGradients(20))._n_updates > 0
+
+
+def test_another_module_that_weighs_the_losses_and_weights_beside_the_model() -> None:
+    class Sum(torch.nn.Module):
+        harmonized = ()
+
+        def forward(self, losses: Any) -> Any:
+            return sum(loss.mean() for loss in losses.values()), {}
+
+    agent = tiny()
+    networks = agent.policy.networks
+    model, plain = networks.world_model, networks.world_model.losses
+    beside = torch.nn.Parameter(torch.ones(()))
+
+    def losses(*given: Any) -> Any:
+        output = plain(*given)
+        return output._replace(losses={**output.losses, "own": beside * output.losses["reward"].mean()})
+
+    networks.harmonizer, model.losses = Sum(), losses
+    agent.learner.model_optimizer.add_param_group({"params": [beside]})
+    agent.learn(60, callback=LossGradients(20))
+    found = lengths_of(agent)
+    assert set(found) == {"observation", "reward", "dynamics", "continue", "own"}
+    assert found["own"] > 0.0
+    model.requires_grad_(False)
+    agent.learn(40, callback=LossGradients(20))
+    assert set(lengths_of(agent).values()) == {0.0}
 
 
 def test_shares() -> None:

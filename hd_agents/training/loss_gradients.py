@@ -65,32 +65,37 @@ def gradient_lengths(learner: Learner, batch: Batch) -> dict[str, float]:
 
     Gradients that the weights hold stay as they are.
     """
-    networks = learner.networks
-    weights = [weight for weight in networks.world_model.parameters() if weight.requires_grad]
+    weights = [weight for weight in learner.networks.world_model.parameters() if weight.requires_grad]
     draws = learner.draw(batch).posterior
-    found: dict[str, list[float | None]] = {}
-    for name in networks.harmonizer.terms:  # each with a graph of its own, which is gone before the next
-        with torch.enable_grad():
-            with learner._autocast():
-                losses = networks.world_model.losses(batch, draws).losses
-            total = networks.harmonizer(losses)[0]
-        found[name] = _lengths(total, losses[name], weights)
-    shared = [sum(one is not None for one in reaching) > 1 for reaching in zip(*found.values(), strict=True)]
+    names, first = _lengths(0, learner, batch, draws, weights)
+    found = [first, *(_lengths(index, learner, batch, draws, weights)[1] for index in range(1, len(names)))]
+    shared = [sum(one is not None for one in reaching) > 1 for reaching in zip(*found, strict=True)]
     return {
         name: math.hypot(*(length or 0.0 for length, counts in zip(lengths, shared, strict=True) if counts))
-        for name, lengths in found.items()
+        for name, lengths in zip(names, found, strict=True)
     }
 
 
-def _lengths(total: torch.Tensor, loss: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[float | None]:
-    """Lengths of what of the total's gradient comes through one loss; None for weights that it does not reach."""
-    through = None
-    if loss.requires_grad and total.requires_grad:
+def _lengths(
+    index: int, learner: Learner, batch: Batch, draws: torch.Tensor, weights: Sequence[torch.Tensor]
+) -> tuple[list[str], list[float | None]]:
+    """The names of all losses, and lengths of what of the total's gradient comes through the one at ``index``.
+
+    None for weights that it does not reach. With a graph of its own, which is gone before the next.
+    """
+    networks, through = learner.networks, None
+    with torch.enable_grad():
+        with learner._autocast():
+            losses = networks.world_model.losses(batch, draws).losses
+        total = networks.harmonizer(losses)[0]
+    names = list(losses)
+    loss = losses[names[index]]
+    if weights and loss.requires_grad and total.requires_grad:
         (through,) = torch.autograd.grad(total, [loss], retain_graph=True, allow_unused=True)
     if through is None:
-        return [None] * len(weights)
+        return names, [None] * len(weights)
     gradients = torch.autograd.grad(loss, weights, through, allow_unused=True)
-    return [None if one is None else float(one.float().norm()) for one in gradients]
+    return names, [None if one is None else float(one.float().norm()) for one in gradients]
 
 
 def shares(lengths: Mapping[str, float]) -> dict[str, float]:
