@@ -137,15 +137,15 @@ class Forecast:
 def tell_of_no_learning(agent: Any, more: int, counts_anew: bool) -> None:
     """A line of ``verbose=1``, and a warning where somebody may have expected otherwise.
 
-    :param agent: within a ``learn`` of so many ``more`` env steps, which are too few for a gradient step.
+    :param agent: within a ``learn`` of so many ``more`` env steps, which are too few for a gradient step, or nearly so.
     :param counts_anew: whether it began at 0 again.
     """
     starts, few = agent.learning_starts, agent._holds_few(more)
-    text = f"No learning: {agent.num_timesteps + more:,} steps end before learning_starts={starts:,}."
-    advice = None
-    if few and agent._n_updates:  # it was loaded without its replay
-        held = len(agent.replay_buffer)
-        text = f"No learning: the replay's {held:,} steps and {more:,} more are fewer than learning_starts={starts:,}."
+    ends, held, advice = agent.num_timesteps + more, len(agent.replay_buffer), None
+    text = f"No learning: {ends:,} steps end before learning_starts={starts:,}."
+    if few and (agent._n_updates or ends >= starts):  # it was loaded without its replay
+        # No promise: an episode's beginning is stored as well, and how many there will be is not known.
+        text = f"No learning before the replay has learning_starts={starts:,} steps: it has {held:,}, {more:,} come now."
         advice = "Take more, bring stored ones back by load_replay_buffer(), or set a lower learning_starts."
     elif counts_anew and not few:  # as of learn(500) in a loop
         advice = "This learn() counts from 0 again: reset_num_timesteps=False goes on counting."

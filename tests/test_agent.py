@@ -10,6 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -172,6 +173,19 @@ def test_learning_that_begins_again_and_again_is_told() -> None:
     assert agent._n_updates > 0
     with pytest.warns(UserWarning, match="30 steps end before learning_starts=40.*reset_num_timesteps=False"):
         agent.learn(30)  # one that has learned may begin again as well
+
+
+def test_what_is_said_of_learning_too_little_is_true(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Several environments end beyond the steps that were asked for, and a replay may lack what the count has."""
+    agent = tiny(env=make_vec_env("CartPole-v1", 4), verbose=1, learning_starts=32, train_ratio=16)
+    agent.learn(30, log_interval=None)
+    assert agent._n_updates > 0
+    assert "No learning" not in capsys.readouterr().out
+    tiny(learning_starts=200).learn(100).save(tmp_path / "agent")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1", learning_starts=110)
+    with pytest.warns(UserWarning, match="before the replay has learning_starts=110 steps: it has 0, 20 come now"):
+        loaded.learn(20, reset_num_timesteps=False)
+    assert loaded._n_updates == 0
 
 
 def test_setup_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The loop of an algorithm that moves and learns by turns: env steps into replay, gradient steps out of it."""
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -130,7 +131,7 @@ class LearningLoop(BaseAlgorithm):
             )
             self._note_moves()
             self._updates_at_start = self._n_updates
-            more = total_timesteps - self.num_timesteps
+            more = self.n_envs * math.ceil((total_timesteps - self.num_timesteps) / self.n_envs)
             if more > 0 and self._too_early(more):
                 tell_of_no_learning(self, more, counts_anew)
             callback.on_training_start(locals(), globals())
