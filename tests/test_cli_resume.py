@@ -223,6 +223,11 @@ def test_a_finished_run_without_checkpoints_is_left_alone(tmp_path: Path, capsys
     assert learn(folder, "--resume", "--steps", "60") == 2
     assert "holds a run without checkpoints" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    before.pop(folder / "agent.zip")
+    (folder / "agent.zip").unlink()  # as where it runs still, or was killed
+    assert learn(folder, "--resume", "--steps", "60") == 2
+    assert "holds a run without checkpoints" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.callbacks import DreamFilm, LossGradients, RunCheckpoint, ScoreCurve
 from hd_agents.cli import flags, hints, pictures, tracking
-from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES
+from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES, read_episodes
 from hd_agents.cli.errors import FAILED, UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_beginning
@@ -140,7 +140,7 @@ def _choose_folder(options: argparse.Namespace, task: str) -> Path:
     if not options.resume:
         return new_run_folder(options.folder or flags.RUNS, task)
     folder = own_run_folder(options.folder)
-    if (folder / AGENT_FILE).exists() and not steps_in(folder / CHECKPOINTS):
+    if not steps_in(folder / CHECKPOINTS) and ((folder / AGENT_FILE).exists() or len(read_episodes(folder)[0])):
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
     return folder
 

@@ -76,7 +76,7 @@ class Plan(NamedTuple):
         :param max_restarts: of each environment; None for environments whose exceptions are the caller's.
         """
         if folder is not None and not resumed:  # begun here: a process that is replaced goes on with its file
-            for left in folder.glob("*.monitor.csv"):  # of a run that ended before it began, in other environments
+            for left in folder.glob("[0-9]*.monitor.csv"):  # of a run that ended before it began, in other environments
                 left.unlink()
             for env in range(self.n_envs):
                 ResultsWriter(str(folder / str(env)), {"t_start": time.time(), "env_id": self.task}).close()
