@@ -394,6 +394,20 @@ def test_an_agent_that_logs_can_be_copied(kind: str, tmp_path: Path) -> None:
     logger.close()
 
 
+@pytest.mark.parametrize("bar", [False, True])
+def test_an_agent_can_be_copied_by_a_callback(bar: bool) -> None:
+    copies: list[HarmonyDreamAgent] = []
+
+    def keep(found: dict[str, Any], _: Any) -> bool:
+        if found["self"].num_timesteps == 10:
+            copies.append(copy.deepcopy(found["self"]))
+        return True
+
+    tiny(env=Clock(30)).learn(20, callback=keep, progress_bar=bar)
+    copied = copies[0].learn(5, reset_num_timesteps=False)
+    assert [row[0][1] for row in rows(copied)] == [*range(10), *range(6)]
+
+
 def test_last_observations_are_those_before_a_callback_moved_the_statistics() -> None:
     """As an evaluation in the environments that it learns in does."""
     normalizer = VecNormalize(DummyVecEnv([lambda: Clock(3)]), clip_obs=1e6)

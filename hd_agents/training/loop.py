@@ -82,8 +82,11 @@ class LearningLoop(BaseAlgorithm):
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy, whose logger is made by its own ``learn``: files and screens cannot be copied."""
-        return {name: value for name, value in vars(self).items() if name != "_logger"} | {"_custom_logger": False}
+        """For a copy, which is not within ``learn``. Its own makes its logger: files and screens cannot be copied."""
+        fresh: dict[str, Any] = {"_custom_logger": False, "_learning": False, "_progress": None}
+        if self._learning:  # by a callback, between a step and its row: a new episode begins
+            fresh["_last_obs"] = None
+        return {name: value for name, value in vars(self).items() if name != "_logger"} | fresh
 
     def _make_replay(self, n_envs: int) -> SequenceReplay:
         """An empty replay for so many environments."""
