@@ -67,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "task": chosen.task,
         "algorithm": chosen.algorithm,
         "seed": chosen.seed,
-        "steps": steps,
+        "steps": agent.num_timesteps,  # PPO ends with a whole rollout
         "settings": settings,
         "episodes": chosen.episodes,
         "mean": round(float(np.mean(returns)), 2),

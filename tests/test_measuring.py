@@ -1,5 +1,6 @@
 """The programs of benchmarks/ still run: with little to do, and only when asked for."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
         "replay.py --rows 2000",
         "train_loop.py --env CartPole-v1 --steps 20",
         "baselines.py classic/Pendulum --algorithm td3 --steps 120 --episodes 2",
+        "baselines.py classic/Pendulum --algorithm ppo --steps 100 --set n_steps=64 --episodes 2",
     ],
 )
 def test_it_runs(command: str) -> None:
@@ -33,3 +35,5 @@ def test_it_runs(command: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    if "n_steps" in command:
+        assert json.loads(done.stdout)["steps"] == 128  # those that were made
