@@ -145,7 +145,7 @@ def tell_of_no_learning(agent: Any, more: int, counts_anew: bool) -> None:
     text = f"No learning: {ends:,} steps end before learning_starts={starts:,}."
     if few and (agent._n_updates or ends >= starts):  # it was loaded without its replay
         # No promise: an episode's beginning is stored as well, and how many there will be is not known.
-        text = f"No learning before the replay has learning_starts={starts:,} steps: it has {held:,}, {more:,} come now."
+        text = f"No learning before the replay has learning_starts={starts:,} steps: it has {held:,}, {more:,} come."
         advice = "Take more, bring stored ones back by load_replay_buffer(), or set a lower learning_starts."
     elif counts_anew and not few:  # as of learn(500) in a loop
         advice = "This learn() counts from 0 again: reset_num_timesteps=False goes on counting."

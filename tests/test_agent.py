@@ -183,7 +183,7 @@ def test_what_is_said_of_learning_too_little_is_true(capsys: pytest.CaptureFixtu
     assert "No learning" not in capsys.readouterr().out
     tiny(learning_starts=200).learn(100).save(tmp_path / "agent")
     loaded = HarmonyDreamAgent.load(tmp_path / "agent", env="CartPole-v1", learning_starts=110)
-    with pytest.warns(UserWarning, match="before the replay has learning_starts=110 steps: it has 0, 20 come now"):
+    with pytest.warns(UserWarning, match="before the replay has learning_starts=110 steps: it has 0, 20 come"):
         loaded.learn(20, reset_num_timesteps=False)
     assert loaded._n_updates == 0
 
