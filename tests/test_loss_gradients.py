@@ -136,6 +136,16 @@ def test_a_callback_serves_the_next_run_too(kind: Any) -> None:
     assert counts[0] == counts[1] > 0
 
 
+def test_a_gpu_that_is_full_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("hd_agents.training.loss_gradients.gradient_lengths", full)
+    with pytest.warns(UserWarning, match=r"LossGradients left out at env step \d+: no memory"):
+        agent = tiny().learn(60, callback=LossGradients(1_000))
+    assert agent.num_timesteps == 60
+
+
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="every=0"):
         LossGradients(0)

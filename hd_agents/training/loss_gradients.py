@@ -1,6 +1,7 @@
 """How hard each loss of the world model pulls at the weights that they share: what harmony is to balance."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,8 +52,12 @@ class LossGradients(BaseCallback):
         self._measured = part
         rng = np.random.default_rng(agent.num_timesteps)
         batch = agent.replay_buffer.sample(SEQUENCES, agent.sequence_length, rng, agent.device)
-        with seeded(agent.num_timesteps, agent.device):
-            lengths = gradient_lengths(agent.learner, normalize_batch(batch, agent._vec_normalize_env))
+        try:
+            with seeded(agent.num_timesteps, agent.device):
+                lengths = gradient_lengths(agent.learner, normalize_batch(batch, agent._vec_normalize_env))
+        except torch.OutOfMemoryError:  # no reason to end a training
+            warnings.warn(f"LossGradients left out at env step {agent.num_timesteps:,}: no memory.", stacklevel=2)
+            return
         for name, share in shares(lengths).items():
             self.logger.record(f"{KEY}{name}", share)
 
