@@ -208,6 +208,8 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     output = ["--output", str(tmp_path / "plots")]
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.csv").write_text("a,b\n")
+    shipped = zoo.folder() / "results" / "classic.csv"
+    (tmp_path / "none.csv").write_text(shipped.read_text().splitlines()[0] + "\n")
     make_run(tmp_path / "damaged" / "a", 0)
     (tmp_path / "damaged" / "a" / "scores.jsonl").write_text("no score\n")
     for what, message in (
@@ -215,7 +217,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         (str(tmp_path / "empty"), "holds no run"),
         (str(tmp_path / "rows.csv"), "no table of results"),
         (str(tmp_path / "damaged"), "scores.jsonl is damaged"),
-        ("dmc_natural", "nothing to draw in dmc_natural"),
+        (str(tmp_path / "none.csv"), "nothing to draw in"),
     ):
         assert main(["plot", what, *output]) == 2
         assert message in capsys.readouterr().err

@@ -147,12 +147,12 @@ def test_tensorboard(tmp_path: Path, reset: bool) -> None:
 
     agent = tiny(env=Clock(5), tensorboard_log=str(tmp_path))
     agent.learn(60, log_interval=1)
-    agent.learn(20, log_interval=1, reset_num_timesteps=reset, tb_log_name="HarmonyDream")
+    agent.learn(30, log_interval=1, reset_num_timesteps=reset, tb_log_name="HarmonyDream")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["HarmonyDream_1", *["HarmonyDream_2"] * reset]
     events = EventAccumulator(str(tmp_path / "HarmonyDream_1"))
     events.Reload()
     assert {"rollout/ep_rew_mean", "time/fps", "time/frames", "train/sigma/reward"} <= set(events.Tags()["scalars"])
-    assert events.Scalars("rollout/ep_rew_mean")[1].step == 10
+    assert 10 in {event.step for event in events.Scalars("rollout/ep_rew_mean")}
 
 
 def test_csv(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def test_replay_can_be_dropped_and_loaded_again(tmp_path: Path) -> None:
     agent.load_replay_buffer(tmp_path / "replay")
     assert len(agent.replay_buffer) == rows
     agent.replay_buffer = None
-    agent.learn(10, reset_num_timesteps=False)
+    with pytest.warns(UserWarning, match="No learning before the replay has"):
+        agent.learn(10, reset_num_timesteps=False)
     assert 10 < len(agent.replay_buffer) < 15
 
 

@@ -185,7 +185,7 @@ def test_environments_are_checked_and_may_be_more(tmp_path: Path) -> None:
     bare = HarmonyDreamAgent.load(tmp_path / "agent")
     assert bare.get_env() is None
     bare.set_env(gym.make("CartPole-v1"))
-    assert bare.learn(20, reset_num_timesteps=False).num_timesteps == 40
+    assert bare.learn(30, reset_num_timesteps=False).num_timesteps == 50
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3), (2, 5)])
