@@ -230,6 +230,9 @@ def test_a_finished_run_without_checkpoints_is_left_alone(tmp_path: Path, capsys
     assert learn(folder, "--resume", "--steps", "60") == 2
     assert "holds a run without checkpoints" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "checkpoints").mkdir()  # as of a run with checkpoints that was killed before the first
+    assert learn(folder, "--resume", "--steps", "60") == 0
+    assert (folder / "agent.zip").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])

@@ -140,7 +140,8 @@ def _choose_folder(options: argparse.Namespace, task: str) -> Path:
     if not options.resume:
         return new_run_folder(options.folder or flags.RUNS, task)
     folder = own_run_folder(options.folder)
-    if not steps_in(folder / CHECKPOINTS) and ((folder / AGENT_FILE).exists() or len(read_episodes(folder)[0])):
+    begun = len(read_episodes(folder)[0]) and not (folder / CHECKPOINTS).is_dir()  # by a command without checkpoints
+    if not steps_in(folder / CHECKPOINTS) and (begun or (folder / AGENT_FILE).exists()):
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
     return folder
 

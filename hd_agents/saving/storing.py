@@ -30,11 +30,7 @@ COUNTERS = (
     "n_envs",
 )
 SPACES = ("observation_space", "action_space")
-LAST_SEEN = (
-    "_last_obs",
-    "_last_original_obs",
-    "_last_episode_starts",
-)  # where the environments were, by the base class
+LAST_SEEN = ("_last_obs", "_last_original_obs", "_last_episode_starts")  # where the environments were
 PLACES = {"replay_folder"}  # arguments that are never stored: no file may choose a place on this machine
 NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
 
