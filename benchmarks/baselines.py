@@ -25,11 +25,11 @@ sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[:2])
 from report import describe_machine, write_json
 
 from hd_agents import zoo
+from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED
 from hd_agents.cli.tasks import parse_setting
 from hd_agents.evaluation.episodes import seeded_envs, share_seeds
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC, "td3": TD3, "ppo": PPO, "dqn": DQN}
-FIRST_SEED = 10_000  # of the episodes that are scored
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -58,8 +58,8 @@ def main(words: Sequence[str] | None = None) -> None:
     begun = time.monotonic()
     agent.learn(steps)
     minutes = (time.monotonic() - begun) / 60.0
-    seeds = range(FIRST_SEED, FIRST_SEED + chosen.episodes)
-    shares = share_seeds(seeds, min(5, chosen.episodes))
+    seeds = range(EVALUATION_SEED, EVALUATION_SEED + chosen.episodes)
+    shares = share_seeds(seeds, min(EVALUATION_ENVS, chosen.episodes))
     envs = seeded_envs(zoo.env_id(chosen.task), shares, {})
     returns, _ = evaluate_policy(agent, envs, chosen.episodes, deterministic=True, return_episode_rewards=True)
     envs.close()

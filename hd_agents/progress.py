@@ -46,8 +46,7 @@ class ProgressBar(BaseCallback):
         self._updates_at_start = 0
 
     def _on_training_start(self) -> None:
-        envs = self.training_env.num_envs
-        total = envs * math.ceil((self.locals["total_timesteps"] - self.model.num_timesteps) / envs)
+        total = _steps_to_come(self.model.num_timesteps, self.locals["total_timesteps"], self.training_env.num_envs)
         # Mostly the current speed, looked at with every step: random steps are far faster than learning ones.
         looks = {"bar_format": FORMAT, "smoothing": 0.5, "miniters": 1, "dynamic_ncols": True}
         self._bar = tqdm(total=total, unit=" steps", **looks, **_pace())
@@ -134,12 +133,19 @@ class Forecast:
         """Nothing to do."""
 
 
-def tell_of_no_learning(agent: Any, more: int, counts_anew: bool) -> None:
-    """A line of ``verbose=1``, and a warning where somebody may have expected otherwise.
+def _steps_to_come(done: int, total: int, envs: int) -> int:
+    """Env steps from ``done`` to ``total`` or just beyond, as every step is one of all environments."""
+    return envs * math.ceil((total - done) / envs)
 
-    :param agent: within a ``learn`` of so many ``more`` env steps, which are too few for a gradient step, or nearly so.
-    :param counts_anew: whether it began at 0 again.
+
+def tell_of_no_learning(agent: Any, total_timesteps: int, counts_anew: bool) -> None:
+    """A line of ``verbose=1``, and a warning where somebody may have expected otherwise, if steps are too few to learn.
+
+    :param agent: within a ``learn`` that ends at ``total_timesteps``. :param counts_anew: whether it began at 0 again.
     """
+    more = _steps_to_come(agent.num_timesteps, total_timesteps, agent.n_envs)
+    if more <= 0 or not agent._too_early(more):
+        return
     starts, few = agent.learning_starts, agent._holds_few(more)
     ends, held, advice = agent.num_timesteps + more, len(agent.replay_buffer), None
     text = f"No learning: {ends:,} steps end before learning_starts={starts:,}."

@@ -81,8 +81,6 @@ def test_a_loss_without_weight_and_a_model_that_is_frozen() -> None:
 
 def test_another_module_that_weighs_the_losses_and_weights_beside_the_model() -> None:
     class Sum(torch.nn.Module):
-        harmonized = ()
-
         def forward(self, losses: Any) -> Any:
             return sum(loss.mean() for loss in losses.values()), {}
 

@@ -1,6 +1,5 @@
 """The loop of an algorithm that moves and learns by turns: env steps into replay, gradient steps out of it."""
 
-import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -134,9 +133,7 @@ class LearningLoop(BaseAlgorithm):
             )
             self._note_moves()
             self._updates_at_start = self._n_updates
-            more = self.n_envs * math.ceil((total_timesteps - self.num_timesteps) / self.n_envs)
-            if more > 0 and self._too_early(more):
-                tell_of_no_learning(self, more, counts_anew)
+            tell_of_no_learning(self, total_timesteps, counts_anew)
             callback.on_training_start(locals(), globals())
             going = True
             while going and self.num_timesteps < total_timesteps:

@@ -27,8 +27,8 @@ class LossGradients(BaseCallback):
 
     ``train/gradient_share/<loss>`` is the length of the gradient of this loss, weighted as it is now, over the sum of
     these lengths, on a few sequences from the replay; only of weights that more than one loss reaches, which are those
-    of the encoder and of the recurrent model. A log table has the newest. Each takes about as long as two gradient
-    steps, draws none of the random numbers that training does, and so leaves the run as it is.
+    of the encoder and of the recurrent model. A log table has the newest. Each takes about as long as a gradient
+    step, draws none of the random numbers that training does, and so leaves the run as it is.
 
     :param every: env steps between two measurements; the first comes with the first gradient steps.
     :raises ValueError: for a number that is not allowed.
