@@ -66,7 +66,8 @@ def test_every_flag_of_a_command(script: Path) -> None:
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert {"--space", "--trials", "--set"} <= flags
     assert complete(script, "tune", "-") >= flags
-    assert complete(script, "train", "classic/CartPole", "--preset", "") == set(zoo.PRESETS)
+    assert complete(script, "train", "classic/CartPole", "--preset", "") >= set(zoo.PRESETS)
+    assert complete(script, "train", "classic/CartPole", "--preset", "age") == {"agent.zip"}
 
 
 def test_names_of_tasks_and_models(script: Path) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hd_agents.cli.running import locked
 from hd_agents.evaluation import evaluate
 from hd_agents.training.recorder import NonFiniteError
 from hd_agents.zoo import search_space
+from hd_agents.zoo.training import plan
 
 optuna = pytest.importorskip("optuna")
 SPACE = "learning_rate: {low: 0.0001, high: 0.003, log: true}\nhorizon: {low: 3, high: 6}\nharmony: [true, false]\n"
@@ -78,6 +80,17 @@ def test_a_study_of_real_trials(run: Run, capsys: pytest.CaptureFixture[str], mo
     text = (run.folder / "best.yml").read_text()
     assert text in printed
     row = yaml.safe_load(text)["CartPole-v1"]
+    command = shlex.split(printed.rpartition("To train by it: ")[2])
+    assert command == [
+        "hd-agents",
+        "train",
+        "classic/CartPole",
+        "--preset",
+        str(run.folder / "best.yml"),
+        "--seed",
+        "1",
+    ]
+    assert plan("classic/CartPole", preset=run.folder / "best.yml").row() == row
     best = max((first, second), key=lambda trial: trial.value)
     assert row["horizon"] == best.params["horizon"] and row["harmony"] == best.params["harmony"]
     assert float(row["learning_rate"].removeprefix("lin_")) == pytest.approx(best.params["learning_rate"], rel=0.01)

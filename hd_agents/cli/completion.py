@@ -11,9 +11,10 @@ SHELLS = ("bash", "zsh")
 TASKS = ("task", "name")  # arguments that name a task
 MODELS = ("agent", "model")  # arguments that name a model, or its file or folder
 FILES = ("file",)
-PREAMBLE = {
-    "bash": '_hd_agents_models() {{ compgen -W "{models}" -- "$1"; compgen -f -- "$1"; }}',
-    "zsh": '_hd_agents_models() {{ _alternative "models:model:({models})" "files:file:_files" }}',
+PRESETS = ("preset",)
+WORD_OR_FILE = {
+    "bash": '_hd_agents_{kind}() {{ compgen -W "{words}" -- "$1"; compgen -f -- "$1"; }}',
+    "zsh": '_hd_agents_{kind}() {{ _alternative "{kind}:{kind}:({words})" "files:file:_files" }}',
 }
 
 
@@ -42,10 +43,13 @@ def run(options: argparse.Namespace) -> int:
             action.choices = tasks
         elif action.dest in MODELS:
             action.complete = dict.fromkeys(SHELLS, "_hd_agents_models")  # type: ignore[attr-defined]
+        elif action.dest in PRESETS:
+            action.complete = dict.fromkeys(SHELLS, "_hd_agents_presets")  # type: ignore[attr-defined]
         elif action.dest in FILES or action.type is Path:
             action.complete = shtab.DIRECTORY if action.dest == "folder" else shtab.FILE  # type: ignore[attr-defined]
-    preamble = PREAMBLE[options.shell].format(models=" ".join(zoo.pretrained()))
-    print(shtab.complete(parser, options.shell, preamble=preamble))
+    words = {"models": zoo.pretrained(), "presets": zoo.PRESETS}
+    functions = [WORD_OR_FILE[options.shell].format(kind=kind, words=" ".join(words[kind])) for kind in words]
+    print(shtab.complete(parser, options.shell, preamble="\n".join(functions)))
     return 0
 
 

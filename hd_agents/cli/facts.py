@@ -19,6 +19,7 @@ from hd_agents.host import write_text
 from hd_agents.provenance import commit, machine
 from hd_agents.saving.storing import system_info
 from hd_agents.zoo.models import training_facts
+from hd_agents.zoo.own_rows import is_file
 from hd_agents.zoo.results import NETWORKS
 from hd_agents.zoo.training import Plan
 
@@ -42,6 +43,7 @@ class Facts:
             **({} if plan.agent_class is HarmonyDreamAgent else {key: getattr(agent, key) for key in NETWORKS}),
             **(began if resuming else _beginning(plan.trained_agent, options.trained_agent)),
             "command": repeat_command(options.task, options),
+            **({"settings": plan.row()} if is_file(options.preset) else {}),  # the command's file may change or be lost
             "commit": commit(),
             "machine": machine(agent.device),
             "seed": options.seed,

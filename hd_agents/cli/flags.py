@@ -9,6 +9,7 @@ import torch
 from hd_agents import checks, zoo
 from hd_agents.cli import tracking
 from hd_agents.cli.curves import SCORES
+from hd_agents.zoo.own_rows import is_file
 from hd_agents.zoo.training import VEC_ENVS
 
 RUNS = Path("runs")  # where run folders go
@@ -46,8 +47,11 @@ def add_eval_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a task is trained."""
-    presets = "paper: the paper's settings (for `classic` and your own tasks: ours); nano: for two CPU cores"
-    parser.add_argument("--preset", choices=zoo.PRESETS, default="paper", help=f"{presets} (default: %(default)s)")
+    presets = "paper: the paper's settings (for `classic` and your own tasks: ours); nano: for two CPU cores; or a "
+    presets += "YAML file of rows by task, such as the config.yml of a run or the best.yml of `tune`"
+    parser.add_argument(
+        "--preset", type=_preset, default="paper", metavar="PRESET", help=f"{presets} (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
     add_device_flag(parser)
     sizes = "nano, xsmall, small, medium, large or xlarge"
@@ -136,6 +140,12 @@ def _whole(text: str, least: int) -> int:
         return checks.whole("", float(text), least)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}") from error
+
+
+def _preset(text: str) -> str:
+    if text not in zoo.PRESETS and not is_file(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: use {', '.join(zoo.PRESETS)}, or a file of yours such as my.yml")
+    return text
 
 
 def _vec_env(text: str) -> str:

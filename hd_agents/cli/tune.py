@@ -19,7 +19,7 @@ from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS
 from hd_agents.cli.errors import FAILED, UsageError, checked, require
 from hd_agents.cli.running import locked
-from hd_agents.cli.tasks import allow_tensor_cores, plan_of, try_agent
+from hd_agents.cli.tasks import allow_tensor_cores, class_in, plan_of, try_agent
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate
 from hd_agents.host import write_text
@@ -27,7 +27,8 @@ from hd_agents.progress import bar_is_seen
 from hd_agents.provenance import commit, machine
 from hd_agents.zoo import search_space
 from hd_agents.zoo.search_space import Space
-from hd_agents.zoo.training import OF_RUN, Plan, settable
+from hd_agents.zoo.setting_names import OF_RUN, settable
+from hd_agents.zoo.training import Plan
 
 NEEDED = ("optuna", "tqdm", "yaml")
 EVALUATION_SEED = 20_000  # of the first episode; not those that `zoo pack` judges the chosen agent by
@@ -104,7 +105,10 @@ def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argpars
         _write_best(study, plan, folder / BEST, options)
     print(f"{_finished(study)} of {options.trials} trials in {folder / STUDY}")
     if (folder / BEST).is_file():
-        print(f"The best of them, in {folder / BEST}:\n\n{(folder / BEST).read_text(encoding='utf-8')}", end="")
+        print(f"The best of them, in {folder / BEST}:\n\n{(folder / BEST).read_text(encoding='utf-8')}")
+        command = ["hd-agents", "train", options.task, "--preset", str(folder / BEST), "--seed", "1"]
+        command += [f"--set=agent_class={own}" for own in [class_in(options.settings)] if own]
+        print(f"To train by it: {shlex.join(command)}")
         return status
     return status or FAILED
 

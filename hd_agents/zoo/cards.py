@@ -1,5 +1,6 @@
 """The card of a trained model for people: ``README.md``, written from ``card.json``."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,6 +83,7 @@ def _score(card: Mapping[str, Any], played: Mapping[str, Any]) -> str:
 def _training(card: Mapping[str, Any]) -> dict[str, Any]:
     rows = {
         "command": f"`{card['command']}`",
+        **({"its settings": f"`{json.dumps(card['settings'])}`"} if "settings" in card else {}),
         "seed": card["seed"],
         "environment steps": f"{card['env_steps']:,}",
         "gradient steps": f"{card['gradient_steps']:,}",

@@ -2,9 +2,11 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hd_agents import checks
 from hd_agents.envs import PACKAGES, make, namespace
 from hd_agents.envs.closing import close
 from hd_agents.host import needing
+from hd_agents.zoo import own_rows
 
 PRESETS = ("paper", "nano")
 SHARED = ("default", "nano")  # rows of a suite that are no task's
@@ -75,16 +78,19 @@ def key_of(name: str) -> str:
     return re.sub(r"[-_]", "", name).lower()
 
 
-def hyperparameters(name: str, preset: str = "paper") -> dict[str, Any]:
+def hyperparameters(name: str, preset: str | Path = "paper") -> dict[str, Any]:
     """What a task is trained with: ``n_timesteps`` (env steps), ``n_envs``, ``policy``, and arguments of
     :class:`HarmonyDreamAgent`, with rl-zoo3's keys. Needs PyYAML (the `train` extra).
 
     :param name: of a task, or its Gymnasium id; ``classic/default`` is what suits an unknown task on a small machine.
     :param preset: "paper" for the paper's values, "nano" for something that two CPU cores can run. The tasks of
-        ``classic`` have one set of values, made for small machines.
+        ``classic`` have one set of values, made for small machines. Or a YAML file of your own, such as "my.yml": the
+        row that it has for the task, else its row ``default``; a run's ``config.yml`` is such a file.
     :return: empty for a Gymnasium id that the zoo does not have.
-    :raises ValueError: for an unknown name or preset.
+    :raises ValueError: for an unknown name or preset, and for a file without a row for the task.
     """
+    if own_rows.is_file(preset):
+        return _own_row(Path(preset), env_id(name))
     checks.choice("preset", preset, PRESETS)
     suite, _, task = name.partition("/")
     if task in SHARED and suite in _suites():
@@ -96,10 +102,26 @@ def hyperparameters(name: str, preset: str = "paper") -> dict[str, Any]:
     return {}
 
 
+def _own_row(path: Path, task: str) -> dict[str, Any]:
+    """The row of a file of one's own for a Gymnasium id."""
+    rows = own_rows.read_rows(path)
+    try:
+        ids = {name if name in SHARED else env_id(name): name for name in rows}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for name in (task, "default"):
+        if name in ids:
+            return rows[ids[name]]
+    raise ValueError(f"{path} has no row for {task}, only for {', '.join(rows)}: add one, or one called default.")
+
+
 def preset_of(command: str) -> str:
     """The preset in a command of ``hd-agents train``."""
-    found = re.search(r"--preset[ =](\w+)", command)
-    return found[1] if found else "paper"
+    words = shlex.split(command)
+    for word, following in pairwise([*words, ""]):
+        if word == "--preset" or word.startswith("--preset="):
+            return word.partition("=")[2] or following
+    return "paper"
 
 
 def make_env(name: str, /, drawn: bool = False, **arguments: Any) -> gym.Env[Any, Any]:

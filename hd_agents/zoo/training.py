@@ -1,6 +1,5 @@
 """From a task's name to an agent that has learnt it: what a training run consists of, and the run."""
 
-import difflib
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -21,20 +20,13 @@ from hd_agents.envs.processes import RestartingSubprocVecEnv
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
 from hd_agents.envs.state import Restorable
 from hd_agents.replay.memory import MOST_ROWS
-from hd_agents.saving.storing import argument_names
 from hd_agents.spaces import ObservationCodec
 from hd_agents.zoo.catalogue import env_id, hyperparameters, make_with
 from hd_agents.zoo.classes import class_name, find_class
+from hd_agents.zoo.own_rows import is_file
+from hd_agents.zoo.setting_names import check_own_row, check_setting, settable
 from hd_agents.zoo.transfer import network_settings, take_over, whole_agent
 
-# Constructor arguments that a run fills in itself.
-RESERVED = frozenset({"env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
-# What is no setting, but an argument of its own.
-ARGUMENTS = {"steps": "steps", "n_timesteps": "steps", "total_timesteps": "steps"}
-ARGUMENTS |= {name: name for name in ("seed", "device", "preset", "trained_agent")}
-# What others call a setting.
-OTHERS_NAMES = {"lr": "learning_rate", "ent_coef": "entropy_coefficient", "gae_lambda": "return_lambda"}
-OTHERS_NAMES |= {"train_freq": "train_ratio", "gradient_steps": "train_ratio", "utd_ratio": "train_ratio"}
 # Settings that are mappings: of `--set policy_kwargs.units=64` only the entry changes.
 MAPPINGS = ("env_kwargs", "policy_kwargs", "harmony")
 # Where the environments of a run live: in its process, one after the other, or in one process each. As in rl-zoo3.
@@ -42,7 +34,6 @@ VEC_ENVS: dict[str, dict[str, Any]] = {
     "dummy": {},
     "subproc": {"vec_env_cls": RestartingSubprocVecEnv, "wrapper_class": Restorable},
 }
-OF_RUN = ("n_envs", "vec_env", "env_kwargs", "agent_class")  # settings that are no arguments of the agent
 MIN_BUFFER, MIN_BUFFER_PER_ENV = 10_000, 128  # rows of replay; a sequence has 64 steps by default
 
 
@@ -101,18 +92,21 @@ class Plan(NamedTuple):
         return {"seed": seed, **self.row()}
 
     def row(self) -> dict[str, Any]:
-        """All but the seed, as the zoo's files have it."""
+        """All but the seed, as the zoo's files have it: without the replay's size where it follows from the steps."""
         of_env: dict[str, Any] = {"n_envs": self.n_envs}
         of_env |= {} if self.vec_env == "dummy" else {"vec_env": self.vec_env}
         of_env |= {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
         own = {} if self.agent_class is HarmonyDreamAgent else {"agent_class": class_name(self.agent_class)}
-        return {"n_timesteps": self.steps, **of_env, **own, **self.arguments}
+        row = {"n_timesteps": self.steps, **of_env, **own, **self.arguments}
+        if row.get("buffer_size") == _usual_rows(self.steps, self.n_envs):
+            del row["buffer_size"]
+        return row
 
 
 def train(
     name: str,
     seed: int = 0,
-    preset: str = "paper",
+    preset: str | Path = "paper",
     steps: float | None = None,
     device: torch.device | str = "auto",
     callback: MaybeCallback = None,
@@ -124,7 +118,8 @@ def train(
     """Train a new agent on a task, with the zoo's hyper-parameters: what ``hd-agents train`` does, without its files.
 
     :param name: of the zoo, or a Gymnasium id; a task that the zoo does not have gets what fits its spaces.
-    :param preset: "paper" or "nano", as for :func:`hyperparameters`. :param steps: env steps; None for the task's own.
+    :param preset: "paper", "nano" or a YAML file of your own, as for :func:`hyperparameters`. What such a row leaves
+        out is the agent's default. :param steps: env steps; None for the task's own.
     :param callback: and ``progress_bar``: as for ``learn``.
     :param verbose: and ``seed`` and ``device``: as for the constructor.
     :param trained_agent: to begin with its weights instead of random ones: an agent, a file of ``save``, or what
@@ -152,7 +147,7 @@ def train(
 def plan(
     name: str,
     steps: float | None = None,
-    preset: str = "paper",
+    preset: str | Path = "paper",
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     trained_agent: HarmonyDreamAgent | str | Path | None = None,
@@ -170,35 +165,39 @@ def plan(
     values: dict[str, Any] = {"n_envs": 1, "vec_env": "dummy", "env_kwargs": {}, **known}
     agent_class = find_class((settings or {}).get("agent_class", HarmonyDreamAgent))
     allowed = settable(agent_class)
+    if is_file(preset):
+        check_own_row(values, preset, agent_class)
     for key, value in (settings or {}).items():
         mapping, _, entry = key.partition(".")
         if entry and mapping in MAPPINGS:
             values[mapping] = {**_entries(key, value, values.get(mapping)), entry: value}
             continue
-        if key in ARGUMENTS:
-            own, flag = ARGUMENTS[key], ARGUMENTS[key].replace("_", "-")
-            raise ValueError(f"{key}={value!r}: no such setting. Use the argument {own}; on the command line --{flag}.")
-        if key not in allowed:
-            found = difflib.get_close_matches(key, [*allowed, *ARGUMENTS, *OTHERS_NAMES], n=3)
-            near = list(dict.fromkeys(OTHERS_NAMES.get(name, name) for name in found)) or sorted(allowed)
-            raise ValueError(f"{key}={value!r}: no such setting. Did you mean {', '.join(near)}?")
+        check_setting(key, value, allowed)
         values[key] = value
     if steps is not None:
         values["n_timesteps"] = steps
     env_kwargs = values.pop("env_kwargs")
     env_kwargs = {} if env_kwargs is None else checks.mapping("env_kwargs", env_kwargs, "{'size': 96}")
     if not known:
-        values = {**_fitting(task, env_kwargs, device), **values}
+        values = {**_fitting(device), **values}
+    if "policy" not in values:
+        values["policy"] = _policy(task, env_kwargs)
+    if "n_timesteps" not in values:
+        raise ValueError(f"{preset} has no n_timesteps for {task}: add it, or give steps (--steps).")
     trained = None if trained_agent is None else whole_agent(trained_agent)
     if trained is not None:
         values |= network_settings(trained, settings or {})
     total, n_envs = values.pop("n_timesteps"), values.pop("n_envs")
     total, n_envs = checks.whole("steps", total, 1), checks.whole("n_envs", n_envs, 1)
-    rows = max(2 * total, MIN_BUFFER, MIN_BUFFER_PER_ENV * n_envs)  # one per step and one more per episode
-    values.setdefault("buffer_size", min(MOST_ROWS, rows))
+    values.setdefault("buffer_size", _usual_rows(total, n_envs))
     vec_env = checks.choice("vec_env", values.pop("vec_env"), list(VEC_ENVS))
     values.pop("agent_class", None)
     return Plan(task, total, n_envs, values, env_kwargs, trained, vec_env, agent_class)
+
+
+def _usual_rows(steps: int, n_envs: int) -> int:
+    """Rows of replay that the run can fill: one per step and one more per episode."""
+    return min(MOST_ROWS, max(2 * steps, MIN_BUFFER, MIN_BUFFER_PER_ENV * n_envs))
 
 
 def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
@@ -211,22 +210,19 @@ def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
     return before
 
 
-def settable(agent_class: type[HarmonyDreamAgent]) -> list[str]:
-    """What can be set: what concerns the run, and the constructor's arguments that a run leaves open."""
-    arguments = ("policy", *argument_names(agent_class))
-    return [*OF_RUN, *(name for name in arguments if name not in RESERVED)]
-
-
-def _fitting(task: str, env_kwargs: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """Policy, size and rates for a task without an entry in the zoo."""
+def _policy(task: str, env_kwargs: Mapping[str, Any]) -> str:
+    """The name of the policy that fits the task's observations."""
     env = make_with(task, env_kwargs)
     try:
-        policy = ObservationCodec(env.observation_space).policy
+        return ObservationCodec(env.observation_space).policy
     except ValueError as error:
         raise ValueError(f"{task}: {error}") from error
     finally:
         close(env)
+
+
+def _fitting(device: str) -> dict[str, Any]:
+    """Steps, size and rates for a task without an entry in the zoo."""
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     small = hyperparameters("classic/default")
-    chosen = {"n_timesteps": small["n_timesteps"], "size": "small"} if on_gpu else small
-    return {**chosen, "policy": policy}
+    return {"n_timesteps": small["n_timesteps"], "size": "small"} if on_gpu else small
