@@ -56,6 +56,13 @@ def test_a_table_that_another_program_has_written_is_gone_on_with(tmp_path: Path
     assert read_rows(path) == [ROW, {**ROW, "seed": 4}]
 
 
+def test_a_table_that_pandas_or_a_spreadsheet_has_saved_is_gone_on_with(tmp_path: Path) -> None:
+    rows, path = [{**ROW, "harmony": harmony} for harmony in (True, False, {"reward": True})], tmp_path / "rows.csv"
+    path.write_text(table(rows[:2]).replace(",true,", ",True,").replace(",false,", ",False,"), encoding="utf-8-sig")
+    append_row(path, rows[2])
+    assert read_rows(path) == rows
+
+
 def add_rows(path: Path, first: int) -> None:
     for seed in range(first, first + 10):
         append_row(path, {**ROW, "seed": seed})
@@ -86,12 +93,23 @@ def test_a_full_disk_leaves_no_half_row(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
-    [(",seed,", ",saat,", "lacks the columns"), (",3,7.5", ",,7.5", "seed is empty"), ("7.5", "x", "line 2")],
+    [
+        (",seed,", ",saat,", "lacks the columns"),
+        (",3,7.5", ",,7.5", "seed is empty"),
+        ("7.5", "x", "line 2: mean_return is 'x'"),
+    ],
 )
 def test_files_that_are_no_tables(old: str, new: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(table([ROW]).replace(old, new))
     with pytest.raises(ValueError, match=message):
+        read_rows(path)
+
+
+def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(table([ROW]), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"rows.csv is no table of results: it is not in UTF-8"):
         read_rows(path)
 
 

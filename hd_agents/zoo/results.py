@@ -65,9 +65,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before UTF-8
         reader = csv.DictReader(file)
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
+        try:
+            missing = set(COLUMNS) - set(reader.fieldnames or ())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no table of results: it is not in UTF-8. Save it as such.") from error
         if missing:
             raise ValueError(f"{path} is no table of results: it lacks the columns {sorted(missing)}.")
         rows = []
@@ -85,7 +88,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     Other processes may add rows at the same time; other programs may have added columns, or put them in another order.
     """
     with alone_in(path.parent):
-        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        before = path.read_text(encoding="utf-8-sig") if path.exists() else ""
         columns = next(csv.reader(before.splitlines()), None)
         before += "\n" if before and not before.endswith("\n") else ""  # as some editors leave it
         write_text(path, before + table([row], columns))
@@ -142,10 +145,19 @@ def _of_card(name: str) -> dict[str, Any]:
 
 def _row(cells: Mapping[str, str]) -> dict[str, Any]:
     """A row of text cells."""
-    values = {key: (cells[key] if key in TEXT else json.loads(cells[key])) if cells[key] else None for key in COLUMNS}
+    values = {key: _value(key, cells[key]) if cells[key] else None for key in COLUMNS}
     row: dict[str, Any] = {**values, "interval": [values["low"], values["high"]]}
     for key in ("name", "task", "seed", "mean_return", "command"):
         if row[key] is None:
             raise ValueError(f"{key} is empty.")
     del row["low"], row["high"]
     return row
+
+
+def _value(key: str, cell: str) -> Any:
+    if key in TEXT:
+        return cell
+    try:
+        return json.loads({"True": "true", "False": "false"}.get(cell, cell))  # as pandas writes them
+    except ValueError as error:
+        raise ValueError(f"{key} is {cell!r}, expected a number, true, false or other JSON.") from error
