@@ -243,6 +243,7 @@ def test_any_settings_are_compared(stand_in: Path, capsys: pytest.CaptureFixture
     ("words", "message"),
     [
         (["--variant", "harmony=False"], "begin with a name"),
+        (["--variant", "_a"], "the first one a letter or digit"),  # matplotlib's legends leave such names out
         (["--variant", "a", "--variant", "a", "gamma=0.9"], "a name of its own"),
         (["--variant", "a", "--harmony", "on"], "give one of them"),
         (["--variant", "on", "nothing=1"], "other than on and off"),

@@ -109,10 +109,10 @@ def _variants(options: argparse.Namespace) -> dict[str, list[str]]:
         raise UsageError("--harmony and --variant: give one of them, --variant plain harmony=False among the latter.")
     found = {name: settings for name, *settings in options.variant}
     for name in found:
-        if name in HARMONY or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        if name in HARMONY or not re.fullmatch(r"[^\W_][\w.-]{0,99}", name):
             raise UsageError(
-                f"--variant {name}: begin with a name of letters, digits, _, . and -, other than on and off, then "
-                "KEY=VALUE."
+                f"--variant {name}: begin with a name of letters, digits, _, . and -, the first one a letter or digit, "
+                "other than on and off, then KEY=VALUE."
             )
     if len(found) < len(options.variant):
         raise UsageError("--variant: give each variant a name of its own.")
