@@ -214,6 +214,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.close(folder)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed in :func:`atomic_write` have left in a folder that no other writes to."""
+    for path in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """While inside, let others that ask for the same folder wait. The folder is made if it does not exist.

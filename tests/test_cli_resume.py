@@ -56,10 +56,12 @@ def test_resume_begins_goes_on_and_has_an_end(tmp_path: Path, capsys: pytest.Cap
     assert "resumed" not in capsys.readouterr().out
     assert steps_in(folder / "checkpoints") == [60, 50]
     episodes = (folder / "0.monitor.csv").read_text()
+    (folder / ".run.json.0123abcd.tmp").write_text("of a killed process")
     assert learn(folder, "--resume", "--steps", "100", "--set=gamma=0.9") == 0
     changed = f"n_timesteps 60 -> 100, gamma {zoo.hyperparameters('CartPole-v1')['gamma']} -> 0.9"
     assert f"resumed at step 60; changed: {changed}\n" in capsys.readouterr().out
     assert (folder / "0.monitor.csv").read_text().startswith(episodes)
+    assert not list(folder.glob(".*"))
     agent = HarmonyDreamAgent.load(folder / "agent.zip", device="cpu")
     assert (agent.num_timesteps, agent.gamma) == (100, 0.9)
     assert learn(folder, "--resume", "--steps", "100", "--set=gamma=0.9") == 0

@@ -24,6 +24,7 @@ from hd_agents.cli.resuming import begun, forget_logs, own_run_folder, resume, r
 from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of, try_agent
 from hd_agents.envs.closing import close
+from hd_agents.host import remove_unfinished
 from hd_agents.saving.checkpoint import CheckpointError, claim, release, steps_in
 from hd_agents.signals import SIGNALS
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG, LOGS
@@ -94,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
                 raise CheckpointError(
                     f"Another process has begun the run in {folder} just now: give the command again."
                 )
+            remove_unfinished(folder)
         env = plan.make_envs(options.seed, folder, resuming)
         agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options)
