@@ -99,6 +99,11 @@ def test_other_numbers_of_episodes_are_refused(stand_in: Path, capsys: pytest.Ca
         ("evaluation.json", "{}", "evaluation.json is damaged: KeyError: 'episodes'"),
         ("evaluation.json", '{"returns": 5, "episodes": 2, "mean_return": 1.0}', "is damaged: TypeError: 'int' object"),
         ("evaluation.json", '{"returns": [1], "episodes": 1, "mean_return": null}', "is damaged: TypeError: float"),
+        (
+            "evaluation.json",
+            '{"returns": [], "episodes": 0, "mean_return": 1.0}',
+            "ValueError: 0 returns of 0 episodes",
+        ),
         ("run.json", '{"machine": "x"}', "run.json is damaged: it lacks commit, trained, wall_seconds."),
         ("config.yml", "{", "config.yml is damaged: "),
         ("config.yml", "5", "config.yml is damaged: it should hold a task with its settings."),

@@ -210,13 +210,10 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     (tmp_path / "rows.csv").write_text("a,b\n")
     shipped = zoo.folder() / "results" / "classic.csv"
     (tmp_path / "none.csv").write_text(shipped.read_text().splitlines()[0] + "\n")
-    make_run(tmp_path / "damaged" / "a", 0)
-    (tmp_path / "damaged" / "a" / "scores.jsonl").write_text("no score\n")
     for what, message in (
         ("nowhere", "is no folder, no table of results (.csv) and no suite (atari100k, classic"),
         (str(tmp_path / "empty"), "holds no run"),
         (str(tmp_path / "rows.csv"), "no table of results"),
-        (str(tmp_path / "damaged"), "scores.jsonl is damaged"),
         (str(tmp_path / "none.csv"), "nothing to draw in"),
     ):
         assert main(["plot", what, *output]) == 2
@@ -224,6 +221,25 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setitem(sys.modules, "rliable", None)
     assert main(["plot", "atari100k", *output]) == 2
     assert "hd_agents[plot]" in capsys.readouterr().err
+    assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("scores.jsonl", "no score\n"),
+        ("scores.jsonl", "5\n"),
+        ("0.monitor.csv", "#{}\nr,l,t\n1.0,5,1.0\nx,5,2.0\n"),
+        ("0.monitor.csv", "#{}\na,b,c\n1,5,1.0\n"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a", 0)
+    (tmp_path / "a" / name).write_text(text)
+    assert main(["plot", str(tmp_path), "--output", str(tmp_path / "plots")]) == 1
+    assert f"{tmp_path / 'a' / name} is damaged" in capsys.readouterr().err
     assert not (tmp_path / "plots").exists()
 
 

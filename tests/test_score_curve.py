@@ -15,6 +15,7 @@ from hd_agents.cli import main
 from hd_agents.cli.curves import curves_of
 from hd_agents.evaluation import evaluate
 from hd_agents.evaluation.score_curve import read_scores
+from hd_agents.saving.jsonable import DamagedError
 from tests.agents import Clock, tiny
 from tests.test_cli import TINY
 from tests.test_sb3_logging import logged
@@ -131,10 +132,11 @@ def test_the_scores_of_another_run_are_kept(tmp_path: Path) -> None:
     assert [line["env_steps"] for line in read_scores(tmp_path / "s.jsonl")] == [20, 40, 60, 80, 100]
     agent.learn(20, callback=score(), reset_num_timesteps=False)
     assert [line["env_steps"] for line in read_scores(tmp_path / "s.jsonl")] == [20, 40, 60, 80, 100, 120]
-    with (tmp_path / "s.jsonl").open("a") as file:
-        file.write('{"env_st\n')
-    with pytest.raises(ValueError, match="is damaged, or holds no scores"):
-        agent.learn(50, callback=score(), reset_num_timesteps=False)
+    lines = (tmp_path / "s.jsonl").read_text()
+    for line in ('{"env_st', "{}", "5", '{"env_steps": 9, "mean_return": null}'):
+        (tmp_path / "s.jsonl").write_text(f"{lines}{line}\n")
+        with pytest.raises(DamagedError, match=r"s\.jsonl is damaged, or holds no scores"):
+            agent.learn(50, callback=score(), reset_num_timesteps=False)
 
 
 def test_a_run_that_was_killed_early_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,18 +22,24 @@ Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def read_episodes(folder: Path) -> Curve:
-    """Env steps taken by all environments up to the end of each training episode, and its return, in order of time."""
+    """Env steps taken by all environments up to the end of each training episode, and its return, in order of time.
+
+    :raises DamagedError: for a file that holds something else.
+    """
     rows: list[tuple[int, float]] = []
     files = sorted(folder.glob("*.monitor.csv"))  # one of each environment
     for path in files:
         with path.open(newline="", encoding="utf-8") as file:
             next(file, None)  # a comment line with the file's metadata
             end = 0  # env steps of all: they step together
-            for row in csv.DictReader(file):
-                if row["t"] is None:  # the run goes on, and this line is being written
-                    break
-                end += int(row["l"]) * len(files)
-                rows.append((end, float(row["r"])))
+            try:
+                for row in csv.DictReader(file):
+                    if row["t"] is None:  # the run goes on, and this line is being written
+                        break
+                    end += int(row["l"]) * len(files)
+                    rows.append((end, float(row["r"])))
+            except (ValueError, KeyError) as error:
+                raise DamagedError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     rows.sort()
     return np.array([end for end, _ in rows], np.int64), np.array([total for _, total in rows])
 
@@ -53,7 +59,10 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
         numbers = {"episodes": int(found["episodes"]), "mean_return": float(found["mean_return"])}
-        return found | numbers | {"returns": [float(one) for one in found["returns"]]}
+        returns = [float(one) for one in found["returns"]]
+        if not returns or len(returns) != numbers["episodes"]:
+            raise ValueError(f"{len(returns)} returns of {numbers['episodes']} episodes")
+        return found | numbers | {"returns": returns}
     except (ValueError, TypeError, KeyError) as error:
         told = f"{path} is damaged: {type(error).__name__}: {error}. Remove it to have the run evaluated again."
         raise DamagedError(told) from error

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from hd_agents import host
+from hd_agents.saving.jsonable import DamagedError
 
 FAILED = 1  # exit status where nothing was wrong with the command but what it ran failed: a training, a verification
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: no room on the disk, or in what a user may have of it
@@ -19,11 +20,13 @@ class UsageError(Exception):
 
 
 def checked(action: Callable[[], Any]) -> Any:
-    """What ``action`` gives; its complaints about files and names become usage errors, but for a full disk."""
+    """What ``action`` gives; its complaints about files and names become usage errors, but for a full disk
+    and a run's damaged file.
+    """
     try:
         return action()
     except (OSError, ValueError, ImportError, gym.error.Error) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, DamagedError) or (isinstance(error, OSError) and error.errno in FULL):
             raise
         raise UsageError(str(error)) from error
 

@@ -15,6 +15,7 @@ from hd_agents.evaluation.episodes import EnvMaker
 from hd_agents.evaluation.rules import RULES, evaluate
 from hd_agents.host import write_text
 from hd_agents.progress import bar_is_seen, tqdm
+from hd_agents.saving.jsonable import DamagedError
 from hd_agents.training.callback_rules import check_place
 
 MISTAKES = (ValueError, ImportError, gym.error.Error)  # in what evaluate() is asked for
@@ -120,12 +121,14 @@ class ScoreCurve(BaseCallback):
 def read_scores(path: Path) -> list[dict[str, Any]]:
     """The evaluations in a file of :class:`ScoreCurve`, oldest first; none where there is no file.
 
-    :raises ValueError: for a file of anything else.
+    :raises DamagedError: (a ValueError) for a file of anything else.
     """
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged, or holds no scores: {error}") from error
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        found = [dict(json.loads(line)) for line in lines]
+        return [one | {"env_steps": int(one["env_steps"]), "mean_return": float(one["mean_return"])} for one in found]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedError(f"{path} is damaged, or holds no scores: {type(error).__name__}: {error}") from error
 
 
 def write_scores(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
