@@ -692,6 +692,19 @@ def test_a_failing_compiler_is_replaced_by_the_plain_code(monkeypatch: pytest.Mo
         compiled_or_plain(lambda x: 1 // x)(0)
 
 
+def test_a_copy_compiles_losses_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would go on with those of the weights that it was copied from, and its own would learn nothing."""
+    monkeypatch.setattr("torch.compile", lambda function: lambda *values: function(*values))
+    student = learner(networks(), compiled=True)
+    data = batches()
+    student.train_step(data[0])
+    other = copy.deepcopy(student)
+    for one in (student, other):
+        torch.manual_seed(0)
+        one.train_step(data[1])
+    agree(student, other, rtol=0.0, atol=0.0)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch.compile's own
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])

@@ -104,8 +104,8 @@ class Learner:
         return self._adam.critic
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """For a copy, which has other parts to watch."""
-        self.__dict__.update(state, _parts=None)
+        """For a copy, which has other parts to watch, and losses of its own to compile."""
+        self.__dict__.update(state, _parts=None, _compiled_losses=None)
 
     def set_learning_rates(self, model: float, actor: float, critic: float) -> None:
         """Rates from the next step on."""
