@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hd_agents.behavior.actor_critic import NoScale, ReturnScale
+from hd_agents.harmony import Term
 from hd_agents.training.nonfinite import Guard, Tally
 from tests.models import batch, learner, networks
 
@@ -170,3 +171,29 @@ def test_counts_of_a_run_that_goes_on_keep_their_names():
     guard.begin()
     guard.count({"loss/critic": torch.tensor(float("nan")), "grad_norm/critic": torch.tensor(1.0)})
     assert guard.read().names == {"loss/critic": 5}
+
+
+def test_losses_that_come_and_go_are_counted():
+    torch.manual_seed(0)
+    teacher = learner(networks())
+    teacher.train_step(poisoned(batch(), "reward"))
+    model, harmonizer = teacher.networks.world_model, teacher.networks.harmonizer
+    losses, forward = model.losses, harmonizer.forward
+    model.losses = lambda *given: _with_own(losses(*given))
+    model.continue_head = None
+    del harmonizer.terms["continue"]
+    harmonizer.terms["own"] = Term(harmonized=False)
+    teacher.train_step(batch())
+    now = {"loss/reward": 1, "loss/own": 1, "loss/model": 2, "grad_norm/model": 2}
+    assert teacher.guard.read().names == now
+    harmonizer.forward = lambda losses: (forward(losses)[0], {})  # as another method's, which has no metrics
+    teacher.train_step(batch())
+    assert teacher.guard.read().names == {"loss/model": 3, "grad_norm/model": 3}
+    harmonizer.forward = forward
+    teacher.train_step(batch())
+    assert teacher.guard.read().names == {"loss/reward": 1, "loss/own": 2, "loss/model": 4, "grad_norm/model": 4}
+
+
+def _with_own(output):
+    """The model's output with one more loss, which is not finite."""
+    return output._replace(losses={**output.losses, "own": output.losses["reward"] * float("nan")})

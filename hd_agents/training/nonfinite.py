@@ -34,7 +34,7 @@ class Guard:
     def __init__(self, device: torch.device) -> None:
         self.bad = self._zero = torch.zeros((), device=device)  # 1 once something in this update was not finite
         self._names: tuple[str, ...] = ()
-        self._before: dict[str, int] = {}  # counts of a run that goes on, until the first update tells the names
+        self._before: dict[str, int] = {}  # counts up to the first update that had the names
         self._counts = torch.zeros(0, dtype=torch.int64, device=device)  # one for each of the names
         self._rows = torch.zeros(2, dtype=torch.int64, device=device)  # in a row, total
 
@@ -55,9 +55,10 @@ class Guard:
 
         :param metrics: of the update; those named ``loss/`` and ``grad_norm/`` are looked at.
         """
-        if not self._names:
-            self._names = tuple(name for name in metrics if name.startswith(("loss/", "grad_norm/")))
-            self._counts = self._counts.new_tensor([self._before.get(name, 0) for name in self._names])
+        names = tuple(name for name in metrics if name.startswith(("loss/", "grad_norm/")))
+        if names != self._names:  # in the first update, and where a part was replaced that has others
+            self._before |= self.read().names if self._names else {}
+            self._names, self._counts = names, self._counts.new_tensor([self._before.get(name, 0) for name in names])
         self._counts += ~torch.isfinite(torch.stack([metrics[name] for name in self._names]))
         skipped = self.bad.long()
         self._rows += skipped
