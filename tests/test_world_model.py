@@ -210,6 +210,16 @@ def test_decoding_in_chunks_leaves_frozen_weights_alone(monkeypatch):
     assert any(p.grad.any() for p in net.world_model.encoder.parameters())
 
 
+def test_decoding_in_chunks_allows_weights_that_are_not_used(monkeypatch):
+    """A decoder of one's own may have some, and a large batch must not be what ends its training."""
+    monkeypatch.setattr(decoder, "FRAMES_AT_ONCE", 8)
+    net = networks("dreamerv3")
+    (cnn,) = net.world_model.decoder.cnns
+    cnn.spare = torch.nn.Parameter(torch.ones(3))
+    net.harmonizer(net.world_model.losses(batch(), torch.rand(2, 11, 3)).losses)[0].backward()
+    assert not cnn.spare.grad.any() and cnn.first.weight.grad.any()
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_reward_head_learns_from_logits_of_float32(backbone, monkeypatch):
     torch.manual_seed(0)

@@ -168,7 +168,7 @@ class _MeanImageError(torch.autograd.Function):
             with torch.enable_grad():
                 part = features[rows].detach().requires_grad_()
                 loss = _SquaredError.apply(cnn(part).float(), target[rows], scale / len(features)).sum()
-                ahead[rows], *gradients = torch.autograd.grad(loss, [part, *weights])
+                ahead[rows], *gradients = torch.autograd.grad(loss, [part, *weights], materialize_grads=True)
             total += loss.detach()
             for known, gradient in zip(sums, gradients, strict=True):
                 known += gradient
