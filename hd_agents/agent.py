@@ -237,6 +237,7 @@ class HarmonyDreamAgent(LearningLoop):
         pays = bfloat16_pays(self.device, sum(weight.numel() for weight in self.policy.networks.parameters()))
         if self.precision == "bfloat16" and self.device.type == "cuda" and not pays:
             warnings.warn("precision='bfloat16': this GPU is very slow in it. Use 'auto' or 'float32'.", stacklevel=3)
+        live_settings.note(self, live_settings.MADE_WITH)
         self._objectives = live_settings.objectives_of(self)
         self.learner = Learner(
             self.policy.networks,
@@ -256,8 +257,7 @@ class HarmonyDreamAgent(LearningLoop):
         replay = self._set_up_collecting(self.n_envs)
         self._note_moves()
         if self.verbose >= 1:
-            batch = self.batch_size * self.sequence_length
-            print(footprint.describe(self.policy, replay, batch, self.train_ratio))
+            print(footprint.describe(self.policy, replay, self.batch_size * self.sequence_length, self.train_ratio))
 
     def _make_policy(self) -> DreamPolicy:
         return self.policy_class(

@@ -372,6 +372,38 @@ def test_settings_that_are_set_later_are_checked_before_a_run_and_within_it(name
     assert steps + 10 <= agent.num_timesteps < steps + 40
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", "large"),
+        ("precision", "bfloat16"),
+        ("compile", True),
+        ("buffer_size", 77),
+        ("replay_folder", "rows"),
+        ("device", "cuda"),
+    ],
+)
+def test_settings_that_cannot_change_are_refused_before_the_next_step(name: str, value: Any) -> None:
+    agent, told = tiny(env=Clock(7)), rf"agent\.{name} was set to '?{value}'?, but .* made with .*: that cannot change"
+    kept = getattr(agent, name)
+    setattr(agent, name, value)
+    with pytest.raises(ValueError, match=told):
+        agent.learn(5)
+    assert agent.num_timesteps == 0
+    setattr(agent, name, kept)
+    agent.learn(60)
+    setattr(agent, name, value)
+    with pytest.raises(ValueError, match=told):
+        agent.train(1)
+
+
+def test_a_replay_that_is_made_anew_may_be_larger() -> None:
+    agent = tiny(env=Clock(7)).learn(30)
+    agent.replay_buffer, agent.buffer_size = None, 3_000
+    agent.learn(30)
+    assert agent.replay_buffer.capacity == 3_000
+
+
 def test_a_rate_of_none_is_the_backbones_own() -> None:
     agent = learned()
     agent.learning_rate = None

@@ -15,6 +15,8 @@ from hd_agents.styles import STYLES
 
 # Of the networks, by the names that the policy has for them.
 FIXED = {"backbone": "backbone", "size": "size", "harmony": "harmony", "policy_kwargs": "overrides"}
+MADE_WITH = ("device", "precision", "compile")  # the learner
+REPLAY_MADE_WITH = ("buffer_size", "replay_folder")
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(RATES, checks.rate),
     "batch_size": partial(checks.whole, low=1),
@@ -45,8 +47,9 @@ def take(agent: Any, **values: Any) -> None:
 def check(agent: Any) -> None:
     """Check what was set on an agent, as its constructor does.
 
-    :raises ValueError: for what is not allowed.
+    :raises ValueError: for what is not allowed, and for what cannot change any more.
     """
+    _check_fixed(agent)
     take(agent, **{name: getattr(agent, name) for name in RULES})
     replay = agent.replay_buffer
     if replay is not None and agent.sequence_length > replay.rows_per_env:
@@ -54,6 +57,28 @@ def check(agent: Any) -> None:
             f"sequence_length={agent.sequence_length}: the replay keeps {replay.rows_per_env} steps of an environment. "
             "Use at most as many, or make an agent with a larger buffer_size."
         )
+
+
+def _check_fixed(agent: Any) -> None:
+    for name, setting in FIXED.items():
+        now, made = getattr(agent, name), agent.policy.settings[setting]
+        if now != made:
+            raise ValueError(
+                f"agent.{name} was set to {now!r}, but its networks were made with {made!r}: that cannot change. Make "
+                "another agent."
+            )
+    for name, made in agent._made_with.items():
+        now = getattr(agent, name)
+        if now != made:
+            raise ValueError(
+                f"agent.{name} was set to {now!r}, but the agent was made with {made!r}: that cannot change. Make "
+                f"another agent, or save this one and call load(path, {name}={now!r})."
+            )
+
+
+def note(agent: Any, names: tuple[str, ...]) -> None:
+    """Remember what these settings are while something is made with them; :func:`check` refuses other values later."""
+    agent._made_with |= {name: getattr(agent, name) for name in names}
 
 
 def rates(agent: Any, remaining: float) -> dict[str, float]:
@@ -96,13 +121,6 @@ def follow(agent: Any) -> None:
     """
     learner, policy = agent.learner, agent.policy
     check(agent)
-    for name, setting in FIXED.items():
-        now, made = getattr(agent, name), policy.settings[setting]
-        if now != made:
-            raise ValueError(
-                f"agent.{name} was set to {now!r}, but its networks were made with {made!r}: that cannot change. Make "
-                "another agent."
-            )
     learner.horizon, learner.harmony_learning_rate = agent.horizon, agent.harmony_learning_rate
     if (wanted := objectives_of(agent)) != agent._objectives:
         if learner.objectives != agent._objectives:

@@ -77,6 +77,7 @@ class LearningLoop(BaseAlgorithm):
         self._updates_at_start = 0  # gradient steps before the present learn()
         self._progress: ProgressBar | Forecast | None = None  # while learn() runs
         self._frozen_schedules: dict[str, str] = {}  # rates that were functions until they were stored, see storing
+        self._made_with: dict[str, Any] = {}  # settings that cannot change any more
         self._pace: list[Any] = []  # settings that were checked last
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
 
@@ -89,6 +90,7 @@ class LearningLoop(BaseAlgorithm):
 
     def _make_replay(self, n_envs: int) -> SequenceReplay:
         """An empty replay for so many environments."""
+        live_settings.note(self, live_settings.REPLAY_MADE_WITH)
         return make_replay(self.policy, self.buffer_size, n_envs, self.sequence_length, self.replay_folder)
 
     def learn(
@@ -289,10 +291,10 @@ class LearningLoop(BaseAlgorithm):
         gradient_steps = checks.whole("gradient_steps", gradient_steps, 0)
         if not gradient_steps:
             return
+        live_settings.follow(self)
         if self.device.type == "cpu":
             keep_freed_memory()
         warn_of_frozen_schedules(self._frozen_schedules)
-        live_settings.follow(self)
         self.learner.follow_networks()
         rates = self._rates().values()
         self.learner.set_learning_rates(*rates)

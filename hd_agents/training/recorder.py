@@ -41,7 +41,7 @@ def check(agent: Any) -> None:
     if agent.learner.bfloat16:
         agent.learner.bfloat16 = False
         agent.learner.guard.restart()
-        agent.precision = "float32"
+        agent.precision = agent._made_with["precision"] = "float32"
         warnings.warn(f"{what} Going on in float32 instead of bfloat16.", RuntimeWarning, stacklevel=4)
         return
     logger = getattr(agent, "_logger", None)  # there is none before learn()
