@@ -380,6 +380,20 @@ def test_agents_and_environments_can_be_copied_after_learning() -> None:
     assert tiny(env=env).learn(30).num_timesteps == 30
 
 
+def test_a_copy_whose_normaliser_has_lost_its_environments_asks_for_others() -> None:
+    """Copies of Stable-Baselines3's VecNormalize leave the environments out."""
+    agent = tiny(env=VecNormalize(DummyVecEnv([lambda: Clock(3)]))).learn(30)
+    copied = copy.deepcopy(agent)
+    with pytest.raises(ValueError, match="no environment to learn in: call set_env"):
+        copied.learn(5)
+    normalizer = copied.get_vec_normalize_env()
+    np.testing.assert_array_equal(normalizer.obs_rms.mean, agent.get_vec_normalize_env().obs_rms.mean)
+    normalizer.set_venv(DummyVecEnv([lambda: Clock(3)]))
+    copied.set_env(normalizer)
+    assert copied.learn(5, reset_num_timesteps=False).num_timesteps == 35
+    assert agent.learn(5, reset_num_timesteps=False).num_timesteps == 35
+
+
 @pytest.mark.parametrize("kind", ["screen", "tensorboard", "own"])
 def test_an_agent_that_logs_can_be_copied(kind: str, tmp_path: Path) -> None:
     """Its copy logs for itself, as screens and open files cannot be copied."""

@@ -86,6 +86,8 @@ class LearningLoop(BaseAlgorithm):
         fresh: dict[str, Any] = {"_custom_logger": False, "_learning": False, "_progress": None}
         if self._learning:  # by a callback, between a step and its row: a new episode begins
             fresh["_last_obs"] = None
+        if self._vec_normalize_env is not None:  # whose copy has its statistics, but no environments
+            fresh["env"] = None
         return {name: value for name, value in vars(self).items() if name != "_logger"} | fresh
 
     def _make_replay(self, n_envs: int) -> SequenceReplay:
