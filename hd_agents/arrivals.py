@@ -5,6 +5,7 @@ copies every observation into an array of the space's own type first, where a fl
 vector is repeated; so there the single observations are checked before it does (:func:`watch`).
 """
 
+import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -14,7 +15,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from hd_agents.checks import FLOAT32_MAX
 from hd_agents.spaces import SINGLE_KEY, ActionCodec, Observation, ObservationCodec
@@ -65,6 +68,27 @@ def encode(
         env, reason = (only, error) if only is not None else _culprit(codec, observations, error)
         name = "An environment" if env is None else f"Environment {env}"
         raise ValueError(f"{name} returned a wrong {what}observation after {steps:,} env steps: {reason}") from error
+
+
+def step_all(env: VecEnv, actions: NDArray[Any], steps: int) -> VecEnvStepReturn:
+    """``env.step``, with a ValueError for a reward that is no number, of which a ``Monitor`` does not say what it is.
+
+    :param steps: env steps done before it.
+    """
+    try:
+        return env.step(actions)
+    except TypeError as error:
+        variables = {frame.f_code: frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)}
+        reward = variables.get(Monitor.step.__code__, {}).get("reward", 0.0)
+        try:
+            float(reward)
+        except TypeError:
+            which = variables.get(DummyVecEnv.step_wait.__code__, {}).get("env_idx", "")
+            raise ValueError(
+                f"Environment {which} returned the reward {reward!r} after {steps:,} env steps: expected one number "
+                "(of an array that holds one: `reward.item()`)."
+            ) from error
+        raise
 
 
 def check_rewards(rewards: NDArray[Any], steps: int) -> None:

@@ -1,6 +1,7 @@
 """Environments that deliver what they should not: the error names environment, key and step."""
 
 import copy
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -9,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from hd_agents.arrivals import check_rewards, encode
@@ -75,6 +77,13 @@ FAULTS = [
 def test_surprises_name_environment_key_and_step(part: str, value: Any, message: str) -> None:
     env = DummyVecEnv(makers(5, part, value))
     with pytest.raises(ValueError, match=message):
+        tiny("MultiInputPolicy", env).learn(60)
+
+
+@pytest.mark.parametrize("reward", [np.zeros(2), [1.0], None])
+def test_a_reward_that_is_no_number_is_named(reward: Any) -> None:
+    env = DummyVecEnv([lambda make=make: Monitor(make()) for make in makers(5, "reward", reward)])
+    with pytest.raises(ValueError, match=rf"Environment 1 returned the reward {re.escape(repr(reward))} after 12 env"):
         tiny("MultiInputPolicy", env).learn(60)
 
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import checks
-from hd_agents.arrivals import StepsOf, as_flags, watch
+from hd_agents.arrivals import StepsOf, as_flags, step_all, watch
 from hd_agents.backbones import Objectives
 from hd_agents.envs.processes import settle
 from hd_agents.host import keep_freed_memory
@@ -203,7 +203,7 @@ class LearningLoop(BaseAlgorithm):
         self._collector.begin(replay_buffer, originals, starts, steps)
         random = steps < self.learning_starts and not self._n_updates
         actions = self._collector.act(seen, starts, random)
-        new_obs, rewards, dones, infos = env.step(actions)
+        new_obs, rewards, dones, infos = step_all(env, actions, steps)
         dones = as_flags(dones, env.num_envs, steps)
         self.num_timesteps += env.num_envs
         self._note_moves()
