@@ -72,7 +72,8 @@ def rate(name: str, value: Any, default: float) -> Rate:
 
 
 def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
-    """``value`` if it is one of ``allowed``; True and 1 are different here."""
+    """``value`` if it is one of ``allowed``; True and 1 are different here, but NumPy's own are as good."""
+    value = value.item() if isinstance(value, np.generic) else value
     if not any(type(value) is type(option) and value == option for option in allowed):
         raise ValueError(f"{name}={value!r}: use one of {list(allowed)}.")
     return value

@@ -278,6 +278,8 @@ def test_numbers_of_numpy_and_paths_are_as_good(tmp_path: Path) -> None:
     kwargs = {**TINY["policy_kwargs"], "units": np.int64(16), "vector_units": np.int32(11), "vector_layers": 1}
     agent = tiny(
         learning_rate=np.float32(1e-3),
+        size=np.str_("nano"),  # as of np.random.choice
+        compile=np.bool_(False),
         harmony=np.bool_(True),
         verbose=np.int64(0),
         tensorboard_log=tmp_path / "logs",
