@@ -35,6 +35,8 @@ def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, An
     """
     names = argument_names(cls)
     missing = [name for name in (*SPACES, "policy_class") if name not in data]
+    if missing == ["policy_class"] and "settings" in data:
+        raise ArchiveError("The archive holds a policy, not a whole agent: use load(path) of the policy's class.")
     if missing:
         raise ArchiveError(f"The archive lacks {missing}; it was saved with these excluded. Pass a complete one.")
     for name, change in changes.items():

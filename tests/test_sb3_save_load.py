@@ -412,7 +412,13 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "foreign.zip")
     with pytest.raises(ValueError, match="not of an hd_agents agent"):
         HarmonyDreamAgent.load(tmp_path / "foreign.zip")
-    tiny().save(tmp_path / "agent.zip")
+    agent = tiny()
+    agent.save(tmp_path / "agent.zip")
+    agent.policy.save(tmp_path / "policy.zip")
+    with pytest.raises(ValueError, match="holds a policy, not a whole agent: use load"):
+        HarmonyDreamAgent.load(tmp_path / "policy.zip")
+    with pytest.raises(ValueError, match="holds a whole agent, not a policy: use HarmonyDreamAgent"):
+        type(agent.policy).load(tmp_path / "agent.zip")
     whole = (tmp_path / "agent.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="truncated or damaged"):
