@@ -67,6 +67,7 @@ class DreamPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         overrides = dict(overrides or {})
+        harmony = dict(harmony) if isinstance(harmony, Mapping) else harmony
         self.settings = {"backbone": backbone, "size": size, "harmony": harmony, "gamma": gamma, "overrides": overrides}
         self.observations = ObservationCodec(observation_space)
         self.actions = ActionCodec(action_space)

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 
 from hd_agents import HarmonyDreamAgent
@@ -333,6 +336,10 @@ def test_settings_that_are_set_later_are_followed() -> None:
     with pytest.raises(ValueError, match=r"agent.policy_kwargs was set to"):
         agent.train(1)
     agent.policy_kwargs["units"] = TINY["policy_kwargs"]["units"]
+    some = learned(harmony={"reward": True})
+    some.harmony["reward"] = False
+    with pytest.raises(ValueError, match=r"agent.harmony was set to {'reward': False}"):
+        some.train(1)
     agent.harmony = False
     with pytest.raises(ValueError, match=r"agent.harmony was set to False, but its networks were made with True"):
         agent.train(1)
@@ -395,6 +402,31 @@ def test_settings_that_cannot_change_are_refused_before_the_next_step(name: str,
     setattr(agent, name, value)
     with pytest.raises(ValueError, match=told):
         agent.train(1)
+
+
+@pytest.mark.parametrize(
+    ("where", "made", "advice"),
+    [
+        ("policy", lambda agent, other: tiny(env=Clock(7)).policy, "load_state_dict"),
+        ("policy.networks", lambda agent, other: copy.deepcopy(agent.policy.networks), "load_state_dict"),
+        ("env", lambda agent, other: other.env, r"set_env\(env\)"),
+        ("env", lambda agent, other: VecNormalize(agent.env), r"set_env\(env\)"),
+        ("env", lambda agent, other: Clock(7), r"set_env\(env\)"),
+        ("replay_buffer", lambda agent, other: other.replay_buffer, "of 1 environments"),
+        (
+            "replay_buffer",
+            lambda agent, other: ReplayBuffer(9, Clock.observation_space, spaces.Discrete(5)),
+            "of 1 environments",
+        ),
+    ],
+)
+def test_parts_that_others_hold_on_to_are_not_replaced_without_a_word(where: str, made: Any, advice: str) -> None:
+    agent, other = tiny(env=Clock(7)), tiny(env=DummyVecEnv([lambda: Clock(7)] * 2))
+    *owner, name = where.split(".")
+    setattr(agent.policy if owner else agent, name, made(agent, other))
+    with pytest.raises(ValueError, match=rf"^agent\.{name if not owner else 'policy'} .*{advice}"):
+        agent.learn(5)
+    assert agent.num_timesteps == 0
 
 
 def test_a_replay_that_is_made_anew_may_be_larger() -> None:

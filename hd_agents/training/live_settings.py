@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from hd_agents import checks
 from hd_agents.backbones import Objectives, objectives
 from hd_agents.presets import DEFAULTS
+from hd_agents.replay import SequenceReplay
 from hd_agents.saving.storing import RATES
 from hd_agents.styles import STYLES
 
@@ -50,6 +52,7 @@ def check(agent: Any) -> None:
     :raises ValueError: for what is not allowed, and for what cannot change any more.
     """
     _check_fixed(agent)
+    _check_parts(agent)
     take(agent, **{name: getattr(agent, name) for name in RULES})
     replay = agent.replay_buffer
     if replay is not None and agent.sequence_length > replay.rows_per_env:
@@ -74,6 +77,28 @@ def _check_fixed(agent: Any) -> None:
                 f"agent.{name} was set to {now!r}, but the agent was made with {made!r}: that cannot change. Make "
                 f"another agent, or save this one and call load(path, {name}={now!r})."
             )
+
+
+def _check_parts(agent: Any) -> None:
+    """Refuse what was put in the place of a part that others hold on to: they would go on with the one before."""
+    if agent.policy.networks is not agent.learner.networks:
+        raise ValueError(
+            "agent.policy or its networks were replaced, and what learns has the ones before. Put them back, and take "
+            "over the weights: agent.policy.load_state_dict(other.policy.state_dict())."
+        )
+    env, replay = agent.env, agent.replay_buffer
+    if env is not None:
+        same_number = isinstance(env, VecEnv) and env.num_envs == agent.n_envs
+        if not same_number or unwrap_vec_normalize(env) is not agent._vec_normalize_env:
+            raise ValueError(
+                f"agent.env was set to {env!r}, which the agent, of {agent.n_envs} environments, has not been told of: "
+                "call set_env(env), or load(path, env=env) for another number of them."
+            )
+    if replay is not None and not (isinstance(replay, SequenceReplay) and replay.n_envs == agent.n_envs):
+        raise ValueError(
+            f"agent.replay_buffer was set to {replay!r}: use a SequenceReplay of {agent.n_envs} environments, as "
+            "another such agent has, or None for a new one."
+        )
 
 
 def note(agent: Any, names: tuple[str, ...]) -> None:
