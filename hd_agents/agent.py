@@ -142,7 +142,7 @@ class HarmonyDreamAgent(LearningLoop):
             verbose=checks.verbosity(verbose),
             device=checks.device(device),
             support_multi_env=True,
-            seed=None if seed is None else checks.whole("seed", seed, 0, below=1 << 32),
+            seed=checks.seed(seed),
         )
         if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, DreamPolicy)):
             raise ValueError(f"policy={policy!r}: {_POLICIES}")
@@ -272,9 +272,9 @@ class HarmonyDreamAgent(LearningLoop):
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed Python, NumPy, torch, the spaces, the environments and the replay's sampling; None changes nothing."""
-        super().set_random_seed(seed)
+        super().set_random_seed(checks.seed(seed))
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
+            self._rng = np.random.default_rng(int(seed))
 
     def predict(
         self,

@@ -71,6 +71,11 @@ def rate(name: str, value: Any, default: float) -> Rate:
     return value if callable(value) else number(name, value, 0.0, default=default)
 
 
+def seed(value: Any) -> int | None:
+    """A seed that all generators take; None for none."""
+    return None if value is None else whole("seed", value, 0, below=1 << 32)
+
+
 def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
     """``value`` if it is one of ``allowed``; True and 1 are different here, but NumPy's own are as good."""
     value = value.item() if isinstance(value, np.generic) else value

@@ -286,6 +286,9 @@ def test_numbers_of_numpy_and_paths_are_as_good(tmp_path: Path) -> None:
         policy_kwargs=kwargs,
     )
     assert agent.policy.networks.world_model.encoder is not None
+    agent.set_random_seed(np.int64(3))
+    with pytest.raises(ValueError, match="seed=-1: use a whole number of at least 0"):
+        agent.set_random_seed(-1)
     agent.learn(30).save(tmp_path / "a")
     loaded = HarmonyDreamAgent.load(tmp_path / "a")
     assert loaded.tensorboard_log == str(tmp_path / "logs")
