@@ -78,7 +78,7 @@ def load(
     agent = cls(**arguments, env=env, device=device, _init_setup_model=False)
     if agent.env is not None:
         checks.spaces(agent.env, data["observation_space"], data["action_space"])
-    with blamed_on(f"The archive with {', '.join(sorted(changes))} as given" if changes else "The archive"):
+    with blamed_on(f"The archive with {', '.join(sorted(given))} as given" if given else "The archive"):
         restore(agent, data, given)
         if agent.env is not None:
             agent.action_space = agent.env.action_space  # the same object, as in a new agent: both may draw from it

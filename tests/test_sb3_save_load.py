@@ -223,6 +223,12 @@ def test_what_a_replay_holds_is_not_lost_to_another_number_of_environments(tmp_p
     assert len(bare.learn(10, reset_num_timesteps=False).replay_buffer) > 30
 
 
+def test_values_that_were_passed_are_blamed_and_not_the_archive_alone(tmp_path: Path) -> None:
+    tiny().save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="archive with buffer_size as given cannot be used: buffer_size=1 holds no"):
+        HarmonyDreamAgent.load(tmp_path / "agent", custom_objects={"buffer_size": 1})
+
+
 @pytest.mark.parametrize("force_reset", [True, False])
 def test_a_new_environment_is_reset_unless_asked_not_to(force_reset: bool) -> None:
     agent = tiny(env=Clock(9)).learn(3)
