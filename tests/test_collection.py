@@ -380,6 +380,22 @@ def test_agents_and_environments_can_be_copied_after_learning() -> None:
     assert tiny(env=env).learn(30).num_timesteps == 30
 
 
+@pytest.mark.parametrize("how", ["taken over", "shared"])
+def test_episodes_of_two_agents_are_not_joined_in_one_replay(how: str) -> None:
+    agent, other = tiny(env=Clock(9)).learn(5), tiny(env=Clock(9))
+    if how == "taken over":
+        other.learn(3)
+        agent.replay_buffer = other.replay_buffer
+    else:
+        other.replay_buffer = agent.replay_buffer
+        other.learn(3)
+    agent.learn(2, reset_num_timesteps=False)
+    assert [(row[0][1], row[3]) for row in rows(agent)[-7:]] == [
+        *((0, True), (1, False), (2, False), (3, False)),
+        *((0, True), (1, False), (2, False)),
+    ]
+
+
 def test_a_copy_whose_normaliser_has_lost_its_environments_asks_for_others() -> None:
     """Copies of Stable-Baselines3's VecNormalize leave the environments out."""
     agent = tiny(env=VecNormalize(DummyVecEnv([lambda: Clock(3)]))).learn(30)

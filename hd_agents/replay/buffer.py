@@ -83,6 +83,10 @@ class SequenceReplay:
         """Rows stored of the environment that has most, as Stable-Baselines3's buffers count them."""
         return max(self._counts)
 
+    def given(self) -> tuple[object, ...]:
+        """Equal to what it was before if nobody has added rows since, nor read a file, and if it is the same replay."""
+        return self.history, *self.added
+
     @property
     def capacity(self) -> int:
         """Rows that fit, of all environments: ``n_envs * rows_per_env``."""

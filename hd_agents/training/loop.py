@@ -77,6 +77,7 @@ class LearningLoop(BaseAlgorithm):
         self._updates_at_start = 0  # gradient steps before the present learn()
         self._progress: ProgressBar | Forecast | None = None  # while learn() runs
         self._frozen_schedules: dict[str, str] = {}  # rates that were functions until they were stored, see storing
+        self._rows: object = None  # what the replay was given when the last learn() ended
         self._made_with: dict[str, Any] = {}  # settings that cannot change any more
         self._pace: list[Any] = []  # settings that were checked last
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
@@ -173,11 +174,13 @@ class LearningLoop(BaseAlgorithm):
             settle(env)
             self._interrupted = False
         unseen = self._vec_normalize_env is not None and self._last_original_obs is None  # new since the last step
-        if unseen or self._moved_elsewhere():
+        others = self.replay_buffer is not None and self._rows not in (None, self.replay_buffer.given())
+        if unseen or others or self._moved_elsewhere():
             self._last_obs = None
 
     def _end_learning(self) -> None:
         self._learning = False
+        self._rows = None if self.replay_buffer is None else self.replay_buffer.given()
         if self._progress is not None:
             self._progress.close()
         self._progress = None
