@@ -14,8 +14,9 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper, VecNormalize
 
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.evaluation import evaluate, player_for
@@ -408,6 +409,18 @@ def test_a_copy_whose_normaliser_has_lost_its_environments_asks_for_others() -> 
     copied.set_env(normalizer)
     assert copied.learn(5, reset_num_timesteps=False).num_timesteps == 35
     assert agent.learn(5, reset_num_timesteps=False).num_timesteps == 35
+
+
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+def test_a_copy_of_an_agent_that_sees_images_asks_for_an_environment(kind: Any) -> None:
+    """Its images come channels first, by a wrapper that cannot be copied."""
+    agent = tiny("CnnPolicy", make_vec_env("hd_agents:hd_agents/Catch-v0", vec_env_cls=kind))
+    copied = copy.deepcopy(agent.learn(5))
+    agent.env.close()
+    with pytest.raises(ValueError, match="no environment to learn in: call set_env"):
+        copied.learn(5)
+    copied.set_env(make_vec_env("hd_agents/Catch-v0"))
+    assert copied.learn(5, reset_num_timesteps=False).num_timesteps == 10
 
 
 @pytest.mark.parametrize("kind", ["screen", "tensorboard", "own"])

@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from hd_agents import checks
 from hd_agents.arrivals import StepsOf, as_flags, step_all, watch
@@ -83,11 +83,11 @@ class LearningLoop(BaseAlgorithm):
         self._moves: int | None = None  # of the environments, as far as this loop knows of them
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which is not within ``learn``. Its own makes its logger: files and screens cannot be copied."""
+        """For a copy, which is not within ``learn`` and makes its own logger: files and screens cannot be copied."""
         fresh: dict[str, Any] = {"_custom_logger": False, "_learning": False, "_progress": None}
         if self._learning:  # by a callback, between a step and its row: a new episode begins
             fresh["_last_obs"] = None
-        if self._vec_normalize_env is not None:  # whose copy has its statistics, but no environments
+        if not isinstance(self.env, DummyVecEnv):  # neither processes nor Stable-Baselines3's wrappers can be copied
             fresh["env"] = None
         return {name: value for name, value in vars(self).items() if name != "_logger"} | fresh
 
