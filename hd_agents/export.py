@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from hd_agents import checks
 from hd_agents.backbones import Networks
-from hd_agents.host import atomic_write, require
+from hd_agents.extras import require
+from hd_agents.files import atomic_write
 from hd_agents.spaces import ActionCodec, ObservationCodec
 from hd_agents.spaces.one_hot import one_hot_groups
 from hd_agents.world_model.rssm import State

@@ -87,11 +87,11 @@ class Graphed:
     ) -> None:
         self._function, self._bound_to, self._name, self._capture = function, bound_to, name, capture
         self._changed = changed
-        self._settled = 0  # calls since the key was another
+        self._calls = 0  # with the present key
         self._failed = False
-        self._was_short = False  # of memory, once
+        self._lacked_memory = False  # of memory, once
         self._changes = self._replays = 0  # of the key, and of graphs, since it was made
-        self._told = False  # that it is hardly of use
+        self._has_warned = False  # that it is hardly of use
         self._key: Any = None
         self._held: list[Any] = []  # what the key has the addresses of: nothing else can come to lie there
         self._stream: torch.cuda.Stream | None = None  # for all calls but replays
@@ -109,9 +109,9 @@ class Graphed:
         if key != self._key:
             self._count_change()
             self._replay = self._results = self._inputs = None
-            self._settled, self._key, self._held = 0, key, owners
-        self._settled += 1
-        if self._settled <= WARMUP:
+            self._calls, self._key, self._held = 0, key, owners
+        self._calls += 1
+        if self._calls <= WARMUP:
             return self._aside(inputs)
         if self._replay is None and not self._record(inputs):
             return self._function(*inputs)
@@ -129,12 +129,12 @@ class Graphed:
     def __getstate__(self) -> dict[str, Any]:
         """Without the graph, which belongs to this object: a copy makes its own."""
         nothing = dict.fromkeys(("_key", "_stream", "_replay", "_inputs", "_results"))
-        return {**self.__dict__, **nothing, "_settled": 0, "_held": []}
+        return {**self.__dict__, **nothing, "_calls": 0, "_held": []}
 
     def _count_change(self) -> None:
         self._changes += 1
-        if self._changes > FEWEST_REPLAYS and self._replays < FEWEST_REPLAYS * self._changes and not self._told:
-            self._told = True
+        if self._changes > FEWEST_REPLAYS and self._replays < FEWEST_REPLAYS * self._changes and not self._has_warned:
+            self._has_warned = True
             warnings.warn(
                 f"CUDA graphs of {self._name} are hardly of use: what they depend on changed {self._changes} times and "
                 f"{self._replays} calls were replayed. Change settings and parts less often, once in a thousand calls."
@@ -168,8 +168,8 @@ class Graphed:
             del first  # with its traceback, which holds what the attempt has made
         else:
             return True
-        if short and not self._was_short:
-            self._was_short, self._settled, self._inputs = True, 0, None  # once more, when others may have made room
+        if short and not self._lacked_memory:
+            self._lacked_memory, self._calls, self._inputs = True, 0, None  # once more, when others may have made room
             return False
         self._give_up("made", cause, 5)
         return False

@@ -1,29 +1,18 @@
-"""The machine: processor and cores, how busy they are, memory, what is installed; files that are whole or absent."""
+"""The machine: processor and cores, how busy they are, and memory."""
 
 import ctypes
-import hashlib
-import importlib.util
 import os
 import platform
 import re
-import secrets
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 MEMINFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
 RUNNING = Path("/proc/loadavg")
-PROJECTS = {"cv2": "OpenCV", "yaml": "PyYAML"}  # modules whose name is not that of what to install
 LOOKS, BETWEEN = 5, 0.01  # how often the number of running threads is read, and the seconds in between
 
 
@@ -130,110 +119,3 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def require(what: str, extra: str, *modules: str) -> None:
-    """Check that packages which ``what`` needs and ``extra`` brings are installed, without importing them.
-
-    :raises ImportError: naming those that are not, and the extra.
-    """
-    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
-        raise ImportError(wanting(what, extra, missing))
-
-
-@contextmanager
-def needing(what: str, extra: str) -> Iterator[None]:
-    """For imports of what ``extra`` brings: where one fails, the ImportError says that ``what`` needs it."""
-    try:
-        yield
-    except ImportError as error:
-        reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
-        raise ImportError(wanting(what, extra, [error.name or "more"], reason)) from error
-
-
-def wanting(what: str, extra: str, names: Iterable[str], reason: str = "") -> str:
-    """What to tell where ``what`` needs modules that ``extra`` brings and that are not there."""
-    names = [PROJECTS.get(name.partition(".")[0], name.partition(".")[0].replace("_", "-")) for name in names]
-    them = "them" if len(names) > 1 else "it"
-    return f'{what} needs {", ".join(names)}{reason}: install {them} with `pip install "hd_agents[{extra}]"`.'
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file by :func:`atomic_write`."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
-
-
-def write_figure(path: Path, figure: Any) -> None:
-    """Write a figure of matplotlib by :func:`atomic_write`, as what the path's ending says."""
-    with atomic_write(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix.removeprefix("."))
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits; read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing so that ``path`` holds either its old content or all of the new one, never a part.
-
-    The bytes go to a temporary file beside it, are flushed to the disk, and take the place of ``path`` at the end; an
-    exception or a killed process leaves ``path`` as it was. Missing folders are made, and a symbolic link is followed.
-
-    :raises OSError: if the folder cannot be written, the disk is full, or ``path`` is not an ordinary file; it names a
-        file in any case.
-    """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        raise OSError(f"Cannot write {path}: it is a folder or a device, not an ordinary file. Give a file's path.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # as where the disk is full
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name itself lives in the folder, which is flushed separately
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that were killed in :func:`atomic_write` have left in a folder that no other writes to."""
-    for path in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """While inside, let others that ask for the same folder wait. The folder is made if it does not exist.
-
-    Systems and file systems without locks keep nobody waiting.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

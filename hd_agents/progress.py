@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
-from hd_agents.host import wanting
+from hd_agents.extras import wanting
 
 try:
     from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from hd_agents import host
+from hd_agents import files
 from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
 from hd_agents.saving import checkpoint
@@ -176,7 +176,7 @@ def test_full_disk_ends_with_a_message_and_the_last_one_intact(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flush(file)
 
-    monkeypatch.setattr(host.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(CheckpointError, match=r"step 40 .* No space left on device.* step 20 is intact"):
         stored(tmp_path)
@@ -190,7 +190,7 @@ def test_read_only_folder_is_told_before_the_first_step(tmp_path: Path, monkeypa
     def refuse(*arguments: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(host, "open", refuse, raising=False)
+    monkeypatch.setattr(files, "open", refuse, raising=False)
     agent = agent_of()
     with pytest.raises(CheckpointError, match=r"Read-only file system.* No checkpoint was written before"):
         agent.learn(10, callback=RunCheckpoint(tmp_path))

@@ -19,7 +19,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import facts, main, pictures, resuming, train
-from hd_agents.host import write_text
+from hd_agents.files import write_text
 from hd_agents.saving import checkpoint
 from hd_agents.saving.checkpoint import steps_in
 from tests.agents import Clock

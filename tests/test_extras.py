@@ -1,11 +1,13 @@
-"""Commands where an extra is not installed: one line that names it, and no traceback."""
+"""What is said where an extra is not installed: by commands one line that names it, and no traceback."""
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from hd_agents import extras
 from hd_agents.cli import main
 from hd_agents.zoo import catalogue
 
@@ -63,3 +65,20 @@ def test_one_line_names_what_is_missing(
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hd-agents: ")]
     assert any("hd_agents[" in line for line in told), told
     assert not list(tmp_path.rglob("*.zip"))
+
+
+def test_what_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras.require("This", "train", "json", "os")
+    for name in ("yaml", "cv2", "rl_zoo3", "rl_zoo3.utils"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r'^This needs PyYAML: install it with `pip install "hd_agents\[train\]"`\.$'):
+        extras.require("This", "train", "json", "yaml")
+    with pytest.raises(ImportError, match=r"^This needs OpenCV, rl-zoo3: install them with"):
+        extras.require("This", "train", "cv2", "rl_zoo3")
+    with pytest.raises(ImportError, match=r"^This needs rl-zoo3: install it with"), extras.needing("This", "rl_zoo3"):
+        import_module("rl_zoo3.utils")
+    with (
+        pytest.raises(ImportError, match=r"^This needs json \(cannot import name .*\): install"),
+        extras.needing("This", "x"),
+    ):
+        exec("from json import nothing")

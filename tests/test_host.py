@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -139,20 +138,3 @@ def test_other_work_is_told(
 def test_nothing_is_said_where_nothing_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "RUNNING", tmp_path / "nowhere")
     assert host.crowding(2) is None
-
-
-def test_what_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    host.require("This", "train", "json", "os")
-    for name in ("yaml", "cv2", "rl_zoo3", "rl_zoo3.utils"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r'^This needs PyYAML: install it with `pip install "hd_agents\[train\]"`\.$'):
-        host.require("This", "train", "json", "yaml")
-    with pytest.raises(ImportError, match=r"^This needs OpenCV, rl-zoo3: install them with"):
-        host.require("This", "train", "cv2", "rl_zoo3")
-    with pytest.raises(ImportError, match=r"^This needs rl-zoo3: install it with"), host.needing("This", "rl_zoo3"):
-        import_module("rl_zoo3.utils")
-    with (
-        pytest.raises(ImportError, match=r"^This needs json \(cannot import name .*\): install"),
-        host.needing("This", "x"),
-    ):
-        exec("from json import nothing")

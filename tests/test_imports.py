@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hd_agents"
 # Lowest first. A module may import from lower ranks and from its own folder, not from its neighbours.
 RANKS = (
-    {"checks", "host", "signals"},
+    {"checks", "extras", "files", "host", "signals"},
     {"graphs", "nn", "presets", "provenance", "randomness", "saving", "spaces"},
     {"harmony"},
     {"world_model"},
@@ -20,6 +20,7 @@ RANKS = (
     {"agent"},
     {"dream_env", "evaluation", "films"},
     {"run_state"},
+    {"run_checkpoint"},
     {"callbacks"},
     {"zoo"},
     {"cli"},

@@ -122,7 +122,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(
     words: list[str], file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flag, name = file.split()
-    monkeypatch.setattr("hd_agents.host.os.fsync", no_room)
+    monkeypatch.setattr("hd_agents.files.os.fsync", no_room)
     assert main([*words, flag, str(tmp_path if words[0] == "plot" else tmp_path / name)]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == f"hd-agents: [Errno 28] No space left on device: '{tmp_path / name}'"

@@ -16,8 +16,8 @@ from hd_agents.cli import main, pictures
 from hd_agents.envs import namespace
 from hd_agents.evaluation import PROTOCOLS, ActorsMode, Evaluation, evaluate
 from hd_agents.evaluation.scores import prediction_interval
+from hd_agents.files import sha256_of
 from hd_agents.films import filming
-from hd_agents.host import sha256_of
 from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.zoo import packages
 from tests.agents import tiny

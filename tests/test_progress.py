@@ -88,7 +88,7 @@ def test_a_bar_goes_to_whatever_takes_text(monkeypatch: pytest.MonkeyPatch) -> N
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let every gradient step take ``seconds``: the agent looks at the clock before and after each."""
     clock = itertools.count(0.0, seconds)
-    monkeypatch.setattr("hd_agents.training.loop.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("hd_agents.training.replay_learning.time", SimpleNamespace(perf_counter=lambda: next(clock)))
 
 
 def test_a_run_of_hours_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_runs_that_need_no_warning(
 def test_an_environment_that_is_slow_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient steps are timed, and not what lies between them."""
     now, times = [0.0], []
-    monkeypatch.setattr("hd_agents.training.loop.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("hd_agents.training.replay_learning.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(Forecast, "on_update", lambda self, seconds: times.append(seconds))
 
     def step(*_: Any) -> bool:

@@ -20,7 +20,7 @@ from hd_agents.cli.running import locked
 from hd_agents.cli.runs import Run, make_run
 from hd_agents.cli.tasks import new_run_folder, try_agent
 from hd_agents.evaluation import protocol
-from hd_agents.host import write_figure, write_text
+from hd_agents.files import write_figure, write_text
 from hd_agents.saving.jsonable import DamagedError
 
 TABLE = "compare.json"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hd_agents.evaluation.score_curve import read_scores
-from hd_agents.host import write_figure
+from hd_agents.files import write_figure
 from hd_agents.saving.jsonable import DamagedError
 
 WINDOW = 10  # episodes; of the curve's moving average

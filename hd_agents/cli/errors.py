@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from hd_agents import host
+from hd_agents import extras
 from hd_agents.saving.jsonable import DamagedError
 
 FAILED = 1  # exit status where nothing was wrong with the command but what it ran failed: a training, a verification
@@ -44,4 +44,4 @@ def make_folder(folder: Path) -> Path:
 
 def require(extra: str, *names: str) -> None:
     """Raises UsageError where packages that ``extra`` brings are not installed, naming them and the extra."""
-    checked(lambda: host.require("this command", extra, *names))
+    checked(lambda: extras.require("this command", extra, *names))

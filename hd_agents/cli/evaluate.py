@@ -11,7 +11,7 @@ from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_fo
 from hd_agents.cli.tasks import make_env, task_id
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import RULES, Evaluation, evaluate
-from hd_agents.host import write_text
+from hd_agents.files import write_text
 from hd_agents.progress import bar_is_seen
 
 

@@ -15,7 +15,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.cli.curves import WINDOW
 from hd_agents.cli.resuming import changed_settings, repeat_command
 from hd_agents.evaluation.score_curve import ScoreCurve
-from hd_agents.host import write_text
+from hd_agents.files import write_text
 from hd_agents.provenance import commit, machine
 from hd_agents.saving.storing import system_info
 from hd_agents.zoo.models import training_facts

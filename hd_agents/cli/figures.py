@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hd_agents import zoo
 from hd_agents.cli.curves import Curve, draw_mean
 from hd_agents.evaluation.aggregates import MEASURES, Estimate
-from hd_agents.host import write_figure
+from hd_agents.files import write_figure
 from hd_agents.zoo.catalogue import suites
 
 COLOURS = ("#08519c", "#d94801", "#238b45", "#88419d", "#b8860b", "#ae017e", "#41b6c4", "#7f2704")

@@ -5,7 +5,7 @@ from typing import Any
 
 from hd_agents import zoo
 from hd_agents.cli.errors import checked
-from hd_agents.host import write_text
+from hd_agents.files import write_text
 from hd_agents.zoo import report
 
 

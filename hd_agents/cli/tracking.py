@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hd_agents.cli.errors import UsageError, checked
-from hd_agents.host import require
+from hd_agents.extras import require
 
 PROJECT = "hd_agents"
 RUN_ID = "wandb-id.txt"  # in a run's folder: what to go on with when the run is resumed

@@ -24,7 +24,7 @@ from hd_agents.cli.resuming import begun, forget_logs, own_run_folder, resume, r
 from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import make_env, new_run_folder, plan_of, try_agent
 from hd_agents.envs.closing import close
-from hd_agents.host import remove_unfinished
+from hd_agents.files import remove_unfinished
 from hd_agents.saving.checkpoint import CheckpointError, claim, release, steps_in
 from hd_agents.signals import SIGNALS
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, CONFIG, LOGS

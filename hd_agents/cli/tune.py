@@ -22,7 +22,7 @@ from hd_agents.cli.running import locked
 from hd_agents.cli.tasks import allow_tensor_cores, class_in, plan_of, try_agent
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate
-from hd_agents.host import write_text
+from hd_agents.files import write_text
 from hd_agents.progress import bar_is_seen
 from hd_agents.provenance import commit, machine
 from hd_agents.zoo import search_space

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 
 from hd_agents.envs.tasks import ATARI_100K, ATARI_OTHERS, CONTROL, META_WORLD, game_name
-from hd_agents.host import needing
+from hd_agents.extras import needing
 
 __all__ = ["make", "namespace", "register", "register_suite"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from hd_agents.host import needing
+from hd_agents.extras import needing
 
 with needing("An Atari game", "atari"):
     import ale_py

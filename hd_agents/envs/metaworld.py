@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from hd_agents.envs.rendering import Renderer, choose_backend
 from hd_agents.envs.replayed import Replayed
-from hd_agents.host import needing
+from hd_agents.extras import needing
 from hd_agents.randomness import new_generator
 
 __all__ = ["MetaWorld"]

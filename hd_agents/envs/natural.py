@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hd_agents.envs.dmc import Control, Image
 from hd_agents.envs.rendering import Renderer
-from hd_agents.host import needing
+from hd_agents.extras import needing
 from hd_agents.randomness import new_generator
 
 __all__ = ["NaturalControl", "generate_background", "read_background"]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hd_agents.host import needing
+from hd_agents.extras import needing
 
 MEASURES = ("IQM", "median", "mean", "optimality gap")
 RESAMPLES = 2000

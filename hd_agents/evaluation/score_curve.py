@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from hd_agents import checks
 from hd_agents.evaluation.episodes import EnvMaker
 from hd_agents.evaluation.rules import RULES, evaluate
-from hd_agents.host import write_text
+from hd_agents.files import write_text
 from hd_agents.progress import bar_is_seen, tqdm
 from hd_agents.saving.jsonable import DamagedError
 from hd_agents.training.callback_rules import check_place

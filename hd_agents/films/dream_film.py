@@ -11,8 +11,9 @@ from stable_baselines3.common.logger import Figure
 
 from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.extras import require
+from hd_agents.files import write_figure
 from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, Truth, draw
-from hd_agents.host import require, write_figure
 from hd_agents.imagine import Imagined, first_of, imagine_from
 from hd_agents.training.callback_rules import check_place
 from hd_agents.training.normalizing import normalize_batch

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.files import write_figure
 from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON, draw, to_rgb
-from hd_agents.host import write_figure
 from hd_agents.randomness import seeded
 from hd_agents.spaces import ObservationCodec
 from hd_agents.spaces.executed import EXECUTED, encode_executed

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hd_agents import checks
-from hd_agents.host import atomic_write
+from hd_agents.files import atomic_write
 from hd_agents.replay.batches import KeptRows, gather_on_host
 from hd_agents.replay.file import read_header, read_rows, write_header, write_rows
 from hd_agents.replay.memory import allocate, fitting_rows
@@ -184,7 +184,7 @@ class SequenceReplay:
     def save(self, target: str | Path | BinaryIO, since: Sequence[int] | None = None) -> None:
         """Write the stored rows, oldest first, to one file that :meth:`load` reads; nothing in it is executable.
 
-        A path is written atomically (see :func:`~hd_agents.host.atomic_write`). :mod:`hd_agents.replay.file` states
+        A path is written atomically (see :func:`~hd_agents.files.atomic_write`). :mod:`hd_agents.replay.file` states
         the format.
 
         :param since: an earlier value of ``added``: write only the rows that came after it, for :meth:`append`.

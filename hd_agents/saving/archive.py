@@ -20,7 +20,7 @@ from stable_baselines3 import __version__ as sb3_version
 from stable_baselines3.common.utils import get_system_info
 from torch import Tensor
 
-from hd_agents.host import atomic_write
+from hd_agents.files import atomic_write
 from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 
 FORMAT, FORMAT_VERSION = "hd_agents", 1

@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hd_agents.host import sha256_of, write_text
+from hd_agents.files import sha256_of, write_text
 from hd_agents.saving.jsonable import DAMAGE, ArchiveError
 
 try:

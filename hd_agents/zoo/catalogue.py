@@ -15,7 +15,7 @@ import gymnasium as gym
 from hd_agents import checks
 from hd_agents.envs import PACKAGES, make, namespace
 from hd_agents.envs.closing import close
-from hd_agents.host import needing
+from hd_agents.extras import needing
 from hd_agents.zoo import own_rows
 
 PRESETS = ("paper", "nano")

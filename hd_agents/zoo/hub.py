@@ -15,7 +15,7 @@ import gymnasium as gym
 
 import hd_agents
 from hd_agents.envs import PACKAGES
-from hd_agents.host import needing
+from hd_agents.extras import needing
 from hd_agents.zoo.card_checks import check_stated
 from hd_agents.zoo.catalogue import key_of, names
 from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.host import needing, sha256_of
+from hd_agents.extras import needing
+from hd_agents.files import sha256_of
 from hd_agents.restoring import restore, stored_arguments
 from hd_agents.saving.jsonable import ArchiveError, from_json, to_json
 from hd_agents.saving.storing import archive_data

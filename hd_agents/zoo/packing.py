@@ -12,9 +12,9 @@ from hd_agents.agent import HarmonyDreamAgent
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import acting, evaluate, player_for
 from hd_agents.evaluation.scores import CONFIDENCE, prediction_interval
+from hd_agents.extras import require
 from hd_agents.films.filming import Episode, draw_dream, frames_per_second, play, write_video
 from hd_agents.films.strip import CONTEXT, CURVE_HORIZON, HORIZON
-from hd_agents.host import require
 from hd_agents.zoo import packages
 from hd_agents.zoo.card_checks import check_env_kwargs
 from hd_agents.zoo.cards import HERE, readme

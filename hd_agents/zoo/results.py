@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hd_agents.host import alone_in, write_text
+from hd_agents.files import alone_in, write_text
 from hd_agents.zoo import models
 from hd_agents.zoo.catalogue import names, preset_of
 from hd_agents.zoo.packages import AGENT

@@ -8,7 +8,7 @@ our zoo in ``hyperparams``, by Gymnasium id.
 from typing import Any
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.host import needing
+from hd_agents.extras import needing
 from hd_agents.zoo import search_space
 from hd_agents.zoo.catalogue import env_id, names
 from hd_agents.zoo.catalogue import hyperparameters as row
