@@ -9,7 +9,7 @@ import yaml
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
-from hd_agents.zoo import cards
+from hd_agents.zoo import cards, search_space
 from hd_agents.zoo.catalogue import preset_of
 from hd_agents.zoo.training import Plan, plan
 
@@ -85,6 +85,18 @@ def test_mistakes_in_a_file_are_named(rows: object, told: str, capsys: pytest.Ca
     assert main(["train", "CartPole-v1", "--preset", file]) == 2
     assert told in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_numbers_may_be_written_as_elsewhere() -> None:
+    file = write(
+        "CartPole-v1:\n  n_timesteps: 1e5\n  learning_rate: 1e-3\n  gamma: 9.9E-1\n  actor_learning_rate: lin_1e-3\n"
+    )
+    run = plan("CartPole-v1", preset=file)
+    rates = {"learning_rate": 1e-3, "gamma": 0.99, "actor_learning_rate": "lin_1e-3"}
+    assert run.steps == 100_000 and run.arguments.items() >= rates.items()
+    assert search_space.read(Path(write("learning_rate: {low: 1e-4, high: 1e-2, log: true}"))) == {
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}
+    }
 
 
 def test_presets_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,7 +205,7 @@ def test_another_search_needs_another_folder(run: Run, scores: list[float], caps
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ("learning_rate: {low: 1e-4, high: 0.1}", "'1e-4' is no number; YAML wants 1.0e-4"),
+        ("learning_rate: {low: small, high: 0.1}", "learning_rate: 'small' is no number"),
         ("horizon: {low: 9, high: 5}", "low must not be above high"),
         ("learning_rate: {low: 0, high: 0.1, log: true}", "above 0 where log"),
         ("horizon: 15", "a list of choices"),

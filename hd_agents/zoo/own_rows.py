@@ -1,5 +1,6 @@
 """Settings in a YAML file of one's own: rows as the zoo's files have them, each under the name of its task."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,28 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
 
     :raises ValueError: for a file that cannot be read or holds something else.
     """
+    found = read_yaml(path)
+    if not isinstance(found, dict) or not all(isinstance(row, Mapping) and row for row in found.values()):
+        raise ValueError(f"{path} holds no settings of tasks: {FORM}.")
+    return {str(task): {str(key): row[key] for key in row if key != "seed"} for task, row in found.items()}
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, where 1e-3 is a number; for PyYAML it is text unless written as 1.0e-3.
+
+    :raises ValueError: for a file that cannot be read or is none.
+    """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict) or not all(isinstance(row, Mapping) and row for row in found.values()):
-        raise ValueError(f"{path} holds no settings of tasks: {FORM}.")
-    return {str(task): {str(key): row[key] for key in row if key != "seed"} for task, row in found.items()}

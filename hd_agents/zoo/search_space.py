@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hd_agents.zoo.catalogue import folder
+from hd_agents.zoo.own_rows import read_yaml
 
 DEFAULT = "tuning.yml"
 FORMS = "write it as {low: 1, high: 9}, {low: 0.001, high: 0.1, log: true} or a list of choices"
@@ -19,13 +20,8 @@ def read(path: Path | None = None) -> Space:
 
     :raises ValueError: for a file that is none, naming the key and what is allowed.
     """
-    import yaml
-
     path = folder() / DEFAULT if path is None else path
-    try:
-        space = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    space = read_yaml(path)
     if not isinstance(space, dict) or not space:
         raise ValueError(f"{path} holds no search space: one line per argument; {FORMS}.")
     for key, values in space.items():
@@ -79,7 +75,7 @@ def _check(name: str, values: Any) -> None:
     low, high, log = values["low"], values["high"], values.get("log", False)
     for end in (low, high):
         if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
-            raise ValueError(f"{name}: {end!r} is no number; YAML wants 1.0e-4, with a point, or 0.0001.")
+            raise ValueError(f"{name}: {end!r} is no number.")
     if not isinstance(log, bool) or not low <= high or (log and low <= 0):
         raise ValueError(
             f"{name}={values!r}: low must not be above high, and above 0 where log (true or false) is true."
