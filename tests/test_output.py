@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert main(["list", "classic"]) == 1
     told = "hd-agents: not all of the output could be written: [Errno 28] No space left on device\n"
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has it.")
+def test_a_full_disk_is_told_where_it_shows_in_the_last_moment() -> None:
+    """A few lines are only written when the command ends: Python told of them in its own words, with status 120."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "hd_agents", "list", "cartpole"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    told = "hd-agents: not all of the output could be written: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 def test_a_full_disk_that_holds_the_log_ends_no_training(

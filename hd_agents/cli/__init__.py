@@ -48,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lasting() as output:
         try:
             status = options.run(options)
-            if output is not None and output.lost is not None:
-                print(f"hd-agents: not all of the output could be written: {output.lost}", file=sys.stderr)
-                return status or FAILED
+            if output is not None:
+                output.end()
+                if output.lost is not None:
+                    print(f"hd-agents: not all of the output could be written: {output.lost}", file=sys.stderr)
+                    return status or FAILED
             return status
         except UsageError as error:
             print(f"hd-agents: {error}", file=sys.stderr)

@@ -34,6 +34,15 @@ class Lasting:
         with self._outliving():
             self._stream.flush()
 
+    def end(self) -> None:
+        """Flush for the last time. What is not taken now goes nowhere, or Python's own flush at its end would fail."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._note(error)
+            with suppress(OSError):  # a stream without a file
+                self._go_nowhere()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
@@ -42,11 +51,17 @@ class Lasting:
         try:
             yield
         except OSError as error:
-            if error.errno == errno.EPIPE or (error.errno == errno.EIO and self._stream.isatty()):
-                with open(os.devnull, "w") as nowhere:
-                    os.dup2(nowhere.fileno(), self._stream.fileno())
-            elif self.lost is None:
-                self.lost = error
+            self._note(error)
+
+    def _note(self, error: OSError) -> None:
+        if error.errno == errno.EPIPE or (error.errno == errno.EIO and self._stream.isatty()):
+            self._go_nowhere()
+        elif self.lost is None:
+            self.lost = error
+
+    def _go_nowhere(self) -> None:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 @contextmanager
@@ -64,7 +79,7 @@ def lasting() -> Iterator[Lasting | None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
-                stream.flush()
+                stream.end()
         sys.stdout, sys.stderr = before
         _reconfigure(strict, "strict")
 
