@@ -1,6 +1,7 @@
 """Environments that raise, or whose process dies, are made anew; the episode is cut off and training goes on."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import struct
@@ -267,6 +268,17 @@ def test_close_ends_a_process_that_hangs(tmp_path: Path) -> None:
     env.step_async(np.zeros(1, int))
     env.close()
     assert not any(process.is_alive() for process in env.processes)
+
+
+def test_processes_end_where_one_of_them_makes_no_environment() -> None:
+    def broken() -> gym.Env[Any, Any]:
+        raise RuntimeError("no simulator")
+
+    before = set(multiprocessing.active_children())
+    with pytest.raises(RuntimeError, match="A process ended before its environment was made") as error:
+        RestartingSubprocVecEnv([broken, Fragile], "fork")
+    assert error.value.__cause__ is not None  # it holds the frames, and these the pipes
+    assert not set(multiprocessing.active_children()) - before
 
 
 def test_timeout_must_be_above_zero() -> None:

@@ -62,6 +62,9 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         try:
             super().__init__(env_fns, start_method)
         except DEAD as error:
+            for process in self.processes:  # the others, which would wait for as long as anybody keeps the error
+                process.kill()
+                process.join()
             raise RuntimeError(
                 "A process ended before its environment was made, see the traceback above: call the functions of "
                 "env_fns here first, one by one, to see which fails and why."
