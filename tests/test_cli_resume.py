@@ -22,7 +22,7 @@ from hd_agents.cli import facts, main, pictures, resuming, train
 from hd_agents.files import write_text
 from hd_agents.saving import checkpoint
 from hd_agents.saving.checkpoint import steps_in
-from tests.agents import Clock
+from tests.agents import Clock, tiny
 
 TINY = [
     f"--set={setting}"
@@ -288,9 +288,30 @@ def test_an_agent_whose_folder_is_full_goes_elsewhere(
     assert "agent.zip cannot be written: [Errno 28] No space left on device" in printed.err
     assert "pictures" not in printed.out
     if disk == "full":
-        (file,) = elsewhere.iterdir()
+        (file,) = elsewhere.glob("*.zip")  # torch may have made a folder of its own there
         assert f"The agent of 30 env steps is in {file}." in printed.out
         assert HarmonyDreamAgent.load(file, device="cpu").num_timesteps == 30
+
+
+def test_a_full_disk_without_a_temporary_folder_leaves_the_home_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    agent, runs, home = tiny(), tmp_path / "runs", tmp_path / "home"
+    save = type(agent).save
+
+    def full(agent: Any, path: Path) -> None:
+        if runs in path.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(agent, path)
+
+    monkeypatch.setattr(type(agent), "save", full)
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(Path, "home", lambda: home)
+    assert not train._saved(agent, runs / "agent.zip")
+    assert list(home.glob("runs_*_agent.zip"))
 
 
 def test_a_run_of_another_task_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,9 +209,9 @@ def _saved(agent: HarmonyDreamAgent, path: Path) -> bool:
         agent.save(path)
     except OSError as error:
         print(f"hd-agents: {path} cannot be written: {error}", file=sys.stderr, flush=True)
-        for folder in (Path(tempfile.gettempdir()), Path.home()):
-            place = folder / f"{path.parent.resolve().name}_{secrets.token_hex(4)}_{path.name}"
-            with suppress(OSError):
+        for folder in (tempfile.gettempdir, Path.home):
+            with suppress(OSError, RuntimeError):  # there may be no such folder: neither is found on a full disk
+                place = Path(folder()) / f"{path.parent.resolve().name}_{secrets.token_hex(4)}_{path.name}"
                 agent.save(place)
                 print(f"The agent of {agent.num_timesteps} env steps is in {place}.", flush=True)
                 break
