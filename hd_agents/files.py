@@ -1,5 +1,6 @@
 """Files that are whole or absent, and folders that one process at a time works in."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -66,6 +67,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems flush no folders
+                raise
         finally:
             os.close(folder)
 

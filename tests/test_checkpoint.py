@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,6 +185,20 @@ def test_full_disk_ends_with_a_message_and_the_last_one_intact(
     monkeypatch.undo()
     assert newest_intact(tmp_path).step == 20
     assert not [path for path in tmp_path.iterdir() if "40" in path.name]
+
+
+def test_a_file_system_that_flushes_no_folders_keeps_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some network file systems answer."""
+    flush = os.fsync
+
+    def refuse(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(file)
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    files.write_text(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text"
 
 
 def test_read_only_folder_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
