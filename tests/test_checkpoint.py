@@ -201,6 +201,18 @@ def test_a_file_system_that_flushes_no_folders_keeps_files_too(tmp_path: Path, m
     assert (tmp_path / "a").read_text() == "text"
 
 
+def test_a_claim_on_a_full_disk_can_be_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, text: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.os, "write", full)
+        checkpoint.claim(tmp_path)
+    checkpoint.release(tmp_path)
+    checkpoint.claim(tmp_path)
+    checkpoint.release(tmp_path)
+
+
 def test_read_only_folder_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

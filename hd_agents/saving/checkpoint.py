@@ -169,8 +169,9 @@ def claim(folder: Path) -> None:
     except OSError:  # a file system without locks
         os.close(descriptor)
         return
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    with suppress(OSError):  # a full disk: the number is for those who are kept out, and the lock holds without it
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
     _claimed[folder.resolve()] = descriptor, os.getpid()
 
 
