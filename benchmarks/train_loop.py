@@ -19,7 +19,7 @@ import torch
 from report import describe_machine, write_json
 
 from hd_agents import HarmonyDreamAgent
-from hd_agents.cli.tasks import make_env, parse_setting
+from hd_agents.cli.tasks import checked_env, parse_setting
 from hd_agents.spaces import ObservationCodec
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     settings = {"buffer_size": 10_000, "learning_starts": 200, "seed": 0} | dict(map(parse_setting, options.set))
-    env = make_env(options.env)
+    env = checked_env(options.env, {})
     agent = HarmonyDreamAgent(ObservationCodec(env.observation_space).policy, env, device=options.device, **settings)
     agent.learn(agent.learning_starts + 20)  # the first gradient steps are slower
     clock, updates = Clock(agent.device), agent._n_updates

@@ -125,9 +125,9 @@ def test_ids_of_the_suites_own_packages_are_known() -> None:
     pytest.importorskip("shimmy")
     pytest.importorskip("metaworld")
     script = """
-from hd_agents.cli.tasks import make_env
+from hd_agents.cli.tasks import checked_env
 for task, arguments in (("dm_control/walker-walk-v0", {}), ("Meta-World/MT1", {"env_name": "reach-v3"})):
-    print(make_env(task, env_kwargs=arguments).spec.id)
+    print(checked_env(task, arguments).spec.id)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.stdout.split() == ["dm_control/walker-walk-v0", "Meta-World/MT1"], result.stderr

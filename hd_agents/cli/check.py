@@ -18,7 +18,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
 from hd_agents.cli.errors import FAILED, UsageError
 from hd_agents.cli.soundness import is_raised, told, tried
-from hd_agents.cli.tasks import allow_tensor_cores, make_env, plan_of
+from hd_agents.cli.tasks import allow_tensor_cores, checked_env, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
 from hd_agents.graphs import WARMUP
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     """Check as asked and return the exit status: 0, or FAILED where the environment is not sound."""
     try:
         plan = plan_of(options)
-        env = make_env(plan.task, env_kwargs=plan.env_kwargs)
+        env = checked_env(plan.task, plan.env_kwargs)
     except UsageError:
         raise
     except Exception as error:  # whatever anybody's environment does

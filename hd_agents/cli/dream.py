@@ -16,7 +16,7 @@ from hd_agents.cli.enjoy import add_playing_flags, trained_on
 from hd_agents.cli.errors import UsageError, checked, require
 from hd_agents.cli.loading import check_spaces, env_kwargs_for, load_model
 from hd_agents.cli.running import sigterm_as_exit
-from hd_agents.cli.tasks import make_env, task_id
+from hd_agents.cli.tasks import checked_env, task_id
 from hd_agents.evaluation import acting, player_for
 from hd_agents.evaluation.episodes import SeededEpisodes
 from hd_agents.films.live_dream import LiveDream
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.agent}: {error} `{fix}` draws them as curves.") from error
     task = options.task or trained_on(options.agent)
     env_kwargs = env_kwargs_for(options.agent, task_id(task), options.env_kwargs)
-    env = SeededEpisodes(make_env(task, env_kwargs=env_kwargs), ())
+    env = SeededEpisodes(checked_env(task, env_kwargs), ())
     try:
         check_spaces(agent, options.agent, task, env)
         player = player_for(agent, acting(task_id(task), "paper"))

@@ -7,7 +7,7 @@ from hd_agents import zoo
 from hd_agents.cli import flags
 from hd_agents.cli.errors import UsageError, checked, make_folder, require
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model, training_of
-from hd_agents.cli.tasks import make_env, task_id
+from hd_agents.cli.tasks import checked_env, task_id
 from hd_agents.evaluation import acting, player_for
 from hd_agents.evaluation.episodes import SeededEpisodes
 from hd_agents.films import filming
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         checked(agent.imagine)  # which says why it cannot
     task = options.task or trained_on(options.agent)
     env_kwargs = env_kwargs_for(options.agent, task_id(task), options.env_kwargs)
-    env = SeededEpisodes(make_env(task, render=options.video is not None, env_kwargs=env_kwargs), ())
+    env = SeededEpisodes(checked_env(task, env_kwargs, drawn=options.video is not None), ())
     try:
         check_spaces(agent, options.agent, task, env)
         for path in (options.video, options.dream):

@@ -8,7 +8,7 @@ from pathlib import Path
 from hd_agents.cli import flags
 from hd_agents.cli.errors import UsageError, checked, make_folder
 from hd_agents.cli.loading import MODEL, MODELS_OWN, check_spaces, env_kwargs_for, load_model
-from hd_agents.cli.tasks import make_env, task_id
+from hd_agents.cli.tasks import checked_env, task_id
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import RULES, Evaluation, evaluate
 from hd_agents.files import write_text
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     agent = load_model(options.model, options.device, options.agent_class)
     task = task_id(options.task)
     env_kwargs = env_kwargs_for(options.model, task, options.env_kwargs)
-    env = make_env(task, env_kwargs=env_kwargs)  # says what is missing where there is no such task
+    env = checked_env(task, env_kwargs)  # says what is missing where there is no such task
     try:
         check_spaces(agent, options.model, task, env)
     finally:

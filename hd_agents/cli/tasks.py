@@ -121,13 +121,13 @@ def task_id(task: str) -> str:
     return str(checked(lambda: zoo.env_id(task)))
 
 
-def make_env(task: str, render: bool = False, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
-    """The task's environment, with `render_mode="rgb_array"` where asked and possible.
+def checked_env(task: str, env_kwargs: Mapping[str, Any], drawn: bool = False) -> gym.Env[Any, Any]:
+    """:func:`hd_agents.zoo.make_env`, which raises UsageError for an unknown task and arguments that it does not take.
 
-    Raises UsageError if unknown, and for arguments that it does not take.
+    What somebody's own environment raises without arguments is passed on.
     """
     try:
-        return make_with(task_id(task), env_kwargs or {}, render)
+        return make_with(task_id(task), env_kwargs, drawn)
     except (ValueError, OSError) as error:
         ours = str(gym.spec(task_id(task)).entry_point).startswith("hd_agents.")
         if not ours and (isinstance(error, OSError) or not env_kwargs):
@@ -141,7 +141,7 @@ def try_agent(plan: Plan, device: str) -> HarmonyDreamAgent:
     """An agent by these settings, whose environment is closed. Raises UsageError where there can be none, and for a
     class of one's own whose agents cannot be stored and loaded: better now than after hours.
     """
-    env = make_env(plan.task, env_kwargs=plan.env_kwargs)
+    env = checked_env(plan.task, plan.env_kwargs)
     try:
         made: HarmonyDreamAgent = checked(lambda: plan.agent_class(env=env, device=device, **plan.arguments))
     except TypeError as error:

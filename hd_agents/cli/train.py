@@ -22,7 +22,7 @@ from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_beginning
 from hd_agents.cli.resuming import begun, forget_logs, own_run_folder, resume, resume_command, told_folder
 from hd_agents.cli.running import stopped_once
-from hd_agents.cli.tasks import make_env, new_run_folder, plan_of, try_agent
+from hd_agents.cli.tasks import checked_env, new_run_folder, plan_of, try_agent
 from hd_agents.envs.closing import close
 from hd_agents.files import remove_unfinished
 from hd_agents.saving.checkpoint import CheckpointError, claim, release, steps_in
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         options = flags.changed(options, seed=options.seed or 0)
         plan = plan_of(options, trained)
-    close(make_env(plan.task, env_kwargs=plan.env_kwargs))  # a task that does not exist gets no folder
+    close(checked_env(plan.task, plan.env_kwargs))  # a task that does not exist gets no folder
     if plan.agent_class is not HarmonyDreamAgent:
         try_agent(plan, "cpu")
     hints.tell_machine(plan, options.device)
