@@ -18,7 +18,7 @@ from hd_agents.callbacks import ScoreCurve
 from hd_agents.cli import main
 from hd_agents.cli.errors import UsageError
 from hd_agents.cli.flags import plan_defaults
-from hd_agents.cli.resuming import begun
+from hd_agents.cli.resuming import plan_to_resume
 from hd_agents.cli.tasks import as_json, make_plan, parse_setting
 from hd_agents.evaluation import evaluate
 from hd_agents.saving.jsonable import ArchiveError
@@ -132,7 +132,7 @@ def test_a_run_that_goes_on_states_what_gives_its_own_again(tmp_path: Path) -> N
     own |= {"kind": "vec", "no": "none", "spaced": " a", "row": "[1]"}
     (tmp_path / "run.json").write_text(json.dumps({"env_kwargs": own}))
     told = {**plan_defaults(), "task": "CartPole-v1", "seed": None, "settings": ["size=nano"]}
-    plan, options = begun(argparse.Namespace(**told), tmp_path)
+    plan, options = plan_to_resume(argparse.Namespace(**told), tmp_path)
     settings = options.settings
     assert plan.env_kwargs == own
     assert settings[0] == "size=nano"

@@ -15,7 +15,7 @@ from hd_agents.cli import flags, hints, runs, train
 from hd_agents.cli.curves import curves_of, draw_mean
 from hd_agents.cli.errors import FAILED, UsageError, make_folder, require
 from hd_agents.cli.figures import COLOURS
-from hd_agents.cli.resuming import changed_settings, told_folder
+from hd_agents.cli.resuming import changed_settings, folder_to_resume
 from hd_agents.cli.running import locked
 from hd_agents.cli.runs import Run, make_run
 from hd_agents.cli.tasks import new_run_folder, try_agent
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     require("train", *train.NEEDED)
     train.check_flags(options)
     variants = _variants(options)
-    resumed = told_folder(options, "comparison") if options.resume else None
+    resumed = folder_to_resume(options, "comparison") if options.resume else None
     asked = [_run(name, seed, variants, options) for seed in flags.seeds(options) for name in variants]
     plan = asked[0].plan
     for one in asked[: len(variants)]:

@@ -33,7 +33,7 @@ OF_ENV = "env_kwargs."  # what `--env-kwargs` puts before its settings
 WITHOUT_INFLUENCE = ("track_project", "checkpoint_every", "eval_every", "eval_episodes", "device")  # on the agent
 
 
-def told_folder(options: argparse.Namespace, what: str) -> Path:
+def folder_to_resume(options: argparse.Namespace, what: str) -> Path:
     """The folder that ``--resume`` goes on in. Raises UsageError if none was given."""
     if options.folder is None:
         raise UsageError(f"--resume needs --folder, the folder of the {what} itself, such as --folder runs/my_{what}.")
@@ -53,7 +53,7 @@ def own_run_folder(folder: Path) -> Path:
     return folder
 
 
-def begun(options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Namespace]:
+def plan_to_resume(options: argparse.Namespace, folder: Path) -> tuple[Plan, argparse.Namespace]:
     """Plan and options of a run that goes on: with its seed, environments and trained agent where none were typed.
 
     The trained agent is not read again, but its networks are kept. Raises UsageError where another task, other
@@ -123,7 +123,7 @@ def _as_settings(env_kwargs: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def resume(
+def resume_agent(
     checkpoint: RunCheckpoint, plan: Plan, env: VecEnv, options: argparse.Namespace, folder: Path
 ) -> HarmonyDreamAgent | None:
     """The run's agent where it was stored last, with what was typed now in place of what was typed then."""
@@ -149,16 +149,16 @@ def resume(
 
 def resume_command(options: argparse.Namespace, folder: Path) -> str:
     """What to type to go on with this run."""
-    return shlex.join(["hd-agents", "train", options.task, "--folder", str(folder), "--resume", *typed(options)])
+    return shlex.join(["hd-agents", "train", options.task, "--folder", str(folder), "--resume", *typed_flags(options)])
 
 
 def repeat_command(task: str, options: argparse.Namespace) -> str:
     """What to type for the same run on another machine: without folders, device, and what has no influence on it."""
     usual = {"track": False, "no_video": False, **{name: DEFAULTS[name] for name in WITHOUT_INFLUENCE}}
-    return shlex.join(["hd-agents", "train", task, *typed(flags.changed(options, **usual))])
+    return shlex.join(["hd-agents", "train", task, *typed_flags(flags.changed(options, **usual))])
 
 
-def typed(options: argparse.Namespace) -> list[str]:
+def typed_flags(options: argparse.Namespace) -> list[str]:
     """The flags of `train`, other than folders, that give these options again; those at their defaults are left out."""
     flags = [flag for flag, given in (("--track", options.track), ("--no-video", options.no_video)) if given]
     for flag, default in DEFAULTS.items():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes, read_evaluation
-from hd_agents.cli.resuming import typed
+from hd_agents.cli.resuming import typed_flags
 from hd_agents.cli.running import Job, last_line, run_jobs
 from hd_agents.cli.tasks import class_in, plan_of
 from hd_agents.progress import bar_is_seen
@@ -58,7 +58,7 @@ class Run(NamedTuple):
     def job(self) -> Job:
         """The commands that are left of it: to train it, unless it has been evaluated before, and to evaluate it."""
         options, task = self.options, self.options.task
-        training = (*PROGRAM, "train", task, "--folder", str(self.folder), "--resume", *typed(options))
+        training = (*PROGRAM, "train", task, "--folder", str(self.folder), "--resume", *typed_flags(options))
         evaluation = [*PROGRAM, "evaluate", task, "--model", str(self.folder / AGENT_FILE)]
         evaluation += ["--seed", str(EVALUATION_SEED), "--n-envs", str(EVALUATION_ENVS), "--device", options.device]
         evaluation += ["--output", str(self.folder / EVALUATION)]

@@ -20,7 +20,14 @@ from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES, read_
 from hd_agents.cli.errors import FAILED, UsageError, require
 from hd_agents.cli.facts import Facts, Report, write_config
 from hd_agents.cli.loading import MODEL, load_beginning
-from hd_agents.cli.resuming import begun, forget_logs, own_run_folder, resume, resume_command, told_folder
+from hd_agents.cli.resuming import (
+    folder_to_resume,
+    forget_logs,
+    own_run_folder,
+    plan_to_resume,
+    resume_agent,
+    resume_command,
+)
 from hd_agents.cli.running import stopped_once
 from hd_agents.cli.tasks import checked_env, new_run_folder, plan_of, try_agent
 from hd_agents.envs.closing import close
@@ -69,12 +76,12 @@ def run(options: argparse.Namespace) -> int:
     """Train as asked and return the exit status: 0; 1 after an error; 130 or 143 when Ctrl-C or SIGTERM ended it."""
     require("train", *NEEDED)
     check_flags(options)
-    resumed = told_folder(options, "run") if options.resume else None
+    resumed = folder_to_resume(options, "run") if options.resume else None
     resuming = resumed is not None and bool(steps_in(resumed / CHECKPOINTS))
     begins = options.trained_agent is not None and not resuming
     trained = load_beginning(options.trained_agent, options.settings) if begins else None
     if resumed and resuming:
-        plan, options = begun(options, resumed)
+        plan, options = plan_to_resume(options, resumed)
     else:
         options = flags.changed(options, seed=options.seed or 0)
         plan = plan_of(options, trained)
@@ -97,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
                 )
             remove_unfinished(folder)
         env = plan.make_envs(options.seed, folder, resuming)
-        agent = resume(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
+        agent = resume_agent(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options)
         with tracking.tracked(options, folder, plan.settings(options.seed)):
             agent.set_logger(configure(str(folder / LOGS), ["tensorboard"]))
