@@ -186,11 +186,11 @@ class RunCheckpoint(BaseCallback):
     def _save(self) -> None:
         step = self.model.num_timesteps
         last = self._kept[-1] if self._kept else None
-        turn = last.turn + 1 if last is not None and last.step == step else 0
-        if turn and self._is_stored(self.model):
+        repeat = last.repeat + 1 if last is not None and last.step == step else 0
+        if repeat and self._is_stored(self.model):
             return
         try:
-            self._remember(self._write(step, turn, last), self.model)
+            self._remember(self._write(step, repeat, last), self.model)
             prune(self.folder, self._kept)
             self._there = all_in(self.folder)
         except OSError as error:
@@ -208,7 +208,7 @@ class RunCheckpoint(BaseCallback):
         replay = agent.replay_buffer
         return (agent._n_updates, replay.added) == (self._updates, self._added) and replay.history is self._history
 
-    def _write(self, step: int, turn: int, last: Manifest | None) -> Manifest:
+    def _write(self, step: int, repeat: int, last: Manifest | None) -> Manifest:
         agent: Any = self.model
         replay = agent.replay_buffer
         if last is None or replay.history is not self._history or not is_whole(self.folder, last):
@@ -217,12 +217,12 @@ class RunCheckpoint(BaseCallback):
             files, since = dict(last.replay), self._added
         new = [min(added - old, replay.rows_per_env) for added, old in zip(replay.added, since, strict=True)]
         if any(new):
-            name = file_name("replay", step, turn)
+            name = file_name("replay", step, repeat)
             replay.save(self.folder / name, since)
             files[name] = new
-        agent.save(self.folder / file_name("agent", step, turn))
-        write_archive(self.folder / file_name("state", step, turn), *run_state(agent))
-        return commit(self.folder, step, turn, _still_in_ring(files, replay.rows_per_env), last)
+        agent.save(self.folder / file_name("agent", step, repeat))
+        write_archive(self.folder / file_name("state", step, repeat), *run_state(agent))
+        return commit(self.folder, step, repeat, _still_in_ring(files, replay.rows_per_env), last)
 
     def _remember(self, manifest: Manifest, agent: Any) -> None:
         self._kept = [*self._kept, manifest][-self.keep :]

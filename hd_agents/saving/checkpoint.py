@@ -46,7 +46,7 @@ class CheckpointError(ArchiveError):
 
 
 class Manifest(NamedTuple):
-    """One checkpoint: the env ``step`` it was made at, which one at that step (``turn``, from 0), and its files.
+    """One checkpoint: the env ``step`` it was made at, how many had been made there before (``repeat``), and its files.
 
     ``files`` is name to (size in bytes, SHA-256 in hexadecimal); ``replay`` is the name of each file of rows, oldest
     first, to how many it has of each environment.
@@ -55,16 +55,16 @@ class Manifest(NamedTuple):
     step: int
     files: dict[str, tuple[int, str]]
     replay: dict[str, list[int]]
-    turn: int = 0
+    repeat: int = 0
 
     def name(self, kind: str) -> str:
         """The name of its file of a kind."""
-        return file_name(kind, self.step, self.turn)
+        return file_name(kind, self.step, self.repeat)
 
 
-def file_name(kind: str, step: int, turn: int = 0) -> str:
+def file_name(kind: str, step: int, repeat: int = 0) -> str:
     """The name of a file; ``kind`` is "agent", "state", "replay" or "checkpoint"."""
-    return f"{kind}-{step:012d}{f'-{turn}' if turn else ''}.{SUFFIXES[kind]}"
+    return f"{kind}-{step:012d}{f'-{repeat}' if repeat else ''}.{SUFFIXES[kind]}"
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -73,7 +73,7 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def all_in(folder: Path) -> list[tuple[int, int]]:
-    """Step and turn of the checkpoints in a folder, intact or not, newest first."""
+    """Step and repeat of the checkpoints in a folder, intact or not, newest first."""
     found = [OURS.fullmatch(path.name) for path in folder.glob("checkpoint-*.json")]
     return sorted(((int(match[2]), int(match[3] or 0)) for match in found if match), reverse=True)
 
@@ -86,11 +86,11 @@ def newest_intact(folder: Path) -> Manifest | None:
     :raises CheckpointError: if there are checkpoints, but no intact one.
     """
     problems = []
-    for step, turn in all_in(folder):
+    for step, repeat in all_in(folder):
         try:
-            return read_checkpoint(folder, step, turn)
+            return read_checkpoint(folder, step, repeat)
         except (CheckpointError, OSError) as error:
-            problems.append(f"{folder / file_name('checkpoint', step, turn)} is damaged: {error}")
+            problems.append(f"{folder / file_name('checkpoint', step, repeat)} is damaged: {error}")
             warnings.warn(f"{problems[-1]} It is skipped.", UserWarning, stacklevel=3)
     if problems:
         raise CheckpointError(
@@ -100,28 +100,31 @@ def newest_intact(folder: Path) -> Manifest | None:
     return None
 
 
-def read_checkpoint(folder: Path, step: int, turn: int = 0) -> Manifest:
-    """The checkpoint of a step and turn, after all of its files have been compared with their checksums.
+def read_checkpoint(folder: Path, step: int, repeat: int = 0) -> Manifest:
+    """The checkpoint of a step and repeat, after all of its files have been compared with their checksums.
 
     :raises CheckpointError: saying which file is damaged, and how.
     """
-    manifest = _read_manifest(folder / file_name("checkpoint", step, turn), step, turn)
+    manifest = _read_manifest(folder / file_name("checkpoint", step, repeat), step, repeat)
     for name, (size, checksum) in manifest.files.items():
         _verify(folder / name, size, checksum)
     return manifest
 
 
-def commit(folder: Path, step: int, turn: int, replay: Mapping[str, Sequence[int]], known: Manifest | None) -> Manifest:
+def commit(
+    folder: Path, step: int, repeat: int, replay: Mapping[str, Sequence[int]], known: Manifest | None
+) -> Manifest:
     """Make a checkpoint of files that are in their places already.
 
     :param replay: as in :class:`Manifest`. :param known: an earlier checkpoint; its sums of the same rows still hold.
     :raises OSError: if the folder cannot be read or written.
     """
-    names = [file_name("agent", step, turn), file_name("state", step, turn), *replay]
+    names = [file_name("agent", step, repeat), file_name("state", step, repeat), *replay]
     old = {} if known is None else {name: known.files[name] for name in known.replay}
     files = {name: old.get(name) or _sums(folder / name) for name in names}
-    manifest = Manifest(step, files, {name: list(rows) for name, rows in replay.items()}, turn)
-    document = {"format": FORMAT, "version": VERSION, **manifest._asdict()}
+    manifest = Manifest(step, files, {name: list(rows) for name, rows in replay.items()}, repeat)
+    document = {"format": FORMAT, "version": VERSION, "step": step, "files": files, "replay": manifest.replay}
+    document["turn"] = repeat
     text = json.dumps({**document, "sha256": _sum_of(document)}, indent=1)
     write_text(folder / manifest.name("checkpoint"), text)
     return manifest
@@ -181,7 +184,7 @@ def release(folder: Path) -> None:
         os.close(claimed[0])
 
 
-def _read_manifest(path: Path, step: int, turn: int) -> Manifest:
+def _read_manifest(path: Path, step: int, repeat: int) -> Manifest:
     if path.stat().st_size > MAX_MANIFEST:
         raise CheckpointError(f"it has {path.stat().st_size:,} bytes, at most {MAX_MANIFEST:,} are allowed.")
     try:
@@ -199,8 +202,8 @@ def _read_manifest(path: Path, step: int, turn: int) -> Manifest:
     except DAMAGE as error:
         raise CheckpointError(f"its text is not that of a checkpoint ({type(error).__name__}: {error}).") from error
     foreign = sorted(name for name in files if not OURS.fullmatch(name))
-    needed = {file_name("agent", step, turn), file_name("state", step, turn), *replay}
-    if (manifest.step, manifest.turn) != (step, turn) or foreign or files.keys() != needed:
+    needed = {file_name("agent", step, repeat), file_name("state", step, repeat), *replay}
+    if (manifest.step, manifest.repeat) != (step, repeat) or foreign or files.keys() != needed:
         raise CheckpointError(f"it names other files than a checkpoint of step {step} has: {sorted(files)}.")
     return manifest
 
