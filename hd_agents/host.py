@@ -33,8 +33,8 @@ def available_memory() -> int | None:
                 break
     with suppress(OSError, ValueError):  # no container, one without a limit, or an older kind
         limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
-        cache = re.search(r"^inactive_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.MULTILINE)
-        found.append(max(0, limit - used + int(cache[1] if cache else 0)))
+        inactive = re.search(r"^inactive_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.MULTILINE)
+        found.append(max(0, limit - used + int(inactive[1] if inactive else 0)))
     return min(found, default=None)
 
 

@@ -19,7 +19,7 @@ from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import build_parser, flags, hints, main, pictures, tasks
 from hd_agents.cli.curves import read_episodes
 from hd_agents.cli.errors import UsageError
-from hd_agents.cli.facts import Report
+from hd_agents.cli.facts import ReturnPrinter
 from hd_agents.cli.resuming import repeat_command, resume_command
 from hd_agents.cli.tasks import make_plan, new_run_folder, parse_setting
 from hd_agents.envs.restarting import RestartingEnv
@@ -192,7 +192,7 @@ def test_a_first_episode_that_is_long_is_reported_once(
     agent.num_timesteps = before
     written: list[int] = []
     facts: Any = SimpleNamespace(write=lambda: written.append(agent.num_timesteps))
-    agent.learn(80, callback=Report(10, facts), reset_num_timesteps=False)
+    agent.learn(80, callback=ReturnPrinter(10, facts), reset_num_timesteps=False)
     lines = re.findall(r"(\d+) env steps: return +43.00 \(mean of last 1\)", capsys.readouterr().out)
     assert [int(line) for line in lines] == expected
     assert written == expected  # lest a run that is killed has no facts
@@ -202,7 +202,7 @@ def test_reports_are_of_the_latest_episodes(capsys: pytest.CaptureFixture[str]) 
     space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     facts: Any = SimpleNamespace(write=lambda: None)
     tiny(env=Scripted(space, spaces.Discrete(2), length=3), learning_starts=10_000).learn(
-        60, callback=Report(60, facts)
+        60, callback=ReturnPrinter(60, facts)
     )
     assert "60 env steps: return     3.00 (mean of last 10)\n" in capsys.readouterr().out
 

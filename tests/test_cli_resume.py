@@ -39,10 +39,10 @@ def learn(folder: Path, *arguments: str) -> int:
     return main(["train", "CartPole-v1", "--folder", str(folder), "--device", "cpu", *TINY, *arguments])
 
 
-def stop_by(number: signal.Signals) -> Callable[[train.Report], bool]:
+def stop_by(number: signal.Signals) -> Callable[[train.ReturnPrinter], bool]:
     """A report that sends its own process a signal after 46 env steps."""
 
-    def stop(report: train.Report) -> bool:
+    def stop(report: train.ReturnPrinter) -> bool:
         if report.num_timesteps == 46:
             signal.raise_signal(number)
         return True
@@ -110,7 +110,7 @@ def test_stopped_run_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train.Report, "_on_step", stop_by(number))
+    monkeypatch.setattr(train.ReturnPrinter, "_on_step", stop_by(number))
     assert learn(tmp_path, "--steps", "100", "--checkpoint-every", "1e3") == status
     printed = capsys.readouterr().out
     assert ("pictures" in printed) == (number == signal.SIGINT)  # whoever terminates a process wants it to end
@@ -154,8 +154,8 @@ def test_episodes_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     assert texts == [head + "1,10,1.0\n2,20,4.0\n", head, head]
 
 
-def fail_at(step: int) -> Callable[[train.Report], bool]:
-    def fail(report: train.Report) -> bool:
+def fail_at(step: int) -> Callable[[train.ReturnPrinter], bool]:
+    def fail(report: train.ReturnPrinter) -> bool:
         if report.num_timesteps == step:
             raise RuntimeError("power lost")
         return True
@@ -176,7 +176,7 @@ def test_rows_of_closed_episodes_are_not_made_up_for_by_others(tmp_path: Path, m
     words += ["--device", "cpu", "--steps", "100", "--set=learning_starts=1000"]
     for step in (39, 59):
         with monkeypatch.context() as patch:
-            patch.setattr(train.Report, "_on_step", fail_at(step))
+            patch.setattr(train.ReturnPrinter, "_on_step", fail_at(step))
             assert main(words) == 1
     assert main(words) == 0
     agent = HarmonyDreamAgent.load(tmp_path / "agent.zip", device="cpu")
@@ -193,7 +193,7 @@ def test_tensorboard_has_every_step_once(tmp_path: Path, monkeypatch: pytest.Mon
     words = ["--resume", "--checkpoint-every", "50", "--steps", "300"]
     assert learn(tmp_path / "straight", *words) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(train.Report, "_on_step", fail_at(248))
+        patch.setattr(train.ReturnPrinter, "_on_step", fail_at(248))
         assert learn(tmp_path / "killed", *words) == 1
     for _ in range(2):  # a second time after its end
         assert learn(tmp_path / "killed", *words) == 0
@@ -247,7 +247,7 @@ def test_a_run_without_checkpoints_leaves_its_agent(
 ) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # without the fix not the end of all tests
     try:
-        monkeypatch.setattr(train.Report, "_on_step", stop_by(number))
+        monkeypatch.setattr(train.ReturnPrinter, "_on_step", stop_by(number))
         assert learn(tmp_path, "--steps", "100") == status
     finally:
         signal.signal(signal.SIGTERM, before)

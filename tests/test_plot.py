@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from hd_agents import zoo
 from hd_agents.cli import figures, main, plot
-from hd_agents.cli.plot import OURS, Run
+from hd_agents.cli.plot import OURS, KnownRun
 from hd_agents.evaluation.aggregates import MEASURES, Estimate
 from hd_agents.evaluation.scores import prediction_interval
 from hd_agents.zoo.results import append_row
@@ -22,9 +22,9 @@ from tests.test_results import ROW
 OFFICIAL = ["HarmonyDream (official)", "DreamerV3 (their rerun)"]
 
 
-def scored(name: str, seed: int, score: float, **settings: Any) -> Run:
+def scored(name: str, seed: int, score: float, **settings: Any) -> KnownRun:
     row = {"name": name, "mean_return": 500.0, "success_rate": None, "human_normalized_score": score}
-    return Run(name, seed, settings, row, None)
+    return KnownRun(name, seed, settings, row, None)
 
 
 def make_run(folder: Path, seed: int, evaluated: bool = True, **settings: Any) -> None:
@@ -47,7 +47,7 @@ def test_runs_are_called_by_what_tells_them_apart() -> None:
 
 def test_a_setting_that_is_told_is_no_other_than_the_same_one_left_out() -> None:
     told = [{"harmony": True, "gamma": 0.9}, {"gamma": 0.9}, {"harmony": False, "gamma": 0.9}]
-    runs = [Run("a", seed, settings, None, Path("runs")) for seed, settings in enumerate(told)]
+    runs = [KnownRun("a", seed, settings, None, Path("runs")) for seed, settings in enumerate(told)]
     assert plot.label(runs[:2]) == [OURS, OURS]
     assert plot.label(runs) == [OURS, OURS, "harmony False"]
 
@@ -193,9 +193,9 @@ def test_games_without_published_scores_stand_alone() -> None:
 
 def test_what_is_there_twice_counts_once(tmp_path: Path) -> None:
     row = {"name": "classic/Catch", "seed": 0, "commit": "abc", "wall_seconds": 3.0, "command": "c"}
-    other, folder = {**row, "seed": 1}, Run("classic/Catch", 0, {}, row, tmp_path / "a")
-    bare = Run("classic/Catch", 0, {}, None, tmp_path / "bare")
-    rows = [Run("classic/Catch", one["seed"], {}, one, None) for one in (row, other, dict(row))]
+    other, folder = {**row, "seed": 1}, KnownRun("classic/Catch", 0, {}, row, tmp_path / "a")
+    bare = KnownRun("classic/Catch", 0, {}, None, tmp_path / "bare")
+    rows = [KnownRun("classic/Catch", one["seed"], {}, one, None) for one in (row, other, dict(row))]
     assert plot._once([*rows, bare, folder, bare]) == [rows[1], bare, folder]
     as_long, with_gamma = folder._replace(folder=tmp_path / "b"), rows[0]._replace(row={**row, "command": "c gamma"})
     assert plot._once([folder, as_long, folder]) == [folder, as_long], "other runs that took as many seconds"
@@ -244,10 +244,10 @@ def test_damaged_files_of_a_run_are_named(
 
 
 def test_runs_are_told_apart_by_what_only_one_of_them_states() -> None:
-    def logged(**settings: object) -> Run:
-        return Run("classic/Catch", 0, {"gamma": 0.9, **settings}, None, Path("a"))
+    def logged(**settings: object) -> KnownRun:
+        return KnownRun("classic/Catch", 0, {"gamma": 0.9, **settings}, None, Path("a"))
 
-    row = Run("classic/Catch", 0, {"size": "nano"}, {}, None)  # says nothing of the horizon
+    row = KnownRun("classic/Catch", 0, {"size": "nano"}, {}, None)  # says nothing of the horizon
     assert plot.label([logged(), logged(horizon=3), row]) == ["hd_agents", "horizon 3", "hd_agents"]
     assert plot.label([logged(), logged(), row]) == ["hd_agents"] * 3
 

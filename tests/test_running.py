@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hd_agents.cli.errors import UsageError
-from hd_agents.cli.running import LEAVE, Job, last_line, locked, run_jobs, stopped_once
+from hd_agents.cli.running import EXIT_SIGNALS, Job, last_line, locked, run_jobs, stopped_once
 
 
 def shell(name: str, folder: Path, *scripts: str) -> Job:
@@ -45,7 +45,7 @@ def test_so_many_run_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), *((one, SystemExit) for one in LEAVE)]
+    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), *((one, SystemExit) for one in EXIT_SIGNALS)]
 )
 def test_stopping_lets_the_jobs_store_themselves(
     number: signal.Signals, expected: type[BaseException], tmp_path: Path
@@ -57,11 +57,11 @@ def test_stopping_lets_the_jobs_store_themselves(
         if all(last_line(job.log) == "ready" for job in running):
             signal.raise_signal(number)
 
-    before = [signal.getsignal(one) for one in LEAVE]
+    before = [signal.getsignal(one) for one in EXIT_SIGNALS]
     with pytest.raises(expected):
         run_jobs(jobs, 2, ignore, stop)
     assert [last_line(job.log) for job in jobs] == ["stored", "stored", ""]
-    assert [signal.getsignal(one) for one in LEAVE] == before
+    assert [signal.getsignal(one) for one in EXIT_SIGNALS] == before
 
 
 def test_jobs_run_in_other_threads_too(tmp_path: Path) -> None:
@@ -103,13 +103,13 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("first", "raised"), [(signal.SIGINT, KeyboardInterrupt), *((one, SystemExit) for one in LEAVE)]
+    ("first", "raised"), [(signal.SIGINT, KeyboardInterrupt), *((one, SystemExit) for one in EXIT_SIGNALS)]
 )
 def test_what_comes_after_the_first_signal_is_left_alone(first: int, raised: type[BaseException]) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, *LEAVE)]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, *EXIT_SIGNALS)]
     with stopped_once():
         with pytest.raises(raised):
             signal.raise_signal(first)
-        for number in (signal.SIGINT, *LEAVE, signal.SIGINT):
+        for number in (signal.SIGINT, *EXIT_SIGNALS, signal.SIGINT):
             signal.raise_signal(number)  # while it is being saved
-    assert [signal.getsignal(number) for number in (signal.SIGINT, *LEAVE)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, *EXIT_SIGNALS)] == before

@@ -23,7 +23,7 @@ from hd_agents.cli import (
     train,
     tune,
 )
-from hd_agents.cli.errors import FAILED, FULL, UsageError
+from hd_agents.cli.errors import DISK_FULL, FAILED, UsageError
 from hd_agents.cli.output import lasting
 from hd_agents.evaluation.episodes import EpisodeError
 from hd_agents.saving.checkpoint import CheckpointError
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hd-agents: {error}", file=sys.stderr)
             return FAILED
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL:
                 raise
             print(f"hd-agents: {error}", file=sys.stderr)
             return FAILED

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
 from hd_agents.cli.errors import FAILED, UsageError
-from hd_agents.cli.soundness import is_raised, told, tried
+from hd_agents.cli.soundness import check_repeatedly, is_raised, one_line
 from hd_agents.cli.tasks import allow_tensor_cores, checked_env, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
@@ -74,9 +74,9 @@ def run(options: argparse.Namespace) -> int:
     except UsageError:
         raise
     except Exception as error:  # whatever anybody's environment does
-        print(f"{options.task}: NOT SOUND, it cannot be made: {told(error)}")
+        print(f"{options.task}: NOT SOUND, it cannot be made: {one_line(error)}")
         return FAILED
-    fault, remarks = tried(env, plan.make_env)
+    fault, remarks = check_repeatedly(env, plan.make_env)
     print(f"{plan.task}: {'NOT SOUND: ' + fault if fault else 'passed the checks of Gymnasium'}", flush=True)
     for remark in remarks:
         print(f"  remark: {remark}")
@@ -98,8 +98,8 @@ def run(options: argparse.Namespace) -> int:
             print(_warning(failures, plan, agent))
         print(_tell(plan, agent, times))
     except Exception as error:
-        print(f"NOT SOUND: it cannot be played: {told(error)}")
-        fault = fault or told(error)
+        print(f"NOT SOUND: it cannot be played: {one_line(error)}")
+        fault = fault or one_line(error)
     finally:
         close(envs)
     if busy > 1.0:

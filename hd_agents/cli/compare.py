@@ -202,8 +202,8 @@ def draw(path: Path, task: str, rows: list[dict[str, Any]], names: Sequence[str]
     curves, pairs = figure.subplots(1, 2, width_ratios=(2, 1))
     found, returns = curves_of([Path(row["folder"]) for row in rows])
     for name, colour in zip(names, cycle(COLOURS), strict=False):
-        runs = [curve for curve, row in zip(found, rows, strict=True) if row["variant"] == name]
-        draw_mean(curves, runs, colour, MEANING.get(name, name))
+        own = [curve for curve, row in zip(found, rows, strict=True) if row["variant"] == name]
+        draw_mean(curves, own, colour, MEANING.get(name, name))
     for seed in {row["seed"] for row in rows}:
         pairs.plot(names, [scores(rows, name).get(seed, np.nan) for name in names], "o-", color="#777777")
     curves.set(title=task, xlabel="env steps", ylabel=returns)

@@ -12,7 +12,7 @@ from hd_agents import extras
 from hd_agents.saving.jsonable import DamagedError
 
 FAILED = 1  # exit status where nothing was wrong with the command but what it ran failed: a training, a verification
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: no room on the disk, or in what a user may have of it
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: no room on the disk, or in what a user may have of it
 
 
 class UsageError(Exception):
@@ -26,7 +26,7 @@ def checked(action: Callable[[], Any]) -> Any:
     try:
         return action()
     except (OSError, ValueError, ImportError, gym.error.Error) as error:
-        if isinstance(error, DamagedError) or (isinstance(error, OSError) and error.errno in FULL):
+        if isinstance(error, DamagedError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
             raise
         raise UsageError(str(error)) from error
 

@@ -66,7 +66,7 @@ def _beginning(trained: HarmonyDreamAgent | None, name: str | None) -> dict[str,
     return {"trained_agent": {"model": name, "env_steps": trained.num_timesteps, "gradient_steps": trained._n_updates}}
 
 
-class Report(BaseCallback):
+class ReturnPrinter(BaseCallback):
     """Prints the return of the latest episodes above the progress bar, and keeps the run's facts."""
 
     def __init__(self, every: int, facts: Facts) -> None:

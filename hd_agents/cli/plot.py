@@ -25,7 +25,7 @@ OURS = "hd_agents"
 TOLD = ("backbone", "harmony", "size", "preset", "env_steps")  # of a row of results
 
 
-class Run(NamedTuple):
+class KnownRun(NamedTuple):
     """A training run that something is known of.
 
     :param name: of the task. :param settings: what tells it apart from runs by other settings.
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def label(runs: Sequence[Run]) -> list[str]:
+def label(runs: Sequence[KnownRun]) -> list[str]:
     """What each run is called: the settings in which it differs from others of its task, or OURS if all are alike."""
     settings = [one.settings for one in runs]
     varying: list[str] = []
@@ -103,7 +103,7 @@ def _default(setting: str) -> Any:
     return inspect.Parameter.empty if parameter is None else parameter.default
 
 
-def scores(suite: str, runs: Sequence[Run], labels: Sequence[str], whole: bool = False) -> dict[str, np.ndarray]:
+def scores(suite: str, runs: Sequence[KnownRun], labels: Sequence[str], whole: bool = False) -> dict[str, np.ndarray]:
     """Method -> normalised scores (R, K) of the K tasks that every method has, with as many runs as each task has.
 
     The published methods come last. Empty where no score of the suite can be normalised.
@@ -170,7 +170,7 @@ def _aggregate(found: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
 
 
 def _curves(
-    runs: Sequence[Run], labels: Sequence[str], asked: Sequence[str]
+    runs: Sequence[KnownRun], labels: Sequence[str], asked: Sequence[str]
 ) -> tuple[dict[str, dict[str, list[Curve]]], str]:
     """Task -> method -> curves, the published ones last: of tasks that were run here, and of the suites asked for.
 
@@ -191,7 +191,7 @@ def _curves(
     return found, returns
 
 
-def _points(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
+def _points(runs: Sequence[KnownRun], labels: Sequence[str]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
     """Task -> method -> the rows of its runs; the published scores of these tasks last, as rows too."""
     found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for one, name in zip(runs, labels, strict=True):
@@ -204,10 +204,10 @@ def _points(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, dict[str, l
     return found
 
 
-def _once(runs: Iterable[Run]) -> list[Run]:
+def _once(runs: Iterable[KnownRun]) -> list[KnownRun]:
     """Without what is there twice: in two tables, or in a folder, which tells more, and in its table."""
 
-    def told(one: Run, *more: str) -> tuple[Any, ...]:
+    def told(one: KnownRun, *more: str) -> tuple[Any, ...]:
         row = one.row or {}
         is_known = row.get("wall_seconds") is not None  # else it was written by hand, and says too little
         return tuple(row.get(key) for key in (*SAME_RUN, *more)) if is_known else (id(one),)
@@ -218,7 +218,7 @@ def _once(runs: Iterable[Run]) -> list[Run]:
     return [one for one in alone.values() if one.folder is not None or told(one) not in logged]
 
 
-def _read(what: str) -> Iterable[Run]:
+def _read(what: str) -> Iterable[KnownRun]:
     """The runs of a suite's results, of a table, or of a folder."""
     if what in suites():
         return map(_of_row, checked(lambda: zoo.results(what)))
@@ -234,12 +234,12 @@ def _read(what: str) -> Iterable[Run]:
     return runs
 
 
-def _of_row(row: Mapping[str, Any]) -> Run:
+def _of_row(row: Mapping[str, Any]) -> KnownRun:
     settings = {key: row[key] for key in TOLD} | settings_of(row["command"])
-    return Run(row["name"], row["seed"], settings, row, None)
+    return KnownRun(row["name"], row["seed"], settings, row, None)
 
 
-def _of_folder(folder: Path) -> Run:
+def _of_folder(folder: Path) -> KnownRun:
     found = settings_in(folder)
     if len(found) != 1 or "seed" not in (settings := next(iter(found.values()))):
         raise DamagedError(f"{folder / CONFIG} is damaged: it should hold one task with its settings and seed.")
@@ -249,4 +249,4 @@ def _of_folder(folder: Path) -> Run:
         row = {"success_rate": None, "human_normalized_score": None, **played, "name": name, "seed": settings["seed"]}
         row |= {key: facts.get(key) for key in ("commit", "wall_seconds")}
         row["interval"] = prediction_interval(played["returns"], played["episodes"])
-    return Run(name, settings.pop("seed"), settings, row, folder)
+    return KnownRun(name, settings.pop("seed"), settings, row, folder)

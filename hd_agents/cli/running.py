@@ -15,7 +15,7 @@ from hd_agents.host import cores
 from hd_agents.signals import SIGNALS, Handlers
 
 POLL_SECONDS = 0.2
-LEAVE = [number for name, number in SIGNALS.items() if name != "SIGINT"]
+EXIT_SIGNALS = [number for name, number in SIGNALS.items() if name != "SIGINT"]
 
 
 class Job(NamedTuple):
@@ -124,22 +124,22 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise SystemExit: time to stop children, or to save."""
-    with _handled(dict.fromkeys(LEAVE, _leave)):
+    with _handled(dict.fromkeys(EXIT_SIGNALS, _leave)):
         yield
 
 
 @contextmanager
 def stopped_once() -> Iterator[None]:
-    """Inside, the first SIGINT raises KeyboardInterrupt, or the first of ``LEAVE`` SystemExit; the rest do nothing."""
+    """Inside, the first SIGINT raises KeyboardInterrupt, the first of EXIT_SIGNALS SystemExit; the rest do nothing."""
 
     def stop(number: int, frame: object) -> None:
-        for one in (signal.SIGINT, *LEAVE):
+        for one in (signal.SIGINT, *EXIT_SIGNALS):
             signal.signal(one, signal.SIG_IGN)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         _leave(number, frame)
 
-    with _handled(dict.fromkeys((signal.SIGINT, *LEAVE), stop)):
+    with _handled(dict.fromkeys((signal.SIGINT, *EXIT_SIGNALS), stop)):
         yield
 
 

@@ -14,17 +14,17 @@ TRIES = 3  # of Gymnasium's checks, where the environment itself raises somethin
 ADDED = (OrderEnforcing, PassiveEnvChecker, TimeLimit)  # around an environment by gymnasium.make
 
 
-def tried(env: gym.Env[Any, Any], make: Callable[[], gym.Env[Any, Any]]) -> tuple[str | None, list[str]]:
-    """:func:`faults` of an environment; where it raises an exception, of others that ``make`` gives, TRIES in all."""
-    fault, remarks = faults(env)
+def check_repeatedly(env: gym.Env[Any, Any], make: Callable[[], gym.Env[Any, Any]]) -> tuple[str | None, list[str]]:
+    """:func:`check_once`; where the environment raises an exception, of others that ``make`` gives, TRIES in all."""
+    fault, remarks = check_once(env)
     for _ in range(TRIES - 1):
         if is_raised(fault):
-            failure, (fault, remarks) = fault, faults(make())
+            failure, (fault, remarks) = fault, check_once(make())
             remarks += [] if fault else [f"it failed in Gymnasium's checks, and passed them made anew ({failure})"]
     return fault, remarks
 
 
-def faults(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
+def check_once(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
     """What Gymnasium finds wrong with an environment, or None, and what it remarks on besides; closes it."""
     fault, own = None, env
     while isinstance(own, ADDED):
@@ -34,7 +34,7 @@ def faults(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
         try:
             check_env(own, skip_render_check=True, skip_close_check=True)
         except Exception as error:  # whatever an environment of anybody's does
-            fault = told(error)
+            fault = one_line(error)
         finally:
             close(env)
     texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
@@ -46,7 +46,7 @@ def is_raised(fault: str | None) -> bool:
     return fault is not None and not fault.startswith("AssertionError")
 
 
-def told(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {_plain(str(error))}"
 

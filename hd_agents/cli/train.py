@@ -18,7 +18,7 @@ from hd_agents.callbacks import DreamFilm, LossGradients, RunCheckpoint, ScoreCu
 from hd_agents.cli import flags, hints, pictures, tracking
 from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, SCORES, read_episodes
 from hd_agents.cli.errors import FAILED, UsageError, require
-from hd_agents.cli.facts import Facts, Report, write_config
+from hd_agents.cli.facts import Facts, ReturnPrinter, write_config
 from hd_agents.cli.loading import MODEL, load_beginning
 from hd_agents.cli.resuming import (
     folder_to_resume,
@@ -175,7 +175,7 @@ def _callbacks(
     plan: Plan, facts: Facts, checkpoint: RunCheckpoint | None, options: argparse.Namespace, folder: Path
 ) -> list[BaseCallback]:
     report, film = max(1, plan.steps // REPORTS), max(1, plan.steps // FILMS)
-    found: list[BaseCallback] = [Report(report, facts), LossGradients(report), DreamFilm(film)]
+    found: list[BaseCallback] = [ReturnPrinter(report, facts), LossGradients(report), DreamFilm(film)]
     if options.eval_every is not None:
         how = {
             "episodes": options.eval_episodes,

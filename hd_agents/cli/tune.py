@@ -31,7 +31,7 @@ from hd_agents.zoo.setting_names import OF_RUN, settable
 from hd_agents.zoo.training import Plan
 
 NEEDED = ("optuna", "tqdm", "yaml")
-EVALUATION_SEED = 20_000  # of the first episode; not those that `zoo pack` judges the chosen agent by
+TRIALS_SEED = 20_000  # of the first episode that judges a trial; not those that `zoo pack` judges the chosen agent by
 STUDY, BEST = "study.db", "best.yml"
 INTERRUPTED = 130
 
@@ -221,9 +221,7 @@ def _failing(trial: Any) -> Iterator[None]:
 
 
 def _score(agent: HarmonyDreamAgent, plan: Plan, episodes: int) -> float:
-    found = evaluate(
-        agent, plan.task, episodes, seed=EVALUATION_SEED, n_envs=EVALUATION_ENVS, env_kwargs=plan.env_kwargs
-    )
+    found = evaluate(agent, plan.task, episodes, seed=TRIALS_SEED, n_envs=EVALUATION_ENVS, env_kwargs=plan.env_kwargs)
     return sum(found.returns) / episodes
 
 

@@ -19,7 +19,7 @@ from hd_agents.extras import needing
 from hd_agents.zoo import own_rows
 
 PRESETS = ("paper", "nano")
-SHARED = ("default", "nano")  # rows of a suite that are no task's
+NO_TASKS = ("default", "nano")  # rows of a suite that are no task's
 
 
 def folder() -> Path:
@@ -93,7 +93,7 @@ def hyperparameters(name: str, preset: str | Path = "paper") -> dict[str, Any]:
         return _own_row(Path(preset), env_id(name))
     checks.choice("preset", preset, PRESETS)
     suite, _, task = name.partition("/")
-    if task in SHARED and suite in _suites():
+    if task in NO_TASKS and suite in _suites():
         return deepcopy(_suites()[suite].get(task, {}))
     found = env_id(name)
     for rows in _suites().values():
@@ -106,7 +106,7 @@ def _own_row(path: Path, task: str) -> dict[str, Any]:
     """The row of a file of one's own for a Gymnasium id."""
     rows = own_rows.read_rows(path)
     try:
-        ids = {name if name in SHARED else env_id(name): name for name in rows}
+        ids = {name if name in NO_TASKS else env_id(name): name for name in rows}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     for name in (task, "default"):
@@ -156,7 +156,7 @@ def _suites() -> Mapping[str, Mapping[str, dict[str, Any]]]:
 @cache
 def _ids() -> Mapping[str, str]:
     """Name -> Gymnasium id, in the order of the files."""
-    return {_name(suite, row): row for suite, rows in _suites().items() for row in rows if row not in SHARED}
+    return {_name(suite, row): row for suite, rows in _suites().items() for row in rows if row not in NO_TASKS}
 
 
 def _name(suite: str, found: str) -> str:
