@@ -1,6 +1,8 @@
 """`--track`: what Weights & Biases is told. A stand-in takes its place here."""
 
+import errno
 import sys
+from argparse import Namespace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from hd_agents.cli import main, pictures, resuming, train
+from hd_agents.cli import main, pictures, resuming, tracking, train
 from tests.test_cli_resume import TINY
 
 FLAGS = ["train", "CartPole-v1", "--device", "cpu", "--resume", "--track", *TINY]
@@ -99,6 +101,20 @@ def test_a_failing_run_is_marked_as_such(tmp_path: Path, wandb: FakeWandb, monke
         main([*FLAGS, "--folder", str(tmp_path), "--steps", "30"])
     assert wandb.exits == [RuntimeError]
     assert wandb.runs[0]["project"] == "hd_agents"  # where none is named
+
+
+def test_a_run_whose_number_cannot_be_kept_is_ended(
+    tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    options = Namespace(track=True, track_project="tests")
+    with pytest.raises(OSError, match="No space left"), tracking.tracked(options, tmp_path, {}):
+        pass
+    assert wandb.exits == [OSError]
+    assert not list(tmp_path.iterdir())  # nor half of it
 
 
 def test_without_wandb_the_extra_is_named(

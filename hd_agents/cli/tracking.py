@@ -8,6 +8,7 @@ from typing import Any
 
 from hd_agents.cli.errors import UsageError, checked
 from hd_agents.extras import require
+from hd_agents.files import write_text
 
 PROJECT = "hd_agents"
 RUN_ID = "wandb-id.txt"  # in a run's folder: what to go on with when the run is resumed
@@ -51,6 +52,6 @@ def tracked(options: argparse.Namespace, folder: Path, settings: dict[str, Any])
         )
     except wandb.Error as error:
         raise UsageError(f"--track: {error} `wandb login` logs in; WANDB_MODE=offline keeps it all here.") from error
-    note.write_text(run.id + "\n", encoding="utf-8")
     with run:
+        write_text(note, run.id + "\n")
         yield
