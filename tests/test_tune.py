@@ -13,6 +13,7 @@ import yaml
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main, tune
 from hd_agents.cli.running import locked
+from hd_agents.cli.study import open_storage
 from hd_agents.evaluation import evaluate
 from hd_agents.training.recorder import NonFiniteError
 from hd_agents.zoo import search_space
@@ -36,7 +37,7 @@ class Run:
         return main(["tune", *self.usual, *arguments])
 
     def trials(self) -> list[Any]:
-        with tune._storage(self.folder) as storage:
+        with open_storage(self.folder) as storage:
             return optuna.load_study(storage=storage, study_name="CartPole-v1").trials
 
     def states(self) -> list[str]:

@@ -1,30 +1,25 @@
 """`hd-agents tune`: search for hyper-parameters with Optuna, in a study that can be interrupted and gone on with."""
 
 import argparse
-import json
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import get_device
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS
 from hd_agents.cli.errors import FAILED, UsageError, checked, require
 from hd_agents.cli.running import locked
+from hd_agents.cli.study import STUDY, finished, open_storage, open_study, write_best
 from hd_agents.cli.tasks import allow_tensor_cores, class_in, plan_of, try_agent
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate
-from hd_agents.files import write_text
 from hd_agents.progress import bar_is_seen
-from hd_agents.provenance import commit, machine
 from hd_agents.zoo import search_space
 from hd_agents.zoo.search_space import Space
 from hd_agents.zoo.setting_names import OF_RUN, settable
@@ -32,7 +27,7 @@ from hd_agents.zoo.training import Plan
 
 NEEDED = ("optuna", "tqdm", "yaml")
 TRIALS_SEED = 20_000  # of the first episode that judges a trial; not those that `zoo pack` judges the chosen agent by
-STUDY, BEST = "study.db", "best.yml"
+BEST = "best.yml"
 INTERRUPTED = 130
 
 
@@ -74,8 +69,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--set fixes all that is searched: leave some to the search, or give it more by --space.")
     usual = _usual(plan, space, options.device)
     folder = options.folder or Path("runs") / f"{plan.task.replace('/', '-')}_tune"
-    with locked(folder), _storage(folder) as storage:
-        study = _open_study(storage, folder, plan, whole, options)
+    with locked(folder), open_storage(folder) as storage:
+        study = open_study(storage, folder, plan, whole, options)
         if not any(trial.state.name in ("COMPLETE", "PRUNED", "WAITING") for trial in study.trials):
             study.enqueue_trial(usual)
         return _search(study, plan, space, folder, options)
@@ -93,7 +88,7 @@ def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argpars
     try:
         study.optimize(
             lambda trial: _play(trial, plan, space, options),
-            n_trials=max(0, options.trials - _finished(study)),
+            n_trials=max(0, options.trials - finished(study)),
             catch=(TrialFailed,),
             callbacks=[lambda study, trial: _tell(study, trial, plan, folder / BEST, options)],
         )
@@ -101,9 +96,9 @@ def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argpars
         print("\nStopped. The same command goes on with the study.", flush=True)
         status = INTERRUPTED
     told = (folder / BEST).read_text(encoding="utf-8") if (folder / BEST).is_file() else ""
-    if f"# Best of {_finished(study)} trials" not in told:  # the last sitting was killed before it had written it
-        _write_best(study, plan, folder / BEST, options)
-    print(f"{_finished(study)} of {options.trials} trials in {folder / STUDY}")
+    if f"# Best of {finished(study)} trials" not in told:  # the last sitting was killed before it had written it
+        write_best(study, plan, folder / BEST, options)
+    print(f"{finished(study)} of {options.trials} trials in {folder / STUDY}")
     if (folder / BEST).is_file():
         print(f"The best of them, in {folder / BEST}:\n\n{(folder / BEST).read_text(encoding='utf-8')}")
         command = ["hd-agents", "train", options.task, "--preset", str(folder / BEST), "--seed", "1"]
@@ -111,55 +106,6 @@ def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argpars
         print(f"To train by it: {shlex.join(command)}")
         return status
     return status or FAILED
-
-
-@contextmanager
-def _storage(folder: Path) -> Iterator[Any]:
-    """The study's file, closed at the end."""
-    import optuna
-    from sqlalchemy.engine import URL
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell ourselves
-    # Written by URL: names of folders may hold any character.
-    storage = optuna.storages.RDBStorage(URL.create("sqlite", database=str(folder / STUDY)).render_as_string())
-    try:
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
-
-
-def _open_study(storage: Any, folder: Path, plan: Plan, space: Space, options: argparse.Namespace) -> Any:
-    """The folder's study, or a new one. Raises UsageError if it is another's."""
-    import optuna
-
-    if others := [name for name in optuna.get_all_study_names(storage) if name != plan.task]:
-        raise UsageError(f"{folder} holds a study of {', '.join(others)}: give another --folder.")
-    study = optuna.create_study(
-        storage=storage,
-        study_name=plan.task,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(),
-    )
-    # Seeded anew each time: with one seed every continuation would begin with the same values.
-    study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
-    asked = {**plan.settings(options.seed), "evaluations": options.evaluations, "episodes": options.episodes}
-    asked = json.loads(json.dumps({**asked, "space": space}, default=str))  # as it is stored
-    then = study.user_attrs.get("asked")
-    if then is None:
-        study.set_user_attr("asked", asked)
-    elif changed := [key for key in {**then, **asked} if then.get(key) != asked.get(key)]:
-        raise UsageError(
-            f"{folder} holds a study with other values of {', '.join(changed)}: repeat its command to go on with it, "
-            "or give another --folder."
-        )
-    return study
-
-
-def _finished(study: Any) -> int:
-    """Trials that came to their end or were stopped early; those that were interrupted or failed do not count."""
-    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
 
 
 class TrialFailed(Exception):
@@ -231,27 +177,4 @@ def _tell(study: Any, trial: Any, plan: Plan, path: Path, options: argparse.Name
     last = trial.intermediate_values.get(trial.last_step, float("nan"))
     text = ended.get(trial.state.name, "").format(last) or f"failed: {trial.user_attrs.get('error')}"
     print(f"trial {trial.number}: {text}", flush=True)
-    _write_best(study, plan, path, options)
-
-
-def _write_best(study: Any, plan: Plan, path: Path, options: argparse.Namespace) -> None:
-    """The best trial so far as a row of the zoo, if any has come to its end."""
-    if any(other.state.name == "COMPLETE" for other in study.trials):
-        write_text(path, _row(study, plan, options))
-
-
-def _row(study: Any, plan: Plan, options: argparse.Namespace) -> str:
-    """The best trial as a row of the zoo, with what there is to know about it in comments."""
-    import yaml
-
-    best = study.best_trial
-    pruned = sum(trial.state.name == "PRUNED" for trial in study.trials)
-    lines = [
-        shlex.join(["hd-agents", *sys.argv[1:]]),
-        f"Best of {_finished(study)} trials, {pruned} of them stopped early: trial {best.number}, seed "
-        f"{options.seed + best.number}, mean return {best.value:.2f} over {options.episodes} episodes at the end.",
-        "Each trial is one run, and the luckiest was chosen: expect less, and train with other seeds to know.",
-        f"{datetime.now(timezone.utc).date().isoformat()}, commit {commit()}, {machine(get_device(options.device))}",
-    ]
-    row = yaml.safe_dump({plan.task: best.user_attrs["row"]}, sort_keys=False)
-    return "".join(f"# {line}\n" for line in lines) + row
+    write_best(study, plan, path, options)
