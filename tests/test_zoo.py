@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
-from hd_agents.evaluation.scores import ATARI_GAMES
+from hd_agents.evaluation.scores import ATARI
 from hd_agents.presets import DEFAULTS, SIZES
 from hd_agents.zoo.catalogue import name_of, preset_of
 from hd_agents.zoo.training import plan
@@ -35,7 +35,7 @@ def test_every_task_of_the_suites_has_a_name() -> None:
 
 
 def test_the_games_are_those_of_atari100k() -> None:
-    assert [zoo.env_id(name) for name in zoo.list("atari100k")] == [f"atari100k/{game}-v0" for game in ATARI_GAMES]
+    assert [zoo.env_id(name) for name in zoo.list("atari100k")] == [f"atari100k/{game}-v0" for game in ATARI]
 
 
 @pytest.mark.parametrize("suite", ["dmc_vision", "dmc_proprio", "dmc_natural"])

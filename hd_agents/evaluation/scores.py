@@ -9,10 +9,9 @@ import numpy as np
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.99
-_scores: dict[str, dict[str, float]] = json.loads(
+ATARI: dict[str, dict[str, float]] = json.loads(
     Path(__file__).with_name("atari_scores.json").read_text(encoding="utf-8")
-)["scores"]
-ATARI_GAMES = tuple(_scores)  # the 26 of Atari100K, by ALE's names
+)["scores"]  # of the 26 games of Atari100K, by ALE's names: random play and the human tester
 
 
 def human_normalized(task: str, score: float) -> float | None:
@@ -20,9 +19,9 @@ def human_normalized(task: str, score: float) -> float | None:
     games of Atari100K (``atari100k/Pong-v0``, ``ALE/Pong-v5``).
     """
     match = re.fullmatch(r"(?:[\w.]+:)?(?:atari100k|ALE)/(\w+)-v\d+", task)
-    if match is None or match[1] not in _scores:
+    if match is None or match[1] not in ATARI:
         return None
-    random, human = _scores[match[1]]["random"], _scores[match[1]]["human"]
+    random, human = ATARI[match[1]]["random"], ATARI[match[1]]["human"]
     return (score - random) / (human - random)
 
 
