@@ -144,6 +144,29 @@ def test_a_package_from_the_hub_is_the_package(fake: FakeHub) -> None:
     assert zoo.verify(NAME, episodes=1).evaluation.seeds == [10_000]
 
 
+def test_a_package_from_the_hub_chooses_no_module_to_import(
+    fake: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = fake.root / NAME / "main"
+    shutil.copytree(shipped(), there)
+    card = json.loads((there / "card.json").read_text())
+    card["task"] = card["evaluation"]["task"] = "lying_about:CartPole-v1"
+    (there / "card.json").write_text(json.dumps(card))
+    Path("lying_about.py").write_text("")
+    with pytest.raises(ValueError, match=f"{NAME} is of lying_about:CartPole-v1, and nothing from the Hub chooses"):
+        zoo.verify(NAME, episodes=1)
+    for command in (["zoo", "verify", NAME], ["enjoy", NAME], ["dream", NAME]):
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        assert main(command) != 0
+        assert "lying_about" not in sys.modules
+    assert main(["enjoy", NAME, "--task", "CartPole-v1"]) == 0, "another task may be played"
+    assert main(["zoo", "verify", str(there), "--episodes", "1"]) == 0, "a folder here is one's own"
+    assert sys.modules.pop("lying_about").__name__ == "lying_about"
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "lying_about", sys)
+    assert zoo.verify(NAME, episodes=1).evaluation.seeds == [10_000]
+
+
 def test_versions_and_folders_on_the_hub(fake: FakeHub) -> None:
     shutil.copytree(shipped(), fake.root / "org" / "all" / "v2" / "classic" / "CartPole")
     assert zoo.load("hf://org/all/classic/CartPole", "v2", "cpu").num_timesteps == 10_000

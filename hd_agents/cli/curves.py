@@ -38,7 +38,7 @@ def read_episodes(folder: Path) -> Curve:
                         break
                     end += int(row["l"]) * len(files)
                     rows.append((end, float(row["r"])))
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, csv.Error) as error:
                 raise DamagedError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     rows.sort()
     return np.array([end for end, _ in rows], np.int64), np.array([total for _, total in rows])

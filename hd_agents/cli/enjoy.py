@@ -11,6 +11,7 @@ from hd_agents.cli.tasks import checked_env, task_id
 from hd_agents.evaluation import acting, player_for
 from hd_agents.evaluation.episodes import SeededEpisodes
 from hd_agents.films import filming
+from hd_agents.zoo.models import check_import
 from hd_agents.zoo.packages import ActingAgent
 
 
@@ -91,4 +92,5 @@ def trained_on(model: str) -> str:
     task = training_of(model).get("task")
     if task is None:
         raise UsageError(f"{model} does not say what it was trained on, and has no {zoo.RUN} beside it: add --task.")
+    checked(lambda: check_import(model, str(task)))
     return str(task)

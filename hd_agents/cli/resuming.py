@@ -68,7 +68,7 @@ def plan_to_resume(options: argparse.Namespace, folder: Path) -> tuple[Plan, arg
     if (tasks := settings_in(folder)) and (task := task_id(options.task)) not in tasks:
         raise UsageError(
             f"{folder} holds a run of {', '.join(tasks)}, which cannot go on with {task}: give the run's task, or "
-            f"another --folder. There a new run can begin with its weights: --trained-agent {folder}."
+            f"another --folder. There a new run can begin with its weights: --trained-agent {shlex.quote(str(folder))}."
         )
     plan = plan_of(options if typed_env else own)
     env_kwargs = plan.env_kwargs if facts is None else facts.get("env_kwargs", {})

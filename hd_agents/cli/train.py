@@ -2,6 +2,7 @@
 
 import argparse
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
@@ -167,7 +168,7 @@ def _without_checkpoints(plan: Plan, agent: HarmonyDreamAgent, folder: Path) -> 
     return (
         f"The agent of {agent.num_timesteps} env steps is in {folder / AGENT_FILE}. Without checkpoints this run "
         f"cannot continue; for one that can, add --checkpoint-every {max(1, plan.steps // REPORTS)}. A new run can "
-        f"begin with its weights: --trained-agent {folder}."
+        f"begin with its weights: --trained-agent {shlex.quote(str(folder))}."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from hd_agents.saving.jsonable import ArchiveError
 
 MOST_TEXT = 1_000  # characters of JSON
+MOST_ENVS = 1_000  # that an evaluation is played in
 WORD = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)
 
 
@@ -28,6 +29,9 @@ def check_stated(card: Mapping[str, Any], path: Path) -> None:
     numbers = {"interval": card.get("interval"), "evaluation.returns": played.get("returns")}
     numbers["evaluation.seeds"] = played.get("seeds")
     wrong += [key for key, value in numbers.items() if key not in wrong and not _are_numbers(value)]
+    if not wrong:
+        alike = played["episodes"] == len(played["returns"]) == len(played["seeds"])
+        wrong = [] if alike and 1 <= played["n_envs"] <= MOST_ENVS else ["evaluation.episodes", "evaluation.n_envs"]
     if wrong:
         raise ArchiveError(f"{path} does not state {', '.join(wrong)} as every card does.")
 

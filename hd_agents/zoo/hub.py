@@ -4,6 +4,7 @@ Only the files that a package consists of are asked for, by name. What arrives i
 :mod:`hd_agents.zoo.packages`, which executes nothing.
 """
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from hd_agents.zoo.catalogue import key_of, names
 from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card
 
 PREFIX = "hf://"
+OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # what goes wrong with files here
 
 
 class Repository(NamedTuple):
@@ -109,5 +111,7 @@ def plain_errors(place: str, version: str | None = None) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise ValueError(f"{place} has no version {version!r}: give a branch, tag or commit of it.") from error
     except network as error:
+        if isinstance(error, OSError) and error.errno in OF_THIS_MACHINE:
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConnectionError(f"The Hub did not give or take {place}: {reason}") from error

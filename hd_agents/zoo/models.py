@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,10 +89,12 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
 
     :param episodes: fewer than the card's are faster and find less: the interval is wider then; None for as many.
     :raises ArchiveError: where a file, those for people included, is not the one that the card describes.
+    :raises ValueError: for a package of the Hub whose task would import a module.
     """
     source = locate(name, media=True)
     packages.check(source)
     stated = card(source)["evaluation"]
+    check_import(name, stated["task"])
     episodes = checks.whole("episodes", episodes, 1, stated["episodes"])
     found = evaluate(
         load(source),
@@ -105,6 +108,19 @@ def verify(name: str | Path, episodes: int | None = None, progress_bar: bool = F
     )
     mean = sum(found.returns) / episodes
     return Verification(str(name), found, mean, *prediction_interval(stated["returns"], episodes, CONFIDENCE))
+
+
+def check_import(name: str | Path, task: str) -> None:
+    """See that a package of the Hub does not choose a module to import, by a task such as ``my_module:MyEnv-v0``.
+
+    :raises ValueError: unless the program has imported that module itself.
+    """
+    module, colon, _ = task.partition(":")
+    if colon and module not in sys.modules and not is_package(name) and hub.repository(str(name)) is not None:
+        raise ValueError(
+            f"{name} is of {task}, and nothing from the Hub chooses what is imported: if you mean your own {module}, "
+            "import it before, or on the command line pull the package first and give its folder."
+        )
 
 
 def locate(name: str | Path, version: str | None = None, media: bool = False) -> Path:

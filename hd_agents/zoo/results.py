@@ -74,11 +74,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if missing:
             raise ValueError(f"{path} is no table of results: it lacks the columns {sorted(missing)}.")
         rows = []
-        for cells in reader:
-            try:
+        try:
+            for cells in reader:
                 rows.append(_row(cells))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+        except (TypeError, ValueError, csv.Error) as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     return rows
 
 
