@@ -123,7 +123,7 @@ def test_unsupported_space_is_told_in_one_line(
     [
         (["classic/CartPoel"], "Did you mean classic/CartPole"),
         (["NoSuchTask-v0"], "cannot make 'NoSuchTask-v0'"),
-        (["./robots:Robot-v0"], "./robots is no name of a module; write it as for import, my_module:Robot-v0."),
+        (["./robots:Robot-v0"], "./robots is not the name of a module; write it as for import, my_module:Robot-v0."),
         (["Robot-v0"], "If it is your own, name the module that registers it: my_module:Robot-v0\n"),
         (["mine/Robot-v0"], "If it is your own, name the module that registers it: my_module:mine/Robot-v0\n"),
         (["CartPole-v1", "--set", "batchsize=3"], "Did you mean batch_size"),
@@ -134,8 +134,8 @@ def test_unsupported_space_is_told_in_one_line(
         (["CartPole-v1", "--set", "n_timesteps=600"], "on the command line --steps"),
         (["CartPole-v1", "--steps", "0"], "use a whole number of at least 1"),
         (["CartPole-v1", "--steps", "inf"], "use a whole number of at least 1"),
-        (["CartPole-v1", "--checkpoint-every", "nan"], "is no whole number of at least 1"),
-        (["NoSuchTask-v0", "--checkpoint-every", "0", "-i", "nothing.zip"], "is no whole number of at least 1"),
+        (["CartPole-v1", "--checkpoint-every", "nan"], "is not a whole number of at least 1"),
+        (["NoSuchTask-v0", "--checkpoint-every", "0", "-i", "nothing.zip"], "is not a whole number of at least 1"),
         (["CartPole-v1", "--set", "policy_kwargs={[]:1}"], "policy_kwargs"),
         (["CartPole-v1", "--set", "n_envs=none"], "n_envs=None: use a whole number"),
         (["CartPole-v1", "--n-envs", "4"], "--n-envs 4. Use --set n_envs=4."),
@@ -275,7 +275,7 @@ def test_there_is_no_less_than_one(command: str, flags: list[str], capsys: pytes
         for number in ("0", "-1", "1.5"):
             with pytest.raises(SystemExit, match="2"):
                 main([*command.split(), "classic/CartPole", flag, number])
-            assert f"argument {flag}: '{number}' is no whole number of at least 1" in capsys.readouterr().err
+            assert f"argument {flag}: '{number}' is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,7 +292,7 @@ def test_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert [flags._device(text) for text in ("cuda", "cuda:0", "auto", "cpu")] == ["cuda", "cuda:0", "auto", "cpu"]
-    with pytest.raises(argparse.ArgumentTypeError, match="'cuda:1' is not there, PyTorch finds cuda:0: use auto"):
+    with pytest.raises(argparse.ArgumentTypeError, match="'cuda:1' is not there; PyTorch finds cuda:0: use auto"):
         flags._device("cuda:1")
 
 
@@ -331,7 +331,7 @@ def test_large_networks_on_the_cpu_are_told(capsys: pytest.CaptureFixture[str]) 
         told.append(capsys.readouterr().err.count("--preset nano"))
     assert told == [0, 1]
     hints.hint_of_gpu([make_plan("CartPole-v1", size=size) for size in (None, "small", "xsmall", "small")], "cpu")
-    assert capsys.readouterr().err.count("want a GPU") == 2  # once for each size
+    assert capsys.readouterr().err.count("are meant for a GPU") == 2  # once for each size
 
 
 def test_other_work_on_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -372,9 +372,9 @@ def test_what_is_near_a_model_that_is_not_there(trained: Path, capsys: pytest.Ca
     (trained.parent / "empty").mkdir(exist_ok=True)
     for model in (trained.parent, trained.with_name("CartPole-v1_7"), trained / "agnet.zip"):
         assert main(["enjoy", str(model)]) == 2
-        assert f"is it {trained / 'agent.zip'}?" in capsys.readouterr().err
+        assert f"Did you mean {trained / 'agent.zip'}?" in capsys.readouterr().err
     assert main(["enjoy", str(trained.parent / "empty")]) == 2
-    assert "holds no agent.zip, and is no package" in capsys.readouterr().err
+    assert "holds no agent.zip, and is not a package" in capsys.readouterr().err
 
 
 def test_models_and_tasks_that_do_not_fit(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

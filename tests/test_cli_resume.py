@@ -114,10 +114,11 @@ def test_stopped_run_says_how_to_go_on(
     assert learn(tmp_path, "--steps", "100", "--checkpoint-every", "1e3") == status
     printed = capsys.readouterr().out
     assert ("pictures" in printed) == (number == signal.SIGINT)  # whoever terminates a process wants it to end
-    command = next(line for line in printed.splitlines() if line.startswith("To go on: "))
+    told = next(line for line in printed.splitlines() if line.startswith("To continue: "))
+    command = told.removeprefix("To continue: hd-agents ")
     monkeypatch.undo()
     monkeypatch.setattr(pictures, "leave", lambda *arguments: None)
-    assert main(shlex.split(command)[4:]) == 0
+    assert main(shlex.split(command)) == 0
     assert "resumed at step 46\n" in capsys.readouterr().out
     agent = HarmonyDreamAgent.load(tmp_path / "CartPole-v1_1" / "agent.zip", device="cpu")
     assert agent.num_timesteps == 100
@@ -131,7 +132,7 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "is a file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         learn(tmp_path / "run", "--checkpoint-every", "0")
-    assert "is no whole number of at least 1" in capsys.readouterr().err
+    assert "is not a whole number of at least 1" in capsys.readouterr().err
     run = tmp_path / "runs" / "one"
     assert learn(run, "--resume", "--steps", "20") == 0
     assert learn(run.parent, "--resume") == 2
@@ -363,7 +364,8 @@ def test_an_environment_that_fails_costs_nothing_of_what_was_learnt(
     assert "pictures" not in told.out
     assert not (folder / "agent.zip").exists()  # it would be in the way of beginning again
     if stored:
-        assert f"To go on from the last checkpoint: hd-agents train CartPole-v1 --folder {folder} --resume" in told.out
+        again = f"hd-agents train CartPole-v1 --folder {folder} --resume"
+        assert f"To continue from the last checkpoint: {again}" in told.out
         assert main([*command[:2], "--folder", str(folder), *command[4:], "--resume", *TINY]) == 0
         assert "resumed at step 60" in capsys.readouterr().out
         return
@@ -387,7 +389,7 @@ def test_a_run_that_failed_at_once_can_be_begun_again(
         patch.setattr(CartPoleEnv, "reset", broken)
         patch.setattr("hd_agents.envs.restarting.MAX_RESTARTS", 0)
         assert learn(tmp_path, "--resume", "--steps", "20") == 1
-    assert "To go on" not in capsys.readouterr().out
+    assert "To continue" not in capsys.readouterr().out
     assert learn(tmp_path, "--resume", "--steps", "20") == 0
     assert HarmonyDreamAgent.load(tmp_path / "agent.zip", device="cpu").num_timesteps == 20
 

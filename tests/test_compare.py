@@ -249,7 +249,7 @@ def test_any_settings_are_compared(stand_in: Path, capsys: pytest.CaptureFixture
         (["--variant", "on", "nothing=1"], "other than on and off"),
         (["--variant", "a", "nothing=1"], "no such setting"),
         (["--variant", "a", "--variant", "b", "gamma=2"], "gamma=2"),
-        (["--eval-episodes", "2"], "--eval-episodes says nothing without --eval-every"),
+        (["--eval-episodes", "2"], "--eval-episodes needs --eval-every"),
     ],
 )
 def test_variants_that_cannot_be(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

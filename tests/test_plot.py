@@ -211,7 +211,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     shipped = zoo.folder() / "results" / "classic.csv"
     (tmp_path / "none.csv").write_text(shipped.read_text().splitlines()[0] + "\n")
     for what, message in (
-        ("nowhere", "is no folder, no table of results (.csv) and no suite (atari100k, classic"),
+        ("nowhere", "is not a folder, a table of results (.csv) or a suite (atari100k, classic"),
         (str(tmp_path / "empty"), "holds no run"),
         (str(tmp_path / "rows.csv"), "no table of results"),
         (str(tmp_path / "none.csv"), "nothing to draw in"),

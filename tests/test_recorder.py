@@ -121,4 +121,4 @@ def test_records_that_do_not_fit_are_refused(change: Any, tmp_path: Path) -> Non
 def test_the_device_is_checked_before_the_file_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["replay-nan", "nonfinite-1.zip", "--device", "foo"])
-    assert "'foo' is no device" in capsys.readouterr().err
+    assert "'foo' is not a device" in capsys.readouterr().err

@@ -213,7 +213,7 @@ def test_wrong_arguments(wrong: dict[str, Any]) -> None:
 
 def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "CartPole-v1", "--eval-episodes", "3"]) == 2
-    assert "says nothing without --eval-every" in capsys.readouterr().err
+    assert "--eval-episodes needs --eval-every" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", "CartPole-v1", "--eval-every", "2.5"])
-    assert "'2.5' is no whole number of at least 1" in capsys.readouterr().err
+    assert "'2.5' is not a whole number of at least 1" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="hd-agents",
-        description="Agents that learn a model of their environment, and act by it: train, watch and evaluate them.",
+        description="Train, watch and evaluate agents that learn a model of their environment and act by it.",
     )
     parser.add_argument("--version", action="version", version=f"hd-agents {hd_agents.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)

@@ -29,17 +29,22 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "benchmark",
         help="train every task of a suite from several seeds; one row of results.csv per run",
         description="Train every task of a suite from every seed, in processes of their own, evaluate the last weights "
-        "by the papers' rule, and add a row per run to a table. The same command again goes on where it was stopped: "
-        "runs that have their row are skipped, unfinished ones go on from their last checkpoint. Exit status 1 if a "
+        "by the papers' rule, and add a row per run to a table. To continue after a stop, give the same command again: "
+        "it skips runs that have their row, and unfinished ones go on from their last checkpoint. Exit status 1 if a "
         "run failed.",
     )
     parser.add_argument("suite", help="the first part of the names that `hd-agents list` shows, such as classic")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of its tasks (default: all)")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite (default: all)")
     runs.add_flags(parser, 5)
-    folder_help = "where the runs go, and to go on with (default: runs/benchmark_SUITE)"
+    folder_help = "the folder of the runs, new or to continue (default: runs/benchmark_SUITE)"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument("--results", type=Path, metavar="CSV", help="the table (default: results.csv in the folder)")
-    parser.add_argument("--checkpoint-every", type=flags.count, metavar="STEPS", help="default: a twentieth of the run")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=flags.count,
+        metavar="STEPS",
+        help="store each run every STEPS env steps (default: a twentieth of the run)",
+    )
     flags.add_setting_flags(parser)
     flags.add_eval_flags(parser)
     tracking.add_flags(parser)

@@ -56,9 +56,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `check` and its flags to the command line."""
     parser = commands.add_parser(
         "check",
-        help="see whether an environment is sound, and how long training on it takes here",
+        help="check whether an environment is sound, and how long training takes on this machine",
         description="Put an environment through Gymnasium's checks, play it at random, build the agent that `hd-agents "
-        "train` with these settings would train, time its parts, and say how long the whole run takes on this machine. "
+        "train` would train with these settings, time its parts, and say how long the whole run takes on this machine. "
         "Leaves nothing behind. Exit status 1 if the environment is not sound.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")

@@ -32,15 +32,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `compare` and its flags to the command line."""
     parser = commands.add_parser(
         "compare",
-        help="train with and without harmony, or by any other settings, on the same seeds; one table and one figure",
+        help="train with and without harmony, or with any other settings, on the same seeds; one table and one figure",
         description="Train a task with each setting of harmony, or each --variant, on the same seeds, in processes of "
-        "their own, evaluate every agent on the same episodes by the papers' rule, and leave the runs, compare.json "
-        "and compare.png in runs/<task>_compare_<n>/. The same command with --resume and --folder, that folder, goes "
-        "on with what is not done yet. Exit status 1 if a run failed.",
+        "their own. Evaluate every agent on the same episodes by the papers' rule. Leave the runs, compare.json and "
+        "compare.png in runs/<task>_compare_<n>/. To continue with what is not done yet, give the same command with "
+        "--resume and --folder, that folder. Exit status 1 if a run failed.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
-    parser.add_argument("--harmony", nargs="+", choices=list(HARMONY), help="default: on off")
-    variant = "after the task: compare these settings instead, a name and what is set for it; once for each variant"
+    parser.add_argument("--harmony", nargs="+", choices=list(HARMONY), help="the settings to compare (default: on off)")
+    variant = "after the task: compare these settings instead, a name and its settings; once for each variant"
     parser.add_argument("--variant", nargs="+", action="append", metavar=("NAME", "KEY=VALUE"), help=variant)
     runs.add_flags(parser, 3)
     flags.add_plan_flags(parser, "comparison")
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             failed = runs.run_all(left, options.jobs, record)
         except (KeyboardInterrupt, SystemExit):
-            print(f"To go on with the comparison: {again}", flush=True)
+            print(f"To continue the comparison: {again}", flush=True)
             raise
         found = _write(folder / TABLE, asked)  # also of one that was moved, or whose last sitting was killed
     if found:

@@ -22,8 +22,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `completion` to the command line."""
     parser = commands.add_parser(
         "completion",
-        help="print a script that makes Tab complete commands, flags and names of tasks",
-        description='Print a script for Tab. For bash: eval "$(hd-agents completion bash)" in ~/.bashrc; '
+        help="print a script for tab completion of commands, flags and task names",
+        description='Print a script for tab completion. For bash: eval "$(hd-agents completion bash)" in ~/.bashrc; '
         "for zsh: hd-agents completion zsh > _hd-agents in a folder of $fpath. Print it again after an update.",
     )
     parser.add_argument("shell", choices=SHELLS)

@@ -37,11 +37,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `dream` and its flags to the command line."""
     parser = commands.add_parser(
         "dream",
-        help="play in the terminal, and see beside the game what the model dreams of it from your actions alone",
-        description="Show the game in the terminal and, beside it, what the model dreams: it has seen the game up to "
+        help="play in the terminal; beside the game, see what the model dreams from your actions alone",
+        description="Show the game in the terminal and, beside it, what the model dreams. It sees the game up to "
         "where the dream begins, and from there on knows the actions alone. The agent plays until you press one of the "
-        "game's keys (w, a, s, d and space, the arrows, or the numbers of the actions). Tab lets it play again, Enter "
-        "begins the dream anew, q ends. For models that see images.",
+        "game's keys (w, a, s, d and space, the arrows, or the numbers of the actions). Tab: the agent plays again. "
+        "Enter: the dream begins anew. q: end. For models that see images.",
     )
     add_playing_flags(parser)
     parser.add_argument(

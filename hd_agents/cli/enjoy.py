@@ -19,26 +19,26 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `enjoy` and its flags to the command line."""
     parser = commands.add_parser(
         "enjoy",
-        help="play episodes with a trained agent; --video films them, --dream draws what it dreams (no window opens)",
+        help="watch a trained agent play; --video films it, --dream draws what it dreams (no window opens)",
         description="Play episodes with a trained agent, of at most "
         f"{filming.MAX_STEPS:,} steps each, and print their returns. --video films them; --dream draws what it dreams "
-        "for a piece of the first one, below what happened. It acts by the papers' rule for the task, as in "
-        "`evaluate`, which plays to the end.",
+        "for a piece of the first one, below what happened. The agent acts by the papers' rule for the task, as in "
+        "`evaluate`, which plays episodes to their end.",
     )
     add_playing_flags(parser)
     parser.add_argument("--video", type=Path, metavar="MP4", help=f"film the episodes ({', '.join(filming.ENDINGS)})")
     parser.add_argument(
         "--dream", type=Path, metavar="PNG", help=f"draw truth, dream and error ({', '.join(filming.DRAWINGS)})"
     )
-    parser.add_argument("--episodes", type=flags.count, default=3, help="default: %(default)s")
+    parser.add_argument("--episodes", type=flags.count, default=3, help="number of episodes (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def add_playing_flags(parser: argparse.ArgumentParser) -> None:
     """Add the model, and the flags that say what it plays."""
     parser.add_argument("agent", metavar="MODEL", help=MODEL)
-    parser.add_argument("--task", help="what to play (default: what the model was trained on)")
-    parser.add_argument("--seed", type=flags.seed, default=0, help="of the first episode (default: %(default)s)")
+    parser.add_argument("--task", help="the task to play (default: what the model was trained on)")
+    parser.add_argument("--seed", type=flags.seed, default=0, help="seed of the first episode (default: %(default)s)")
     flags.add_env_flag(parser, usual=MODELS_OWN)
     flags.add_device_flag(parser)
     flags.add_class_flag(parser)

@@ -19,27 +19,29 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `evaluate` and its flags to the command line."""
     parser = commands.add_parser(
         "evaluate",
-        help="play episodes with a saved agent and write what each of them gave, as JSON",
+        help="play episodes with a saved agent and write the results, as JSON",
         description="Play whole episodes with a saved agent by the papers' rules, and write their returns, lengths, "
         "successes and seeds, and the versions of everything, as JSON. The same command gives the same numbers again.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument("--model", required=True, help=MODEL)
     parser.add_argument(
-        "--episodes", type=flags.count, help="default: 100 for Atari, 10 for the robotics suites, 20 elsewhere"
+        "--episodes",
+        type=flags.count,
+        help="number of episodes (default: 100 for Atari, 10 for the robotics suites, 20 elsewhere)",
     )
     parser.add_argument(
         "--rule",
         choices=RULES,
         default="paper",
         help="paper: sampled actions in Atari, the actor's mode in a sampled latent state in the robotics suites; "
-        "deterministic: the mode of everything (default: %(default)s)",
+        "deterministic: the mode of latent state and action (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=flags.seed, default=0, help="of the first episode; the others follow (default: 0)"
+        "--seed", type=flags.seed, default=0, help="seed of the first episode; the others follow (default: 0)"
     )
     parser.add_argument(
-        "--n-envs", type=flags.count, default=1, help="environments side by side (default: %(default)s)"
+        "--n-envs", type=flags.count, default=1, help="number of environments side by side (default: %(default)s)"
     )
     flags.add_env_flag(parser, usual=MODELS_OWN)
     flags.add_device_flag(parser)

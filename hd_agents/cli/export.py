@@ -12,13 +12,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `export` and its flags to the command line."""
     parser = commands.add_parser(
         "export",
-        help="write a trained agent as a program (ONNX, or of torch.export) for machines without this package",
+        help="export a trained agent (to ONNX or torch.export) for machines without this package",
         description="Write one step of acting as a program, and print what goes in and what comes out.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=".onnx, or .pt2 for torch.export")
-    parser.add_argument("--deterministic", action="store_true", help="no random numbers: the mode of everything")
-    parser.add_argument("--n-envs", type=count, default=1, help="that it acts for at once (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2 for torch.export"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="no random numbers: the mode of latent state and action"
+    )
+    parser.add_argument(
+        "--n-envs", type=count, default=1, help="number of environments to act for at once (default: %(default)s)"
+    )
     add_class_flag(parser)
     parser.set_defaults(run=run)
 

@@ -21,9 +21,9 @@ def add_plan_flags(parser: argparse.ArgumentParser, what: str = "run") -> None:
     folder_help = f"where {what} folders go (default: {RUNS}); with --resume, the folder of the {what} itself"
     parser.add_argument("--folder", type=Path, help=folder_help)
     parser.add_argument(
-        "--checkpoint-every", type=count, metavar="STEPS", help="store the whole run every so many env steps"
+        "--checkpoint-every", type=count, metavar="STEPS", help="store the whole run every STEPS env steps"
     )
-    resume_help = f"go on with the {what} in --folder where it was stored last; begin it, if there is none yet"
+    resume_help = f"continue the {what} in --folder where it was stored last; begin it if there is none yet"
     parser.add_argument("--resume", action="store_true", help=resume_help)
     add_eval_flags(parser)
     tracking.add_flags(parser)
@@ -38,27 +38,27 @@ def plan_defaults() -> dict[str, Any]:
 
 def add_eval_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of what is played besides learning."""
-    every = f"evaluate by the papers' rule every so many env steps, into {SCORES}"
+    every = f"evaluate by the papers' rule every STEPS env steps, and write the scores to {SCORES}"
     parser.add_argument("--eval-every", type=count, metavar="STEPS", help=every)
-    episodes = "episodes of each of these evaluations (default: the papers' number)"
+    episodes = "number of episodes of each such evaluation (default: the papers' number)"
     parser.add_argument("--eval-episodes", type=count, metavar="N", help=episodes)
-    parser.add_argument("--no-video", action="store_true", help="play nothing afterwards: no play.mp4 and no dream.png")
+    parser.add_argument(
+        "--no-video", action="store_true", help="play no episodes after training: no play.mp4 and no dream.png"
+    )
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a task is trained."""
     presets = "paper: the paper's settings (for `classic` and your own tasks: ours); nano: for two CPU cores; or a "
-    presets += "YAML file of rows by task, such as the config.yml of a run or the best.yml of `tune`"
+    presets += "YAML file with a row for each task, such as the config.yml of a run or the best.yml of `tune`"
     parser.add_argument(
         "--preset", type=_preset, default="paper", metavar="PRESET", help=f"{presets} (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=float, help="env steps to train for, 1e5 accepted (default: the task's own)")
+    parser.add_argument("--steps", type=float, help="env steps to train for, such as 1e5 (default: the task's own)")
     add_device_flag(parser)
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"size of the networks: {sizes} (default: the task's own)")
-    where = (
-        "the environments of --set n_envs=N: all of them in this process, or each in one of its own (default: dummy)"
-    )
+    where = "dummy: all environments of --set n_envs=N in this process; subproc: each in its own (default: dummy)"
     parser.add_argument(
         "--vec-env",
         dest="settings",
@@ -66,11 +66,11 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_vec_env,
         metavar="KIND",
-        help=f"dummy or subproc: {where}",
+        help=where,
     )
-    arguments = "a setting: an argument of HarmonyDreamAgent (not env, seed, device, verbose or tensorboard_log)"
+    arguments = "an argument of HarmonyDreamAgent (not env, seed, device, verbose or tensorboard_log)"
     own = "agent_class=MODULE:CLASS for an agent of your own"
-    set_help = f"{arguments}; one entry of it, such as policy_kwargs.units; n_envs; or {own}; may be repeated"
+    set_help = f"change {arguments}; one entry of it, such as policy_kwargs.units; n_envs; or {own}; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=set_help)
     add_env_flag(parser, "settings", "env_kwargs.")
     parser.set_defaults(trained_agent=None)  # a flag of `train` alone
@@ -78,9 +78,15 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_seeds_flags(parser: argparse.ArgumentParser, usual: int) -> None:
     """Add ``--seeds`` and ``--first-seed``, which :func:`seeds` reads."""
-    parser.add_argument("--seeds", type=count, default=usual, metavar="N", help="how many seeds (default: %(default)s)")
     parser.add_argument(
-        "--first-seed", type=seed, default=0, metavar="SEED", help="the first of them (default: %(default)s)"
+        "--seeds", type=count, default=usual, metavar="N", help="number of seeds (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--first-seed",
+        type=seed,
+        default=0,
+        metavar="SEED",
+        help="the first seed; the others follow (default: %(default)s)",
     )
 
 
@@ -102,7 +108,7 @@ def add_device_flag(parser: argparse.ArgumentParser, usual: str = "auto") -> Non
 
 def add_class_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--agent-class``."""
-    own = "the class of the agent in a file of yours, if it is not HarmonyDreamAgent itself"
+    own = "the class of a saved agent, if it is a class of your own and not HarmonyDreamAgent"
     parser.add_argument("--agent-class", metavar="MODULE:CLASS", help=own)
 
 
@@ -121,7 +127,7 @@ def add_env_flag(parser: argparse.ArgumentParser, dest: str = "env_kwargs", pref
         default=[],
         type=read,
         metavar="KEY=VALUE",
-        help=f"an argument of the environment, as in gymnasium.make; may be repeated{usual}",
+        help=f"an argument of the environment, as for gymnasium.make; may be repeated{usual}",
     )
 
 
@@ -139,7 +145,7 @@ def _whole(text: str, least: int) -> int:
     try:
         return checks.whole("", float(text), least)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}") from error
 
 
 def _preset(text: str) -> str:
@@ -160,11 +166,11 @@ def _device(text: str) -> str:
     try:
         device = torch.device(text)
     except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device: use auto, cpu, cuda or cuda:N") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device: use auto, cpu, cuda or cuda:N") from error
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= there:  # Stable-Baselines3 would quietly take the CPU
         devices = ", ".join(f"cuda:{index}" for index in range(there)) or "no CUDA device"
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not there, PyTorch finds {devices}: use auto or cpu, or install driver and PyTorch for CUDA"
+            f"{text!r} is not there; PyTorch finds {devices}: use auto or cpu, or install driver and PyTorch for CUDA"
         )
     return str(device)

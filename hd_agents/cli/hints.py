@@ -27,8 +27,8 @@ def hint_of_gpu(plans: Iterable[Plan], device: str) -> None:
     sizes = {str(plan.arguments.get("size", usual)) for plan in plans} & SIZES["dreamerv3"].keys() - {"nano"}
     for size in sorted(sizes) if get_device(device).type != "cuda" else ():
         print(
-            f"hd-agents: these settings (size {size}) want a GPU, and this is the CPU. `hd-agents check` with the same "
-            "task and settings tells how long it takes; --preset nano and --set train_ratio=... make it shorter.",
+            f"hd-agents: these settings (size {size}) are meant for a GPU, and this is the CPU. `hd-agents check` with "
+            "the same task and settings tells how long it takes; --preset nano and --set train_ratio=... shorten it.",
             file=sys.stderr,
             flush=True,
         )

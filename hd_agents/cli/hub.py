@@ -12,10 +12,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "push",
         help="upload a package to the Hugging Face Hub",
-        description="Upload the package of a trained model to a repository of the Hugging Face Hub, made if there is "
-        "none, with a page written from its card. Log in with `hf auth login` first.",
+        description="Upload the package of a trained model to a repository of the Hugging Face Hub, with a page "
+        "written from its card. The repository is made if there is none. Log in with `hf auth login` first.",
     )
-    parser.add_argument("model", metavar="NAME|FOLDER", help="a name that a model ships for, or a package's folder")
+    parser.add_argument("model", metavar="NAME|FOLDER", help="the name of a model that ships, or a package's folder")
     parser.add_argument("repository", metavar="REPO", help="org/repo")
     parser.add_argument("--private", action="store_true", help="make a private repository")
     parser.set_defaults(run=run_push)

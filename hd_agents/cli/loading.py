@@ -24,7 +24,7 @@ from hd_agents.zoo.models import (
 
 # What a model may be given as.
 MODEL = "a name of `hd-agents list --pretrained`, agent.zip, a run's or a package's folder, or org/repo of the Hub"
-MODELS_OWN = " (default: what the model was trained with, where it plays that task)"
+MODELS_OWN = " (default: those of the model's training, if it plays the task that it was trained on)"
 
 
 def load_model(name: str, device: str, agent_class: str | None = None) -> HarmonyDreamAgent:
@@ -58,9 +58,11 @@ def _check_near(name: str) -> None:
     if folder != Path():
         there = [str(found) for glob in ("agent*.zip", "*/agent*.zip") for found in folder.glob(glob)]
         if near := difflib.get_close_matches(name, there, n=1, cutoff=0.0):
-            raise UsageError(f"{name} is no agent's file, no run with an agent.zip and no package: is it {near[0]}?")
+            raise UsageError(
+                f"{name} is not an agent's file, a run with an agent.zip or a package. Did you mean {near[0]}?"
+            )
     if path.is_dir():
-        raise UsageError(f"{name} holds no {AGENT_FILE}, and is no package.")
+        raise UsageError(f"{name} holds no {AGENT_FILE}, and is not a package.")
 
 
 def training_of(model: str) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from hd_agents.zoo.precision import BITS
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `list`, `zoo pack`, `zoo verify` and `zoo report` and their flags to the command line."""
-    parser = commands.add_parser("list", help="show the tasks of the zoo, and for which of them a trained model ships")
+    parser = commands.add_parser("list", help="list the tasks of the zoo, and for which of them a trained model ships")
     parser.add_argument("words", nargs="*", metavar="WORD", help="show only names that hold all of these")
-    parser.add_argument("--pretrained", action="store_true", help="only tasks that a trained model ships for")
+    parser.add_argument("--pretrained", action="store_true", help="only tasks with a trained model that ships")
     parser.set_defaults(run=run_list)
 
     group = commands.add_parser("zoo", help="pack, verify and report trained models")
@@ -34,17 +34,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("file", help="agent.zip of a training run")
     parser.add_argument("name", help="a name of `hd-agents list`, or a Gymnasium id")
-    parser.add_argument("--episodes", type=count, default=100, help="of the evaluation (default: %(default)s)")
-    less = "leave out what learning on and dreaming need, more than half of it"
+    parser.add_argument("--episodes", type=count, default=100, help="episodes of the evaluation (default: %(default)s)")
+    less = "leave out what further learning and dreaming need, more than half of the model"
     parser.add_argument("--acting-only", action="store_true", help=less)
     parser.add_argument(
         "--bits",
         type=int,
         choices=BITS,
         default=16,
-        help="of a weight: 32 is as trained; 8 is refused where it scores outside the interval of 16 (default: 16)",
+        help="bits per weight: 32 is as trained; 8 is refused if it scores outside the interval of 16 (default: 16)",
     )
-    parser.add_argument("--run", dest="facts", type=Path, metavar="JSON", help="default: run.json beside FILE")
+    parser.add_argument(
+        "--run", dest="facts", type=Path, metavar="JSON", help="how it was trained (default: run.json beside FILE)"
+    )
     parser.add_argument("--folder", type=Path, help="the folder to make (default: zoo/pretrained/NAME)")
     parser.set_defaults(run=run_pack)
     parser = actions.add_parser(

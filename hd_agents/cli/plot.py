@@ -43,10 +43,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `plot` and its flags to the command line."""
     parser = commands.add_parser(
         "plot",
-        help="learning curves and aggregate scores of runs, beside the published ones",
+        help="draw learning curves and aggregate scores of runs, beside the published ones",
         description="Draw learning curves (a thin line per seed, a thick one for the mean), the scores of every task, "
         "and per suite the interquartile mean, median, mean, optimality gap, performance profiles and probability of "
-        "improvement with 95% intervals by rliable. Runs by different settings get lines of their own. Atari's games "
+        "improvement with 95% intervals by rliable. Runs with different settings get lines of their own. Atari's games "
         "have the official curves and scores beside them.",
     )
     what = "folders of runs, tables of results (.csv), or suites: their results in the zoo (default: runs)"
@@ -226,7 +226,7 @@ def _read(what: str) -> Iterable[KnownRun]:
     if path.suffix == ".csv" and path.is_file():
         return map(_of_row, checked(lambda: read_rows(path)))
     if not path.is_dir():
-        raise UsageError(f"{what} is no folder, no table of results (.csv) and no suite ({', '.join(suites())}).")
+        raise UsageError(f"{what} is not a folder, a table of results (.csv) or a suite ({', '.join(suites())}).")
     logs = sorted(path.rglob("0.monitor.csv"))
     runs = [_of_folder(log.parent) for log in logs if (log.parent / CONFIG).is_file()]
     if not runs:

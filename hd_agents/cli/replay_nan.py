@@ -14,7 +14,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `replay-nan` and its flags to the command line."""
     parser = commands.add_parser(
         "replay-nan",
-        help="repeat the gradient step on which training stopped for NaN",
+        help="repeat the gradient step at which training stopped because of NaN",
         description="Repeat the gradient step that is recorded in a nonfinite-*.zip, and print which inputs, weights, "
         "layers and losses are not finite. Nothing in the file is executed and nothing is written. Exit status: 0 if "
         "the step fails again, 1 if it does not.",

@@ -74,8 +74,8 @@ class Run(NamedTuple):
 def add_flags(parser: argparse.ArgumentParser, usual_seeds: int) -> None:
     """Add the flags of runs that are many."""
     flags.add_seeds_flags(parser, usual_seeds)
-    parser.add_argument("--jobs", type=flags.count, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--episodes", type=flags.count, help="of each evaluation (default: the papers' number)")
+    parser.add_argument("--jobs", type=flags.count, default=1, help="number of runs at a time (default: %(default)s)")
+    parser.add_argument("--episodes", type=flags.count, help="episodes per evaluation (default: the papers' number)")
     tidy = "delete a run's checkpoints, which hold its replay, once it is evaluated"
     parser.add_argument("--delete-checkpoints", action="store_true", help=tidy)
 

@@ -117,7 +117,7 @@ def task_id(task: str) -> str:
     if colon:
         find_own_modules()
         if not all(part.isidentifier() for part in module.split(".")):
-            raise UsageError(f"{task}: {module} is no name of a module; write it as for import, my_module:{name}.")
+            raise UsageError(f"{task}: {module} is not the name of a module; write it as for import, my_module:{name}.")
     return str(checked(lambda: zoo.env_id(task)))
 
 

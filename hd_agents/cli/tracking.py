@@ -16,8 +16,10 @@ RUN_ID = "wandb-id.txt"  # in a run's folder: what to go on with when the run is
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--track` and `--track-project`."""
-    parser.add_argument("--track", action="store_true", help="log to Weights & Biases as well; needs the extra `track`")
-    parser.add_argument("--track-project", default=PROJECT, metavar="NAME", help="its project (default: %(default)s)")
+    parser.add_argument("--track", action="store_true", help="also log to Weights & Biases; needs the extra `track`")
+    parser.add_argument(
+        "--track-project", default=PROJECT, metavar="NAME", help="the project there (default: %(default)s)"
+    )
 
 
 def check_installed() -> None:

@@ -1,4 +1,4 @@
-"""`hd-agents train`: learn a task, then leave the agent and pictures of what it learnt in a folder."""
+"""`hd-agents train`: learn a task, then leave the agent and pictures of what it learned in a folder."""
 
 import argparse
 import secrets
@@ -55,10 +55,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `train` and its flags to the command line."""
     parser = commands.add_parser(
         "train",
-        help="learn a task; leaves agent, video, learning curve and dream in a folder of runs/",
-        description="Learn a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png, "
+        help="train an agent on a task; leaves the agent, a video, the learning curve and a dream in a folder of runs/",
+        description="Train an agent on a Gymnasium task. Leaves agent.zip, play.mp4, curve.png, dream.png, "
         "TensorBoard logs, 0.monitor.csv (every episode), config.yml and run.json in runs/<task>_<n>/. Ctrl-C stops "
-        "early and still leaves them; SIGTERM, and the end of its terminal, leave the agent.",
+        "early and still leaves them; SIGTERM and closing the terminal leave the agent.",
     )
     parser.add_argument(
         "task",
@@ -66,9 +66,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=DEFAULT_TASK,
         help="a name of `hd-agents list`, or a Gymnasium id (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=flags.seed, help="default: 0, with --resume that of the run")
+    parser.add_argument("--seed", type=flags.seed, help="random seed (default: 0; with --resume, that of the run)")
     flags.add_plan_flags(parser)
-    begin_help = f"begin with the weights of a trained agent, to learn on: {MODEL}"
+    begin_help = f"start from the weights of a trained agent: {MODEL}"
     parser.add_argument("-i", "--trained-agent", metavar="MODEL", help=begin_help)
     parser.set_defaults(run=run)
 
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
             shutil.rmtree(folder)  # there is no run in it
     if status:
         command = resume_command(options, folder) if checkpoint else None
-        print(f"To go on: {command}" if command else _without_checkpoints(plan, agent, folder), flush=True)
+        print(f"To continue: {command}" if command else _without_checkpoints(plan, agent, folder), flush=True)
     if status not in HURRIED:
         pictures.leave(agent, plan, options.seed, folder, not options.no_video)
     return status
@@ -142,7 +142,7 @@ def check_flags(options: argparse.Namespace) -> None:
     if options.track:
         tracking.check_installed()
     if options.eval_episodes is not None and options.eval_every is None:
-        raise UsageError("--eval-episodes says nothing without --eval-every.")
+        raise UsageError("--eval-episodes needs --eval-every.")
 
 
 def _choose_folder(options: argparse.Namespace, task: str) -> Path:
@@ -202,7 +202,7 @@ def _learn(
         if isinstance(stop, SystemExit) and stop.code not in HURRIED:
             told = f"the training failed after {agent.num_timesteps} env steps: sys.exit({stop.code!r})"
             raise TrainingFailed(told) from stop
-        print(f"\nStopped after {agent.num_timesteps} env steps; saving what was learnt so far.", flush=True)
+        print(f"\nStopped after {agent.num_timesteps} env steps; saving the agent.", flush=True)
         return int(str(stop.code)) if isinstance(stop, SystemExit) else STATUS["SIGINT"]
     except CheckpointError:
         raise
@@ -228,7 +228,7 @@ def _saved(agent: HarmonyDreamAgent, path: Path) -> bool:
 
 
 def _after(failure: TrainingFailed, folder: Path, agent: HarmonyDreamAgent, command: str | None) -> int:
-    """Keep what was learnt before a failure, and tell what it was last: a benchmark shows the last line of a log.
+    """Keep what was learned before a failure, and tell what it was last: a benchmark shows the last line of a log.
 
     :param command: that goes on from the last checkpoint; None for a run without. Its agent gets a name that is in the
         way of nothing, as the run may be begun again in this folder.
@@ -236,7 +236,7 @@ def _after(failure: TrainingFailed, folder: Path, agent: HarmonyDreamAgent, comm
     traceback.print_exception(failure.__cause__)
     if command is not None:
         if steps_in(folder / CHECKPOINTS):
-            print(f"To go on from the last checkpoint: {command}", flush=True)
+            print(f"To continue from the last checkpoint: {command}", flush=True)
     elif agent.num_timesteps and _saved(agent, folder / UNTIL_FAILURE):
         print(f"The agent of {agent.num_timesteps} env steps is in {folder / UNTIL_FAILURE}.", flush=True)
     print(f"hd-agents: {failure}", file=sys.stderr, flush=True)

@@ -38,17 +38,23 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="search for hyper-parameters; leaves the best as a row of the zoo",
         description="Train a task again and again with values that Optuna chooses (TPE), stop trials that fall behind "
         "the median, and leave the best as a row of the zoo in best.yml, beside study.db with all trials. Ctrl-C keeps "
-        "the study, and the same command goes on with it.",
+        "the study, and the same command continues it.",
     )
     parser.add_argument("task", help="a name of `hd-agents list`, or a Gymnasium id")
     parser.add_argument(
-        "--trials", type=flags.count, default=20, help="in all, earlier ones included (default: %(default)s)"
+        "--trials", type=flags.count, default=20, help="number of trials, earlier ones included (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=flags.seed, default=0, help="of the first trial; the others follow (default: 0)")
+    parser.add_argument(
+        "--seed", type=flags.seed, default=0, help="seed of the first trial; the others follow (default: 0)"
+    )
     parser.add_argument("--space", type=Path, metavar="YML", help="what to search (default: the zoo's tuning.yml)")
-    parser.add_argument("--evaluations", type=flags.count, default=5, help="of each trial, evenly spread (default: 5)")
-    parser.add_argument("--episodes", type=flags.count, default=10, help="of each evaluation (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="of the study (default: runs/<task>_tune)")
+    parser.add_argument(
+        "--evaluations", type=flags.count, default=5, help="evaluations per trial, evenly spread (default: 5)"
+    )
+    parser.add_argument(
+        "--episodes", type=flags.count, default=10, help="episodes per evaluation (default: %(default)s)"
+    )
+    parser.add_argument("--folder", type=Path, help="folder of the study (default: runs/<task>_tune)")
     flags.add_setting_flags(parser)
     parser.set_defaults(run=run)
 
