@@ -1,5 +1,6 @@
 """Packages on the Hugging Face Hub, the library's calls replaced by folders that hold calls to its signatures."""
 
+import errno
 import hashlib
 import inspect
 import json
@@ -220,6 +221,17 @@ def test_no_network_is_told_in_one_line(
     monkeypatch.setattr(hub_library, "snapshot_download", fails)
     assert main(["pull", NAME]) == 2
     assert capsys.readouterr().err == f"hd-agents: The Hub did not give or take {NAME}: cannot connect\n"
+
+
+def test_a_full_disk_at_a_pull_is_not_the_hubs_fault(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*arguments: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "cache")
+
+    monkeypatch.setattr(hub_library, "snapshot_download", fails)
+    assert main(["pull", NAME]) == 1
+    assert capsys.readouterr().err == "hd-agents: [Errno 28] No space left on device: 'cache'\n"
 
 
 def test_push_then_pull(fake: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,8 @@ def test_a_row_stands_alone_and_default_is_for_all_others() -> None:
         ),
         ({"CartPole-v1": {**TINY, "gama": 1}}, "my.yml: gama=1: no such setting. Did you mean gamma"),
         ({"CartPole-v1": {**TINY, "device": "cpu"}}, "my.yml: device='cpu': no such setting. Use the argument device"),
+        ({"CartPole-v1": {**TINY, "steps": 9}}, "my.yml: steps=9: no such setting. Did you mean n_timesteps?"),
+        ({"CartPole-v1": TINY, "classic/CartPole": TINY}, "my.yml has two rows for a task: remove"),
         ({"CartPole-v1": {"gamma": 0.9}}, "my.yml has no n_timesteps for CartPole-v1: add it, or give steps"),
         ({"CartPole-v1": {**TINY, "agent_class": "os:Own"}}, "my.yml is for agents of os:Own: set agent_class=os:Own"),
         ({"CartPole-v1": {**TINY, "n_envs": 0}}, "n_envs=0: use a whole number"),

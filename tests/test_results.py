@@ -97,6 +97,7 @@ def test_a_full_disk_leaves_no_half_row(tmp_path: Path, monkeypatch: pytest.Monk
         (",seed,", ",saat,", "lacks the columns"),
         (",3,7.5", ",,7.5", "seed is empty"),
         ("7.5", "x", "line 2: mean_return is 'x'"),
+        ("7.5", "7" * 200_000, "field larger than field limit"),
     ],
 )
 def test_files_that_are_no_tables(old: str, new: str, message: str, tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def _own_row(path: Path, task: str) -> dict[str, Any]:
         ids = {name if name in NO_TASKS else env_id(name): name for name in rows}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if twice := rows.keys() - ids.values():
+        raise ValueError(f"{path} has two rows for a task: remove {', '.join(sorted(twice))}, or the other one.")
     for name in (task, "default"):
         if name in ids:
             return rows[ids[name]]

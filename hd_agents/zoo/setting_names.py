@@ -45,6 +45,8 @@ def check_own_row(row: Mapping[str, Any], path: str | Path, agent_class: type[Ha
         raise ValueError(f"{path} is for agents of {own}: set agent_class={own} beside it.")
     try:
         for key, value in row.items():
+            if ARGUMENTS.get(key) == "steps" and key != "n_timesteps":
+                raise ValueError(f"{key}={value!r}: no such setting. Did you mean n_timesteps?")
             check_setting(key, value, [*settable(agent_class), "n_timesteps"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
