@@ -129,7 +129,17 @@ GOOD: Arrays = {
         ({"actions": np.zeros((3, 2), int)}, r"of shape \(3, 2\): expected"),
         ({"actions": 3}, "4 observations, 1 actions"),
         ({"terminated": np.zeros(3, bool)}, "use True or False"),
-        ({"observations": [{"a": 1}, {"b": 1}]}, "different keys"),
+        (
+            {"observations": [np.zeros(3), np.zeros(3), np.zeros(2), np.zeros(3)]},
+            r"observations\[2\]: .* has shape \(2,\)",
+        ),
+        ({"observations": [np.zeros(3), None, np.zeros(3), np.zeros(3)]}, r"observations\[1\]: .* has shape \(\)"),
+        (
+            {"observations": [(np.zeros(3), {}), *[np.zeros(3)] * 3]},
+            r"observations\[0\]: .* is a tuple \(observation, info",
+        ),
+        ({"observations": [np.zeros((1, 3))] * 4}, r"observations\[0\] has an env axis"),
+        ({"observations": []}, "no observations"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_not_stored(change: Arrays, said: str) -> None:
@@ -139,6 +149,25 @@ def test_what_does_not_fit_is_refused_and_not_stored(change: Arrays, said: str) 
     assert len(agent.replay_buffer) == 0  # type: ignore[arg-type]
     agent.add_episode(**GOOD)
     assert len(agent.replay_buffer) == 4  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (None, "is a NoneType"),
+        ({"a": np.zeros(2)}, r"lacks the keys \['b'\]"),
+        ({"a": np.zeros(3), "b": 1}, "'a' has shape"),
+        ({"a": np.full(2, np.nan), "b": 1}, "'a' holds nan"),
+    ],
+)
+def test_the_frame_of_a_log_that_does_not_fit_is_named(wrong: Any, said: str) -> None:
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
+    agent = tiny(policy="MultiInputPolicy", env=Scripted(space, spaces.Discrete(5)))
+    good = {"a": np.zeros(2), "b": 1}
+    with pytest.raises(ValueError, match=rf"observations\[2\]: .*{said}"):
+        agent.add_episode([good, good, wrong, good], np.zeros(3, int), np.ones(3), False)
+    assert len(agent.replay_buffer) == 0  # type: ignore[arg-type]
+    agent.add_episode([good] * 4, np.zeros(3, int), np.ones(3), False)
 
 
 @pytest.mark.parametrize("wrong", [np.inf, -99.0, np.nan])

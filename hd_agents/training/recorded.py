@@ -1,6 +1,6 @@
 """Episodes that were recorded elsewhere, such as demonstrations or a robot's log, as rows of the replay."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hd_agents.checks import FLOAT32_MAX
 from hd_agents.policies import DreamPolicy
 from hd_agents.replay import SequenceReplay
-from hd_agents.spaces import Observation
+from hd_agents.spaces import Observation, ObservationCodec
 from hd_agents.spaces.executed import encode_actions
 
 
@@ -27,7 +27,7 @@ def add_episode(
     """
     if not isinstance(terminated, bool | np.bool_):
         raise ValueError(f"terminated={terminated!r}: use True or False, for the episode's end.")
-    rows = policy.observations.encode(_stacked(observations))
+    rows = _encoded(policy.observations, observations)
     taken, earned = np.atleast_1d(actions), np.asarray(rewards, dtype=np.float64)
     length = len(next(iter(rows.values())))
     if not (1 < length == len(taken) + 1 and earned.shape == (len(taken),)):
@@ -48,12 +48,20 @@ def add_episode(
         replay.add(env, row, action, float(earned[step]), False, ends)
 
 
-def _stacked(observations: Any) -> Any:
-    """A list of observations as one batch; a batch as it is."""
+def _encoded(codec: ObservationCodec, observations: Any) -> dict[str, NDArray[Any]]:
+    """The rows of a batch, or of a list of observations, of which an error names the first that does not fit."""
     if not isinstance(observations, list | tuple):
-        return observations
-    if observations and isinstance(observations[0], Mapping):
-        if len(kinds := {tuple(sorted(one)) for one in observations}) > 1:
-            raise ValueError(f"The observations have different keys: {sorted(kinds)}.")
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-    return np.asarray(observations)
+        return codec.encode(observations)
+    if not observations:
+        raise ValueError("There are no observations: an episode of T steps has T + 1.")
+    rows: dict[str, list[NDArray[Any]]] = {key: [] for key in codec.spaces}
+    for step, one in enumerate(observations):
+        try:
+            encoded, batched = codec.read(one)
+        except ValueError as error:
+            raise ValueError(f"observations[{step}]: {error}") from error
+        if batched:
+            raise ValueError(f"observations[{step}] has an env axis: a list holds single observations.")
+        for key, row in encoded.items():
+            rows[key].append(row)
+    return {key: np.concatenate(parts) for key, parts in rows.items()}
