@@ -60,7 +60,7 @@ def imagine(
     seen = policy.step(encoded, latent, np.full(n, state is None), deterministic, mode=True)  # its action is not used
     start = State(seen.deter, seen.stoch)
     axes = 2 + len(policy.action_space.shape or ())
-    if not batched and actions is not None and np.ndim(actions) == axes:  # plans to choose from
+    if not batched and actions is not None and np.ndim(actions) == axes and len(actions):  # plans to choose from
         n, batched = len(actions), True
         start = State(*(part.expand(n, -1) for part in start))
     if actions is None:

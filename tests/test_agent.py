@@ -349,6 +349,7 @@ def test_imagining_can_start_in_mid_episode() -> None:
         ({"horizon": 0}, "horizon=0"),
         ({"actions": np.zeros((3, 2, 1), dtype=int)}, r"\(3, 2, 1\).*\(H,\) or \(plans, H\)"),
         ({"actions": np.zeros(0, dtype=int)}, "at least one step"),
+        ({"actions": np.zeros((0, 4), dtype=int)}, r"\(0, 4\); expected \(H,\) or \(plans, H\), of at least one"),
         ({"state": (np.zeros((2, 16)), np.zeros((2, 12)), np.zeros((2, 2)))}, "shapes"),
     ],
 )
