@@ -85,6 +85,17 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert capsys.readouterr().err == told
 
 
+def test_a_stream_that_somebody_has_put_in_place_ends_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """As an environment's own log of all that is printed."""
+    before, own = sys.stdout, io.StringIO()
+    with lasting():
+        print("before")
+        sys.stdout = own
+        print("after")
+    assert sys.stdout is before
+    assert (capsys.readouterr().out, own.getvalue()) == ("before\n", "after\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has it.")
 def test_a_full_disk_is_told_where_it_shows_in_the_last_moment() -> None:
     """A few lines are only written when the command ends: Python told of them in its own words, with status 120."""

@@ -73,13 +73,17 @@ def lasting() -> Iterator[Lasting | None]:
     before: tuple[Any, Any] = sys.stdout, sys.stderr
     strict = [stream for stream in before if getattr(stream, "errors", None) == "strict"]
     _reconfigure(strict, "backslashreplace")
-    sys.stdout, sys.stderr = (stream and Lasting(stream) for stream in before)  # None where it was closed before us
+    output, errors = (stream and Lasting(stream) for stream in before)  # None where it was closed before us
+    sys.stdout, sys.stderr = output, errors
     try:
-        yield sys.stdout
+        yield output
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.end()
+        for stream in (sys.stdout, sys.stderr):  # an environment of somebody's may have put its own in their place
+            if stream not in (None, output, errors):
+                stream.flush()
+        for ours in (output, errors):
+            if ours is not None:
+                ours.end()
         sys.stdout, sys.stderr = before
         _reconfigure(strict, "strict")
 
