@@ -227,6 +227,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("0.monitor.csv", "#{}\nr,l,t\n1.0,5,1.0\n\udcff\n"),  # a byte that is not UTF-8
         ("scores.jsonl", "no score\n"),
         ("scores.jsonl", "5\n"),
         ("0.monitor.csv", "#{}\nr,l,t\n1.0,5,1.0\nx,5,2.0\n"),
@@ -237,7 +238,7 @@ def test_damaged_files_of_a_run_are_named(
     name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path / "a", 0)
-    (tmp_path / "a" / name).write_text(text)
+    (tmp_path / "a" / name).write_bytes(text.encode(errors="surrogateescape"))
     assert main(["plot", str(tmp_path), "--output", str(tmp_path / "plots")]) == 1
     assert f"{tmp_path / 'a' / name} is damaged" in capsys.readouterr().err
     assert not (tmp_path / "plots").exists()

@@ -30,9 +30,9 @@ def read_episodes(folder: Path) -> Curve:
     files = sorted(folder.glob("*.monitor.csv"))  # one of each environment
     for path in files:
         with path.open(newline="", encoding="utf-8") as file:
-            next(file, None)  # a comment line with the file's metadata
             end = 0  # env steps of all: they step together
             try:
+                next(file, None)  # a comment line with the file's metadata
                 for row in csv.DictReader(file):
                     if row["t"] is None:  # the run goes on, and this line is being written
                         break
