@@ -24,6 +24,7 @@ from hd_agents.films.filming import play
 from hd_agents.training.normalizing import normalize_batch
 from hd_agents.world_model.batch import Batch
 from tests.agents import Clock, Filtered, Scripted, tiny
+from tests.test_env_state import Mute
 
 
 def rows(agent: HarmonyDreamAgent, env: int = 0) -> list[tuple[Any, ...]]:
@@ -421,6 +422,13 @@ def test_a_copy_of_an_agent_that_sees_images_asks_for_an_environment(kind: Any) 
         copied.learn(5)
     copied.set_env(make_vec_env("hd_agents/Catch-v0"))
     assert copied.learn(5, reset_num_timesteps=False).num_timesteps == 10
+
+
+def test_a_copy_has_a_vector_environment_of_ones_own_that_can_be_copied() -> None:
+    agent = tiny(env=Mute(lambda: Clock(9))).learn(5)
+    copied = copy.deepcopy(agent)
+    assert copied.env is not agent.env
+    assert copied.learn(2, reset_num_timesteps=False).num_timesteps == 7
 
 
 @pytest.mark.parametrize("kind", ["screen", "tensorboard", "own"])

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from hd_agents import checks
 from hd_agents.arrivals import StepsOf, as_flags, step_all, watch
@@ -49,7 +49,7 @@ class LearningLoop(ReplayLearning):
         fresh: dict[str, Any] = {"_custom_logger": False, "_learning": False, "_progress": None}
         if self._learning:  # by a callback, between a step and its row: a new episode begins
             fresh["_last_obs"] = None
-        if not isinstance(self.env, DummyVecEnv):  # neither processes nor Stable-Baselines3's wrappers can be copied
+        if isinstance(self.env, SubprocVecEnv | VecEnvWrapper):  # which cannot be copied
             fresh["env"] = None
         return {name: value for name, value in vars(self).items() if name != "_logger"} | fresh
 
