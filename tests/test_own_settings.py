@@ -122,6 +122,8 @@ def test_a_run_by_a_file_goes_on_and_tells_its_settings(capsys: pytest.CaptureFi
     assert facts["settings"] == plan("CartPole-v1", preset=file).row()
     card = {**zoo.card("classic/CartPole"), **{key: facts[key] for key in ("command", "settings")}}
     assert '| its settings | `{"n_timesteps": 60, "n_envs": 1' in cards.readme(card)
+    on = "`hd-agents train classic/CartPole --trained-agent me/cart`"
+    assert on in cards.readme(card, "me/cart"), "whoever learns on has no such file"
     write({"CartPole-v1": {**TINY, "n_timesteps": 70, "gamma": 0.9}}, file)
     capsys.readouterr()
     assert main(command) == 0, capsys.readouterr().err

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hd_agents.host import format_bytes
-from hd_agents.zoo.catalogue import preset_of
+from hd_agents.zoo.catalogue import PRESETS, preset_of
 
 WHOLE = "all networks"  # what a package can hold, instead of what acting needs
 HERE = "path/of/this/folder"  # where a package is that lies neither in the zoo nor on the Hub
@@ -45,7 +45,8 @@ def readme(card: Mapping[str, Any], place: str | None = None) -> str:
 
 def _further(card: Mapping[str, Any], place: str) -> str:
     preset = preset_of(card["command"])
-    words = ["hd-agents", "train", card["name"], *(["--preset", preset] if preset != "paper" else [])]
+    shipped = preset in PRESETS and preset != "paper"  # no file of whoever trained it
+    words = ["hd-agents", "train", card["name"], *(["--preset", preset] if shipped else [])]
     words += [f"--env-kwargs={key}={value!r}" for key, value in card.get("env_kwargs", {}).items()]
     return (
         "`agent.imagine(obs)` is what it expects to happen after an episode's first observation; after a later one, "
