@@ -111,6 +111,7 @@ def test_presets_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'huge': use paper, nano, or a file of yours such as my.yml" in capsys.readouterr().err
     assert preset_of("hd-agents train x --preset 'my own.yml' --seed 1") == "my own.yml"
     assert preset_of("hd-agents train x '--preset=my own.yml'") == "my own.yml"
+    assert preset_of("the robot's own script") == "paper"
 
 
 def test_a_run_by_a_file_goes_on_and_tells_its_settings(capsys: pytest.CaptureFixture[str]) -> None:

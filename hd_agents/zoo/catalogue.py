@@ -119,7 +119,10 @@ def _own_row(path: Path, task: str) -> dict[str, Any]:
 
 def preset_of(command: str) -> str:
     """The preset in a command of ``hd-agents train``."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a card's may be anybody's words, with an apostrophe
+        words = command.split()
     for word, following in pairwise([*words, ""]):
         if word == "--preset" or word.startswith("--preset="):
             return word.partition("=")[2] or following
