@@ -9,6 +9,7 @@ import yaml
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
+from hd_agents.cli.resuming import changed_settings
 from hd_agents.zoo import cards, search_space
 from hd_agents.zoo.catalogue import preset_of
 from hd_agents.zoo.training import Plan, plan
@@ -132,6 +133,13 @@ def test_a_run_by_a_file_goes_on_and_tells_its_settings(capsys: pytest.CaptureFi
     agent = HarmonyDreamAgent.load("run/agent.zip")
     assert (agent.num_timesteps, agent.gamma) == (70, 0.9)
     assert plan("CartPole-v1", preset="run/config.yml") == plan("CartPole-v1", preset=file)
+
+
+def test_a_run_of_an_earlier_version_that_states_the_usual_replay_tells_no_change() -> None:
+    run = plan("CartPole-v1")
+    for rows, told in ((run.arguments["buffer_size"], ""), (500, "buffer_size 500 -> None")):
+        write({run.task: {**run.settings(0), "buffer_size": rows}}, "config.yml")
+        assert changed_settings(Path(), run, 0) == told
 
 
 def test_comparisons_pass_the_file_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,6 +189,20 @@ def test_a_study_of_failures_alone_has_failed(run: Run, monkeypatch: pytest.Monk
     assert run("--trials", "1") == 1
 
 
+def test_a_study_of_an_earlier_version_goes_on(
+    run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It states the size of the replay also where that follows from the steps."""
+    scores += [1, 2, 3, 4]
+    assert run("--trials", "1") == 0
+    for rows, status in ((5_000, 2), (10_000, 0)):
+        with open_storage(run.folder) as storage:
+            study = optuna.load_study(storage=storage, study_name="CartPole-v1")
+            study.set_user_attr("asked", {**study.user_attrs["asked"], "buffer_size": rows})
+        assert run("--trials", "2") == status, capsys.readouterr().err
+    assert len(run.trials()) == 2
+
+
 def test_another_search_needs_another_folder(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     scores += [1, 2]
     assert run("--trials", "1") == 0

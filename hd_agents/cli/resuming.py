@@ -22,7 +22,7 @@ from hd_agents.evaluation.score_curve import forget_scores
 from hd_agents.saving.checkpoint import CheckpointError
 from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
-from hd_agents.zoo.training import Plan
+from hd_agents.zoo.training import Plan, without_usual_rows
 from hd_agents.zoo.transfer import NETWORKS
 
 # The flags of `train` that a command repeats, in the order that those of earlier runs have.
@@ -201,7 +201,7 @@ def settings_in(folder: Path) -> dict[str, dict[str, Any]]:
         raise DamagedError(f"{config} is damaged: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(settings, dict) for settings in found.values()):
         raise DamagedError(f"{config} is damaged: it should hold a task with its settings.")
-    return found
+    return {task: without_usual_rows(settings) for task, settings in found.items()}
 
 
 def forget_logs(logger: Logger, steps: int) -> None:

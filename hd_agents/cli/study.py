@@ -16,7 +16,7 @@ from hd_agents.cli.errors import UsageError
 from hd_agents.files import write_text
 from hd_agents.provenance import commit, machine
 from hd_agents.zoo.search_space import Space
-from hd_agents.zoo.training import Plan
+from hd_agents.zoo.training import Plan, without_usual_rows
 
 STUDY = "study.db"
 
@@ -57,7 +57,9 @@ def open_study(storage: Any, folder: Path, plan: Plan, space: Space, options: ar
     then = study.user_attrs.get("asked")
     if then is None:
         study.set_user_attr("asked", asked)
-    elif changed := [key for key in {**then, **asked} if then.get(key) != asked.get(key)]:
+        return study
+    then = without_usual_rows(then)
+    if changed := [key for key in {**then, **asked} if then.get(key) != asked.get(key)]:
         raise UsageError(
             f"{folder} holds a study with other values of {', '.join(changed)}: repeat its command to go on with it, "
             "or give another --folder."

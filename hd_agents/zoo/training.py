@@ -97,10 +97,7 @@ class Plan(NamedTuple):
         of_env |= {} if self.vec_env == "dummy" else {"vec_env": self.vec_env}
         of_env |= {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
         own = {} if self.agent_class is HarmonyDreamAgent else {"agent_class": class_name(self.agent_class)}
-        row = {"n_timesteps": self.steps, **of_env, **own, **self.arguments}
-        if row.get("buffer_size") == _usual_rows(self.steps, self.n_envs):
-            del row["buffer_size"]
-        return row
+        return without_usual_rows({"n_timesteps": self.steps, **of_env, **own, **self.arguments})
 
 
 def train(
@@ -193,6 +190,13 @@ def plan(
     vec_env = checks.choice("vec_env", values.pop("vec_env"), list(VEC_ENVS))
     values.pop("agent_class", None)
     return Plan(task, total, n_envs, values, env_kwargs, trained, vec_env, agent_class)
+
+
+def without_usual_rows(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without the replay's size where it follows from the steps; files of earlier versions state it."""
+    steps, n_envs = row.get("n_timesteps"), row.get("n_envs", 1)
+    usual = _usual_rows(steps, n_envs) if type(steps) is type(n_envs) is int else None
+    return {key: value for key, value in row.items() if key != "buffer_size" or value != usual}
 
 
 def _usual_rows(steps: int, n_envs: int) -> int:
