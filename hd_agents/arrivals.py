@@ -83,9 +83,10 @@ def step_all(env: VecEnv, actions: NDArray[Any], steps: int) -> VecEnvStepReturn
         try:
             float(reward)
         except TypeError:
-            which = variables.get(DummyVecEnv.step_wait.__code__, {}).get("env_idx", "")
+            which = variables.get(DummyVecEnv.step_wait.__code__, {}).get("env_idx")
+            name = "An environment" if which is None else f"Environment {which}"
             raise ValueError(
-                f"Environment {which} returned the reward {reward!r} after {steps:,} env steps: expected one number "
+                f"{name} returned the reward {reward!r} after {steps:,} env steps: expected one number "
                 "(of an array that holds one: `reward.item()`)."
             ) from error
         raise
