@@ -27,6 +27,7 @@ from hd_agents.saving.checkpoint import (
     prune,
     release,
     steps_in,
+    still_in_ring,
 )
 from hd_agents.signals import SIGNALS, Handlers
 from hd_agents.training.callback_rules import check_place
@@ -222,7 +223,7 @@ class RunCheckpoint(BaseCallback):
             files[name] = new
         agent.save(self.folder / file_name("agent", step, repeat))
         write_archive(self.folder / file_name("state", step, repeat), *run_state(agent))
-        return commit(self.folder, step, repeat, _still_in_ring(files, replay.rows_per_env), last)
+        return commit(self.folder, step, repeat, still_in_ring(files, replay.rows_per_env), last)
 
     def _remember(self, manifest: Manifest, agent: Any) -> None:
         self._kept = [*self._kept, manifest][-self.keep :]
@@ -242,15 +243,3 @@ class RunCheckpoint(BaseCallback):
         again = "Once more does not wait for it, and stores nothing of the run."
         with suppress(OSError):  # of a terminal that has closed
             os.write(2, f"\n{self.stopped_by}: ending after this step. {again}\n".encode())
-
-
-def _still_in_ring(files: dict[str, list[int]], rows_per_env: int) -> dict[str, list[int]]:
-    """The files of rows, oldest first, without those that the newer ones have overwritten in every ring."""
-    needed: dict[str, list[int]] = {}
-    after = [0] * len(next(iter(files.values()), []))
-    for name, rows in reversed(files.items()):
-        if all(count >= rows_per_env for count in after):
-            break
-        needed[name] = rows
-        after = [one + other for one, other in zip(after, rows, strict=True)]
-    return dict(reversed(needed.items()))

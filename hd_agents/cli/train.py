@@ -98,12 +98,7 @@ def run(options: argparse.Namespace) -> int:
     env = agent = None
     try:
         if options.resume:
-            claim(folder / CHECKPOINTS)  # before anything of a run that goes on elsewhere is touched
-            if steps_in(folder / CHECKPOINTS) and not resuming:
-                raise CheckpointError(
-                    f"Another process has begun the run in {folder} just now: give the command again."
-                )
-            remove_unfinished(folder)
+            _claim(folder, resuming)  # before anything of a run that goes on elsewhere is touched
         env = plan.make_envs(options.seed, folder, resuming)
         agent = resume_agent(checkpoint, plan, env, options, folder) if checkpoint and resuming else None
         agent = agent or _make_agent(plan, env, options)
@@ -154,6 +149,14 @@ def _choose_folder(options: argparse.Namespace, task: str) -> Path:
     if not steps_in(folder / CHECKPOINTS) and (begun or (folder / AGENT_FILE).exists()):
         raise UsageError(f"{folder} holds a run without checkpoints, which cannot go on: give --folder another folder.")
     return folder
+
+
+def _claim(folder: Path, resuming: bool) -> None:
+    """Keep other processes out of the run's folder, and remove what one that was killed has left half written."""
+    claim(folder / CHECKPOINTS)
+    if steps_in(folder / CHECKPOINTS) and not resuming:
+        raise CheckpointError(f"Another process has begun the run in {folder} just now: give the command again.")
+    remove_unfinished(folder)
 
 
 def _make_agent(plan: Plan, env: VecEnv, options: argparse.Namespace) -> HarmonyDreamAgent:

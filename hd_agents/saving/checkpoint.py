@@ -136,6 +136,18 @@ def is_whole(folder: Path, known: Manifest) -> bool:
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
+def still_in_ring(files: dict[str, list[int]], rows_per_env: int) -> dict[str, list[int]]:
+    """The files of rows, oldest first, without those that the newer ones have overwritten in every ring."""
+    needed: dict[str, list[int]] = {}
+    after = [0] * len(next(iter(files.values()), []))
+    for name, rows in reversed(files.items()):
+        if all(count >= rows_per_env for count in after):
+            break
+        needed[name] = rows
+        after = [one + other for one, other in zip(after, rows, strict=True)]
+    return dict(reversed(needed.items()))
+
+
 def prune(folder: Path, kept: Sequence[Manifest]) -> None:
     """Remove what belongs to none of the ``kept`` checkpoints: older and damaged ones, and what killed processes left.
 
