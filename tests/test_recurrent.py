@@ -144,6 +144,10 @@ def test_samples_are_those_of_the_distribution_function(classes: int, unimix: fl
     assert clear.float().mean() > 0.9
     assert torch.equal(sample, draw_one_hot(logits, draws, unimix)[0])
     torch.testing.assert_close(probs, torch.softmax(logits, -1))
+    many = logits.repeat(40, 1, 1)  # of few classes, computed otherwise
+    sample, many_probs = draw_one_hot(many, draws.repeat(40, 1), unimix)
+    torch.testing.assert_close(many_probs, probs.repeat(40, 1, 1))
+    assert sample.is_contiguous() and torch.equal(sample.sum(-1), torch.ones(2_000, 7))
 
 
 def test_a_sample_is_a_class_whatever_rounding_leaves_of_the_last_one() -> None:

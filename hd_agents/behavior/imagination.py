@@ -45,18 +45,17 @@ def imagine(
         actor's own inputs are cut from it either way.
     """
     if differentiable:
-        features, actions, outputs = _roll_out(Dreaming(model, actor), start, draws, action_draws)
-        return Dream(torch.stack(features), torch.stack(actions), torch.stack([step[-1] for step in outputs]))
+        stacked, actions, outputs = _roll_out(Dreaming(model, actor, start, len(draws)), start, draws, action_draws)
+        return Dream(stacked, torch.stack(actions), torch.stack([step[-1] for step in outputs]))
     with torch.no_grad():
         flat = can_be_flat([model, *model.rssm.modules(), *actor.modules()], {WorldModel, RSSM, Actor})
+        kind = FlatDreaming if flat else Dreaming
         if flat and model.rssm.can_be_fused(draws, product_dtype(draws.device.type)):
-            dreaming: Dreaming = FusedDreaming(model, actor, start, len(draws))
-        else:
-            dreaming = (FlatDreaming if flat else Dreaming)(model, actor)
+            kind = FusedDreaming
+        dreaming = kind(model, actor, start, len(draws))
         casts_itself = torch.autocast(start.deter.device.type, enabled=False) if flat else nullcontext()
         with casts_itself:
-            features, actions, outputs = _roll_out(dreaming, start, draws, action_draws)
-        stacked = torch.stack(features)
+            stacked, actions, outputs = _roll_out(dreaming, start, draws, action_draws)
     if not flat:
         torch.clear_autocast_cache()  # before PyTorch 2.11 it has weights that were cast where no gradients pass
         return Dream(stacked, torch.stack(actions), actor.parameters_of(stacked[:-1]))
@@ -66,26 +65,33 @@ def imagine(
 
 def _roll_out(
     dreaming: Dreaming, state: State, draws: Tensor, action_draws: Tensor
-) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
-    """Features of H + 1 states; actions, and what the actor gave, of H steps."""
+) -> tuple[Tensor, list[Tensor], list[list[Tensor]]]:
+    """Features (H + 1, N, F); actions, and what the actor gave, of H steps."""
     features, actions, outputs = [dreaming.features(state)], [], []
     for draw, action_draw in zip(draws.unbind(0), action_draws.unbind(0), strict=True):
         outputs.append(dreaming.outputs(features[-1].detach()))
         actions.append(dreaming.actor.distribution(outputs[-1][-1]).sample(action_draw))
         state = dreaming.step(state, actions[-1], draw)
         features.append(dreaming.features(state))
-    return features, actions, outputs
+    return dreaming.all_features(features), actions, outputs
 
 
 class Dreaming:
-    """Dreams by calling the modules, whatever they are."""
+    """Dreams by calling the modules, whatever they are.
 
-    def __init__(self, model: WorldModel, actor: Actor) -> None:
+    :param start: the state that the dream begins with, (N, ...). :param horizon: H, its steps.
+    """
+
+    def __init__(self, model: WorldModel, actor: Actor, start: State, horizon: int) -> None:
         self.model, self.actor = model, actor
 
     def features(self, state: State) -> Tensor:
-        """(N, F)."""
+        """(N, F), asked for once for every state, in their order."""
         return self.model.features(state)
+
+    def all_features(self, features: list[Tensor]) -> Tensor:
+        """(H + 1, N, F), of what :meth:`features` gave."""
+        return torch.stack(features)
 
     def outputs(self, features: Tensor) -> list[Tensor]:
         """(N, F) -> :meth:`Actor.parameters_of`, at the end of whatever is worth remembering."""
@@ -97,21 +103,41 @@ class Dreaming:
 
 
 class FlatDreaming(Dreaming):
-    """The same by operations alone, with the weights of now, see :mod:`hd_agents.nn.flat`."""
+    """The same by operations alone, with the weights of now, see :mod:`hd_agents.nn.flat`.
 
-    def __init__(self, model: WorldModel, actor: Actor) -> None:
-        super().__init__(model, actor)
+    A state is written where the actor and the next step's layers read it, beside what else they are given.
+    """
+
+    def __init__(self, model: WorldModel, actor: Actor, start: State, horizon: int) -> None:
+        super().__init__(model, actor, start, horizon)
         rssm, gru = model.rssm, model.rssm.gru
         self.dtype = dtype = product_dtype(gru.linear.weight.device.type)
         self._actor = [FlatLayer.of(layer, dtype) for layer in (*actor.mlp, actor.out)]
         self._image_in = FlatLayer.of(rssm.image_in, dtype)
         self._gru = FlatLayer(gru.linear.weight, gru.linear.bias, gru.norm, dtype=dtype)
         self._image_out, self._prior_out = FlatLayer.of(rssm.image_out, dtype), FlatLayer.of(rssm.prior_out, dtype)
-        self._room: Tensor | None = None
+        deter, rows = start.deter, len(start.deter)
+        self._features = deter.new_empty(horizon + 1, rows, rssm.deter + rssm.stoch_size, dtype=dtype)
+        parts = self._features[..., : rssm.deter], self._features[..., rssm.deter :]
+        self._places = zip(self._features.unbind(), *(part.unbind() for part in parts), strict=True)
+        self._inputs = deter.new_empty(rows, self._image_in.weight.shape[0], dtype=dtype)
+        self._joint = deter.new_empty(rows, self._gru.weight.shape[0], dtype=dtype)
+        self._stoch, self._action = self._inputs[:, : rssm.stoch_size], self._inputs[:, rssm.stoch_size :]
+        self._deter, self._hidden = self._joint[:, : rssm.deter], self._joint[:, rssm.deter :]
+        self._room = deter.new_zeros(rows, rssm.stoch, rssm.classes + 1)
 
     def features(self, state: State) -> Tensor:
-        """(N, F), in the dtype of products."""
-        return torch.cat([state.deter.to(self.dtype), state.stoch.to(self.dtype)], -1)
+        """See :meth:`Dreaming.features`; in the dtype of products."""
+        features, deter, stoch = next(self._places)
+        for place in (deter, self._deter):
+            place.copy_(state.deter)
+        for place in (stoch, self._stoch):
+            place.copy_(state.stoch)
+        return features
+
+    def all_features(self, features: list[Tensor]) -> Tensor:
+        """See :meth:`Dreaming.all_features`."""
+        return self._features
 
     def outputs(self, features: Tensor) -> list[Tensor]:
         """What each linear layer of the actor gives, for :meth:`Actor.recall`."""
@@ -126,55 +152,43 @@ class FlatDreaming(Dreaming):
         return layer.finish(x)
 
     def step(self, state: State, action: Tensor, draw: Tensor) -> State:
-        """See :meth:`RSSM.imagine_step`."""
-        rssm, (deter, stoch), dtype = self.model.rssm, state, self.dtype
-        hidden = self._image_in(torch.cat([stoch.to(dtype), rssm.clip(action).to(dtype)], -1))
-        gates = self._gru(torch.cat([deter.to(dtype), hidden.to(dtype)], -1))
-        deter = gru_update(gates, deter)
+        """See :meth:`RSSM.imagine_step`; ``state`` is the one that :meth:`features` had last."""
+        rssm = self.model.rssm
+        self._action.copy_(rssm.clip(action))
+        self._hidden.copy_(self._image_in(self._inputs))
+        deter = gru_update(self._gru(self._joint), state.deter)
         logits = self._prior_out(self._image_out(deter)).unflatten(-1, (rssm.stoch, rssm.classes))
-        if self._room is None:
-            self._room = deter.new_zeros(len(deter), rssm.stoch, rssm.classes + 1)
         return State(deter, draw_one_hot(logits, draw, rssm.unimix, self._room)[0].flatten(-2))
 
 
 class FusedDreaming(FlatDreaming):
     """The same on a GPU, by :mod:`hd_agents.nn.kernels`: one launch between two products of the recurrence.
 
-    What a step makes is written where the next one reads it.
-
-    :param start: the state that :meth:`step` begins with. :param horizon: H, steps that there is room for.
+    The kernels write a step's state themselves.
     """
 
     def __init__(self, model: WorldModel, actor: Actor, start: State, horizon: int) -> None:
-        super().__init__(model, actor)
-        (deter, stoch), (rows, size), flat = start, start.deter.shape, model.rssm.stoch_size
-        self._memory, self._keep, self._nothing = deter.clone(), deter.new_ones(rows), torch.zeros_like(stoch)
-        self._probs = deter.new_empty(rows, model.rssm.stoch, model.rssm.classes)
-        self._joint = deter.new_empty(rows, self._gru.weight.shape[0], dtype=self.dtype)
-        self._inputs = deter.new_empty(rows, self._image_in.weight.shape[0], dtype=self.dtype)
-        self._joint[:, :size], self._inputs[:, :flat] = deter, stoch
-        self._rooms = iter(deter.new_empty(horizon, rows, size + flat, dtype=self.dtype).unbind())
-        self._features: Tensor | None = None  # of the state made last
+        super().__init__(model, actor, start, horizon)
+        deter, stoch = start
+        self._memory, self._keep, self._nothing = deter.clone(), deter.new_ones(len(deter)), torch.zeros_like(stoch)
+        self._probs = deter.new_empty(len(deter), model.rssm.stoch, model.rssm.classes)
+        self._made: Tensor | None = None  # features of the state made last
 
     def features(self, state: State) -> Tensor:
         """See :meth:`Dreaming.features`."""
-        return super().features(state) if self._features is None else self._features
+        return super().features(state) if self._made is None else self._made
 
     def step(self, state: State, action: Tensor, draw: Tensor) -> State:
-        """See :meth:`RSSM.imagine_step`; ``state`` is the one made last."""
+        """See :meth:`FlatDreaming.step`."""
         rssm, memory, keep, probs = self.model.rssm, self._memory, self._keep, self._probs
-        self._features = features = next(self._rooms)
-        deter, stoch = features[:, : rssm.deter], features[:, rssm.deter :]
-        joint, inputs = self._joint, self._inputs
-        inputs[:, rssm.stoch_size :] = rssm.clip(action)
-        self._finish(self._image_in, self._image_in.product(inputs), joint[:, rssm.deter :])
-        gates, norm = self._gru.product(joint), self._gru.norm_weights
-        fused.kernels().gates(gates, None, norm, memory, memory, keep, memory, deter, memory, joint[:, : rssm.deter])
+        self._made, deter, stoch = next(self._places)
+        self._action.copy_(rssm.clip(action))
+        self._finish(self._image_in, self._image_in.product(self._inputs), self._hidden)
+        gates, norm = self._gru.product(self._joint), self._gru.norm_weights
+        fused.kernels().gates(gates, None, norm, memory, memory, keep, memory, deter, memory, self._deter)
         hidden = self._finish(self._image_out, self._image_out.product(deter))
-        prior = self._prior_out
-        logits = torch.mm(hidden, prior.weight)
-        places = self._nothing, keep, probs, stoch, inputs[:, : rssm.stoch_size]
-        fused.kernels().draw(logits, prior.bias, draw, rssm.unimix, *places)
+        logits, places = torch.mm(hidden, self._prior_out.weight), (self._nothing, keep, probs, stoch, self._stoch)
+        fused.kernels().draw(logits, self._prior_out.bias, draw, rssm.unimix, *places)
         return State(deter, stoch)
 
     def _finish(self, layer: FlatLayer, x: Tensor, out: Tensor | None = None) -> Tensor:
