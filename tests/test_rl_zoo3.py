@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -88,6 +89,19 @@ def test_train_enjoy_go_on_and_search(tmp_path: Path) -> None:
     assert trial.state.name == "COMPLETE"
     assert {"learning_rate", "train_ratio", "harmony"} <= trial.params.keys()
     assert agent.harmony_learning_rate == zoo.hyperparameters("CartPole-v1")["harmony_learning_rate"]
+
+
+def test_the_script_of_the_docs_trains_only_where_it_is_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of rl-zoo3's ``--vec-env subproc`` read it again: each would have begun a training of its own."""
+    (script,) = re.findall(r"```python\n([^`]*register_rl_zoo3.*?)```", (ROOT / "docs/zoo.md").read_text(), re.DOTALL)
+    trained: list[str] = []
+    module = SimpleNamespace(train=lambda: trained.append(name))
+    monkeypatch.setattr(zoo, "register_rl_zoo3", lambda: None)
+    monkeypatch.setitem(sys.modules, "rl_zoo3", SimpleNamespace(train=module))
+    monkeypatch.setitem(sys.modules, "rl_zoo3.train", module)
+    for name in ("__main__", "__mp_main__"):
+        exec(script, {"__name__": name})
+    assert trained == ["__main__"]
 
 
 def test_hyperparameters_of_all_tasks_by_id_and_anew_each_time() -> None:
