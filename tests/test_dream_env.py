@@ -151,6 +151,18 @@ def test_the_model_of_now_dreams() -> None:
         dream.step(np.zeros(3, int))
 
 
+def test_episodes_begin_in_states_of_the_model_of_now() -> None:
+    agent = awake(tiny(env=Clock(7), learning_rate=0.01)).learn(60)
+    start = batch_of(agent.observation_space, 1)
+    dream = DreamVecEnv(agent, n_envs=2, starts=np.repeat(start, 8, 0), deterministic=True, decode=False)
+    before = dream.reset()
+    assert np.array_equal(before, dream.reset())
+    agent.train(2)
+    after = dream.reset()
+    assert not np.allclose(after, before)
+    assert np.allclose(after, DreamVecEnv(agent, n_envs=2, starts=start, deterministic=True, decode=False).reset())
+
+
 def test_normalised_observations_are_not_cut_to_the_bounds_of_others() -> None:
     raw = spaces.Box(5.0, 10.0, (3,))
     env = VecNormalize(DummyVecEnv([lambda: Scripted(raw, spaces.Discrete(2))]))
