@@ -23,6 +23,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from hd_agents.agent import HarmonyDreamAgent
+from hd_agents.run_checkpoint import RunCheckpoint
+from hd_agents.saving.checkpoint import CheckpointError
 from tests.agents import Clock, tiny
 
 
@@ -164,6 +166,18 @@ def test_logs_every_n_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Logger, "dump", lambda self, step=0: dumped.append(step))
     tiny().learn(50, callback=LogEveryNTimesteps(n_steps=20), log_interval=None)
     assert dumped == [20, 40]
+
+
+def test_a_run_that_a_callback_refuses_leaves_the_one_before_as_it_was(tmp_path: Path) -> None:
+    """So that what the error advises, to go on with it, works."""
+    agent, checkpoint = tiny(env=Clock(9)), RunCheckpoint(tmp_path, every=20)
+    agent.learn(30, callback=checkpoint)
+    episodes = list(agent.ep_info_buffer)
+    with pytest.raises(CheckpointError, match="begins at step 0"):
+        agent.learn(30, callback=checkpoint)
+    assert (agent.num_timesteps, agent._episode_num, list(agent.ep_info_buffer)) == (30, 3, episodes)
+    agent.learn(10, callback=checkpoint, reset_num_timesteps=False)
+    assert agent.num_timesteps == 40
 
 
 def test_a_step_at_which_a_callback_fails_is_not_in_the_replay() -> None:

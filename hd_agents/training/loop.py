@@ -22,6 +22,7 @@ from hd_agents.training.normalizing import original_step
 from hd_agents.training.replay_learning import LOG_NAME, ReplayLearning
 
 Self = TypeVar("Self", bound="LearningLoop")
+COUNTS = ("num_timesteps", "_episode_num", "ep_info_buffer", "ep_success_buffer")  # that another run begins anew
 
 
 class LearningLoop(ReplayLearning):
@@ -89,6 +90,7 @@ class LearningLoop(ReplayLearning):
         self._go_to_env(self.env)
         self._learning = True
         counts_anew = reset_num_timesteps and self.num_timesteps > 0
+        before = {name: getattr(self, name) for name in COUNTS}
         try:
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -97,7 +99,7 @@ class LearningLoop(ReplayLearning):
             self._updates_at_start = self._n_updates
             tell_of_no_learning(self, total_timesteps, counts_anew)
             callback.on_training_start(locals(), globals())
-            going = True
+            before, going = {}, True
             while going and self.num_timesteps < total_timesteps:
                 callback.on_rollout_start()
                 if asks_to_stop(callback):
@@ -108,6 +110,7 @@ class LearningLoop(ReplayLearning):
             self._end_learning()
             callback.on_training_end()
         except BaseException:
+            vars(self).update(before)  # a run that a callback has refused leaves the one before as it was
             self._interrupted = True
             self._end_learning()
             tell_failure(callback)
