@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,13 @@ from typing import Any
 SIGNALS = {name: getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 
+_INSTALLED: "weakref.WeakSet[Handlers]" = weakref.WeakSet()
+
+
 class Handlers:
     """Handlers of signals, installed until they give way to those that were there before.
+
+    Several may be installed one above the other, and go in any order.
 
     None is installed for a signal that this process was started to ignore (SIGHUP by ``nohup``, which lets it go on
     when its terminal closes), and none at all outside of the main thread, where Python allows none.
@@ -19,7 +25,9 @@ class Handlers:
     """
 
     def __init__(self, handlers: Mapping[int, Callable[[int, Any], Any]]) -> None:
+        self._handlers = handlers
         self._before: dict[int, Any] = {}
+        _INSTALLED.add(self)
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 if not _outlives(number):
@@ -27,8 +35,13 @@ class Handlers:
 
     def give_back(self) -> None:
         """Install what was there before; nothing if that was done already."""
-        for number, handler in list(self._before.items()):  # a copy: the next signal may come in the middle of it
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by C code, now unknown
+        for number, before in list(self._before.items()):  # a copy: the next signal may come in the middle of it
+            own = self._handlers[number]
+            above = next((one for one in _INSTALLED if one is not self and one._before.get(number) == own), None)
+            if above is not None:
+                above._before[number] = before
+            else:
+                signal.signal(number, signal.SIG_DFL if before is None else before)  # None: set by C code, now unknown
         self._before.clear()
 
 
