@@ -393,6 +393,32 @@ def test_an_episode_goes_to_the_same_environment_in_a_resumed_run(tmp_path: Path
     assert len(set(resumed.replay_buffer.added)) == 2
 
 
+def test_where_others_have_moved_the_environments_a_new_episode_begins(tmp_path: Path) -> None:
+    """By an evaluation in the environments of training, between two learn() and in a callback, as in the run itself."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def run(folder: Path, *, is_resumed: bool) -> dict[str, Any]:
+        agent, checkpoint = agent_of(), RunCheckpoint(folder, every=20)
+        agent.learn(30, callback=checkpoint)
+        agent.env.reset()
+        agent.train(1)
+        checkpoint.save()
+        if is_resumed:
+            agent = checkpoint.resume(clocks())
+        moves = At(40, lambda: agent.env.reset())
+        if is_resumed:
+            with pytest.raises(ZeroDivisionError):
+                agent.learn(40, callback=[moves, checkpoint, At(45, fail)], reset_num_timesteps=False)
+            agent = checkpoint.resume(clocks())
+            assert agent.num_timesteps == 40
+        agent.learn(STEPS - agent.num_timesteps, callback=[moves, checkpoint], reset_num_timesteps=False)
+        return fingerprint(agent)
+
+    assert run(tmp_path / "resumed", is_resumed=True) == run(tmp_path / "whole", is_resumed=False)
+
+
 def test_skipped_gradient_steps_are_counted_on(tmp_path: Path) -> None:
     """Twenty in a row end bfloat16, or the run: a kill must not begin them anew."""
     agent = agent_of(train_ratio=0.0)
