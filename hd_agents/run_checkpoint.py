@@ -163,7 +163,7 @@ class RunCheckpoint(BaseCallback):
             raise CheckpointError(f"Cannot write to {self.folder}: {error}. Give another folder.") from error
 
     def save(self) -> None:
-        """Store the run as it is now, unless that has been done; call it between two steps only, or two ``learn``.
+        """Store the run as it is now; call it between two ``learn``, or between two steps, where it does so once.
 
         :raises CheckpointError: if the disk is full or the folder cannot be written; the last checkpoint is intact. And
             between two ``learn`` if another process learns in the folder, or has gone on with the run.
@@ -180,15 +180,15 @@ class RunCheckpoint(BaseCallback):
                     f"{self.folder} holds other checkpoints than this run has left there: another process has gone on "
                     "with it. Go on with that one by resume(env), or give an empty folder."
                 )
-            self._save()
+            self._save(anyway=True)  # weights and settings may have been changed
         finally:
             release(self.folder)
 
-    def _save(self) -> None:
+    def _save(self, *, anyway: bool = False) -> None:
         step = self.model.num_timesteps
         last = self._kept[-1] if self._kept else None
         repeat = last.repeat + 1 if last is not None and last.step == step else 0
-        if repeat and self._is_stored(self.model):
+        if repeat and not anyway and self._is_stored(self.model):
             return
         try:
             self._remember(self._write(step, repeat, last), self.model)

@@ -344,8 +344,6 @@ def test_gradient_steps_and_episodes_between_two_learns_are_stored(tmp_path: Pat
         agent.train(3)
         checkpoint.save()
     assert steps_in(tmp_path) == [80, 80]
-    checkpoint.save()
-    assert steps_in(tmp_path) == [80, 80]  # all of it is there already
     agent.add_episode(np.zeros((8, 4)), np.zeros(7, int), np.ones(7), terminated=True)
     agent.train(2)
     checkpoint.save()
@@ -361,6 +359,18 @@ def test_gradient_steps_and_episodes_between_two_learns_are_stored(tmp_path: Pat
     found.learn(30, callback=newer, reset_num_timesteps=False)
     assert steps_in(tmp_path) == [110, 100]
     assert RunCheckpoint(tmp_path).resume("CartPole-v1", device="cpu")._n_updates == found._n_updates
+
+
+def test_weights_and_settings_that_were_changed_between_two_learns_are_stored(tmp_path: Path) -> None:
+    """They are no steps: what was asked to be stored is not looked for in the folder."""
+    agent, other, checkpoint = agent_of(), agent_of(), RunCheckpoint(tmp_path, every=20)
+    agent.learn(30, callback=checkpoint)
+    agent.set_parameters(other.get_parameters())
+    agent.entropy_coefficient = 0.5
+    checkpoint.save()
+    found = RunCheckpoint(tmp_path, every=20).resume(clocks(), device="cpu")
+    assert found.entropy_coefficient == 0.5
+    assert np.array_equal(found.policy.parameters_to_vector(), other.policy.parameters_to_vector())
 
 
 def test_an_environment_that_draws_from_its_action_space_goes_on(tmp_path: Path) -> None:
