@@ -286,7 +286,15 @@ class DreamPolicy(BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        """Stable-Baselines3's tensor interface: actions for the first observations of episodes, without memory."""
+        """Stable-Baselines3's tensor interface: actions for the first observations of episodes, without memory.
+
+        :raises RuntimeError: within ``torch.jit.trace``, ``torch.export`` and ``torch.onnx.export``.
+        """
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise RuntimeError(
+                "A traced policy would give one action, whatever it is given: use agent.player(deterministic=True)"
+                ".export('policy.onnx'), or 'policy.pt2', a program that takes the memory, and gives the next one, too."
+            )
         isdict = isinstance(observation, Mapping)
         arrays = {k: v.cpu().numpy() for k, v in observation.items()} if isdict else observation.cpu().numpy()
         encoded = self.observations.encode(arrays)

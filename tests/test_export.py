@@ -138,3 +138,16 @@ def test_the_agent_stays_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
     with pytest.raises(ValueError, match="n_envs=0"):
         Player(ours).export(tmp_path / "b.pt2", 0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "trace", [torch.jit.trace, lambda module, given: torch.export.export(module, (given,), strict=False)]
+)
+def test_what_stable_baselines3_exports_names_the_program_with_a_memory(trace: Callable[[Any, Any], Any]) -> None:
+    """Its recipe traces the policy itself, which turns observations into NumPy's: they would not count any more."""
+    made = policy(VECTOR, SPEED)
+    with pytest.raises(RuntimeError, match=r"use agent\.player\(deterministic=True\)\.export\('policy\.onnx'\)"):
+        trace(made, torch.zeros(1, 3))
+    assert made(torch.zeros(1, 3), deterministic=True).shape == (1, 2)
