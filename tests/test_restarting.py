@@ -3,8 +3,10 @@
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -242,6 +244,26 @@ def test_a_process_that_fails_is_replaced(
     assert env.step(np.zeros(2, int))[2].tolist() == [False, True]
     env.close()
     assert not any(process.is_alive() for process in env.processes)
+
+
+@pytest.mark.parametrize("how", ["exit", "hang"])
+def test_what_a_process_has_started_ends_with_it(how: str, tmp_path: Path) -> None:
+    class Started(Fragile):
+        """Has its simulator in a process of its own, which lives as long as the other end of a pipe is open there."""
+
+        def __init__(self) -> None:
+            super().__init__(fuses(tmp_path / "f", 1), 1, how)
+            subprocess.Popen(["sleep", "60"], pass_fds=[alive])
+
+    seen, alive = os.pipe()
+    env = RestartingSubprocVecEnv([Started], "fork", max_restarts=0, timeout=0.5)
+    os.close(alive)
+    env.reset()
+    with pytest.raises(RuntimeError, match="after 0 restarts"):
+        env.step(np.zeros(1, int))
+    assert select.select([seen], [], [], 1.0)[0]  # the end of the pipe, as nobody holds the other one
+    os.close(seen)
+    env.close()
 
 
 def test_a_process_that_dies_in_the_middle_of_its_answer_is_replaced(tmp_path: Path) -> None:

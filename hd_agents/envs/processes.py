@@ -4,6 +4,7 @@ They may die of an exception, of a crash in a simulator's own code, or because t
 """
 
 import logging
+import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,8 +64,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             super().__init__(env_fns, start_method)
         except DEAD as error:
             for process in self.processes:  # the others, which would wait for as long as anybody keeps the error
-                process.kill()
-                process.join()
+                _end(process)
             raise RuntimeError(
                 "A process ended before its environment was made, see the traceback above: call the functions of "
                 "env_fns here first, one by one, to see which fails and why."
@@ -122,8 +122,8 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             self._send(env, ("close", None))
         for process, remote in zip(self.processes, self.remotes, strict=True):
             process.join(self._timeout)
-            process.kill()  # does nothing to one that has ended
-            process.join()
+            if process.is_alive():
+                _end(process)
             remote.close()
         self.closed = True
 
@@ -156,13 +156,11 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         """What the process answers; None if it is dead, as it is after a time without an answer."""
         remote, process, timeout = self.remotes[env], self.processes[env], timeout or self._timeout
         in_time = wait([remote, process.sentinel], timeout)
-        if not in_time:
-            process.kill()
         with suppress(*DEAD, OSError):  # the latter for a process that died in the middle of its answer
             if in_time and remote.poll():
                 answer, self._unanswered[env] = remote.recv(), False
                 return answer
-        process.join()
+        _end(process)
         self._unanswered[env] = False
         self._failures[env] = f"exit code {process.exitcode}" if in_time else f"no answer for {timeout:g} s"
         return None
@@ -231,8 +229,20 @@ def _is_mark(answer: Any) -> bool:
     return isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], gym.Space)
 
 
+def _end(process: Any) -> None:
+    """End a process that failed, and what it has started, such as a simulator, which would live on."""
+    with suppress(ProcessLookupError):  # nothing of it is left, or it has not come to be a group of its own
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
 def _outliving_terminals(make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
-    """What ``make`` makes, in a process that neither Ctrl-C in its terminal ends, nor the terminal's end."""
+    """What ``make`` makes, in a process that neither Ctrl-C in its terminal ends, nor the terminal's end.
+
+    It is a group of its own, for :func:`_end`.
+    """
+    os.setpgrp()
     for name, number in SIGNALS.items():
         if name != "SIGTERM":
             signal.signal(number, signal.SIG_IGN)
