@@ -217,6 +217,19 @@ def test_the_player_is_told_what_was_executed(batch: bool) -> None:
     np.testing.assert_array_equal(player.state[0], deter)
 
 
+def test_what_was_measured_may_be_a_little_beyond_the_bounds() -> None:
+    """As in an info's "executed_action" while learning: the same robot is played afterwards."""
+    agent = tiny(env="Pendulum-v1")
+    seen, players = np.zeros(3, np.float32), [agent.player(deterministic=True) for _ in range(2)]
+    dreams = []
+    for player, done in zip(players, (2.0, 2.39), strict=True):
+        player.act(seen)
+        dreams.append(agent.imagine(seen, np.zeros((2, 1)), state=player.state, executed=np.array([done])).values)
+        player.act(seen, executed=np.array([done]))
+    np.testing.assert_array_equal(players[0].state[0], players[1].state[0])
+    np.testing.assert_array_equal(*dreams)
+
+
 def test_actions_out_of_bounds_are_refused() -> None:
     """In a dream and as what was executed; the networks would cut off the one and be poisoned by NaN."""
     agent = tiny(env="Pendulum-v1")

@@ -58,7 +58,7 @@ def with_executed(
         return state
     deter, stoch, last = state
     given, shape = np.asarray(executed), codec.space.shape or ()
-    rows = encode_actions(codec, given[None] if given.shape == shape else given)
+    rows = encode_actions(codec, given[None] if given.shape == shape else given, slack=MEASURED_BEYOND)
     if len(rows) != len(last):
         raise ValueError(f"executed has {len(rows)} actions for {len(last)} environments: pass one of each.")
     return deter, stoch, rows
