@@ -1,7 +1,9 @@
 """Replay in files: the same rows as in memory, checked disk space, nothing left behind."""
 
+import copy
 import io
 import mmap
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +39,22 @@ def test_the_folder_is_made_and_left_empty(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "replay"
     fill(make(folder=folder), 20)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("rows", [(0, 0), (3, 2), (47, 23)])
+def test_a_copy_takes_the_room_of_the_rows_that_are_stored(folder: bool, rows: tuple[int, int], tmp_path: Path) -> None:
+    replay = fill(make(60, 2, folder=tmp_path if folder else None), *rows)
+    for copied in (copy.deepcopy(replay), pickle.loads(pickle.dumps(replay))):
+        files = [io.BytesIO(), io.BytesIO()]
+        for one, file in zip((replay, copied), files, strict=True):
+            one.save(file)
+        assert files[0].getvalue() == files[1].getvalue()
+        assert copied.added == replay.added
+        fill(copied, 40, 40)
+        assert len(copied) == 60
+        assert all(isinstance(column, np.memmap) == folder for column in copied._columns.values())
+    assert len(pickle.dumps(fill(make(1_000_000), 1))) < 10_000
 
 
 class Usage(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,10 @@ class KeptRows:
         self.rows: DeviceRows | None = None
         self._left = False
         self._of: tuple[torch.device, object] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which has other rows to keep."""
+        return {**vars(self), "rows": None, "_of": None}
 
     def leave(self) -> bool:
         """Give the device's memory back: from now on rows are gathered on the host. False if none lie there."""

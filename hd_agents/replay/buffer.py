@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -74,6 +74,18 @@ class SequenceReplay:
         self.added = [0] * n_envs  # rows that each environment was ever given, those since overwritten included
         self.history = object()  # another one once a file was read: `added` cannot be compared across that
         self._kept = KeptRows()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: rows that are stored, without the room for more, which would be written to."""
+        filled = max(self._counts)
+        return {**vars(self), "_columns": {name: np.asarray(rows[:, :filled]) for name, rows in self._columns.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if stored := self._columns:
+            self._columns = allocate(self._layout, self.n_envs, self.rows_per_env, self.folder)
+            for name, rows in stored.items():
+                self._columns[name][:, : rows.shape[1]] = rows
 
     def __len__(self) -> int:
         """Rows stored, of all environments."""
