@@ -77,6 +77,8 @@ def load(
     arguments["verbose"] = 0 if env is None else verbose  # what it would learn with is of no interest then
     agent = cls(**arguments, env=env, device=device, _init_setup_model=False)
     if agent.env is not None:
+        if custom_objects.get("observation_space") == getattr(env, "observation_space", ()):
+            data["observation_space"] = agent.env.observation_space  # images may have another layout there
         checks.spaces(agent.env, data["observation_space"], data["action_space"])
     with blamed_on(f"The archive with {', '.join(sorted(given))} as given" if given else "The archive"):
         restore(agent, data, given)

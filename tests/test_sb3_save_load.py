@@ -188,6 +188,24 @@ def test_environments_are_checked_and_may_be_more(tmp_path: Path) -> None:
     assert bare.learn(30, reset_num_timesteps=False).num_timesteps == 50
 
 
+def test_other_bounds_beside_an_image_are_taken_over_as_the_error_says(tmp_path: Path) -> None:
+    """In the environment its channels come last, and in the agent first."""
+    narrow, wide = (
+        Scripted(
+            spaces.Dict({"camera": spaces.Box(0, 255, (16, 16, 3), np.uint8), "joints": spaces.Box(-high, high, (2,))}),
+            spaces.Discrete(2),
+        )
+        for high in (1.0, 2.0)
+    )
+    tiny("MultiInputPolicy", narrow).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"custom_objects={'observation_space': env.observation_space}"):
+        HarmonyDreamAgent.load(tmp_path / "agent", env=wide)
+    moved = {"observation_space": wide.observation_space}
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", env=wide, custom_objects=moved)
+    assert loaded.observation_space["joints"] == wide.observation_space["joints"]
+    assert loaded.learn(5).num_timesteps == 5
+
+
 @pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3), (2, 5)])
 def test_an_agent_without_environments_takes_any_number_of_them(before: int, after: int, tmp_path: Path) -> None:
     def envs(count: int) -> DummyVecEnv:
