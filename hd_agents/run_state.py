@@ -1,11 +1,13 @@
 """What a run is besides its agent and its replay: random generators, and where the environments stand."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from hd_agents.envs.processes import settle
 from hd_agents.envs.state import get_vec_state, set_vec_state
 from hd_agents.randomness import global_state, new_generator, set_global_state, set_space_state, space_state
 from hd_agents.saving.jsonable import DAMAGE, ArchiveError
@@ -20,6 +22,8 @@ def run_state(agent: Any) -> tuple[dict[str, Any], Tensors]:
         env = get_vec_state(agent.env)
     except (EOFError, OSError):  # Ctrl-C in a terminal reaches the processes of a SubprocVecEnv as well, and ends them
         env = None
+        with suppress(RuntimeError):  # one is dead; what others have answered would be taken for their next step
+            settle(agent.env)
     values, tensors = global_state()
     data = {
         **values,

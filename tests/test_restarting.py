@@ -26,6 +26,7 @@ from hd_agents.envs import processes, restarting
 from hd_agents.envs.processes import RestartingSubprocVecEnv
 from hd_agents.envs.restarting import RestartingEnv, new_seed
 from hd_agents.envs.state import Restorable, get_state, get_vec_state, set_state, set_vec_state
+from hd_agents.run_state import run_state
 from hd_agents.saving.jsonable import from_json, to_json
 from tests.agents import tiny
 from tests.test_collection import rows
@@ -396,6 +397,18 @@ def test_restarts_of_processes_are_stored() -> None:
     finally:
         one.close()
         other.close()
+
+
+def test_a_process_that_dies_before_a_checkpoint_leaves_no_answers_of_others_behind() -> None:
+    """As where gradient steps take the memory that a simulator needs."""
+    agent = tiny(env=RestartingSubprocVecEnv([Fragile] * 2)).learn(4)
+    process = agent.env.processes[1]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert run_state(agent)[0]["env"] is None
+    agent.learn(4, reset_num_timesteps=False)
+    assert agent.env.restarts == [0, 1]
+    agent.env.close()
 
 
 def test_a_step_that_was_interrupted_leaves_no_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
