@@ -107,6 +107,21 @@ def test_views_are_stored_without_the_memory_they_look_into() -> None:
     assert found["turned"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
+def test_what_changes_while_it_is_written_is_stored_as_it_was() -> None:
+    """As where one thread saves what another one trains."""
+    weights = torch.zeros(1000)
+
+    class Trained(io.BytesIO):
+        def write(self, data: Any) -> int:
+            weights.add_(1.0)
+            return super().write(data)
+
+    file = Trained()
+    write_archive(file, {}, {"policy": {"weights": weights}})
+    assert weights[0] > 0.0
+    assert not read_archive(file)[1]["policy"]["weights"].any()
+
+
 def test_gradients_and_modules_bookkeeping_are_left_behind() -> None:
     layer = torch.nn.Linear(3, 2)
     found = read_archive(io.BytesIO(archive({}, {"policy": layer.state_dict(keep_vars=True)})))[1]["policy"]

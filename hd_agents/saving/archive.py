@@ -234,9 +234,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized:
             raise ArchiveError(f"{where} is a {value.layout} tensor: only dense ones can be stored.")
-        tensor = value.detach().cpu()
-        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+        return value.detach().to("cpu", copy=True)  # another thread may train it while it is written
     if isinstance(value, Mapping):
         for key in value:
             if type(key) not in (str, int):
