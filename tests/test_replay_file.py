@@ -54,6 +54,23 @@ def test_pieces_add_up_to_the_whole(steps: list[tuple[int, int]], tmp_path: Path
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < (sum(done) + 1) * 150 + 400 * len(steps)
 
 
+def test_rows_that_are_added_while_it_is_written_do_not_shift_columns() -> None:
+    """As where one thread saves what another one fills."""
+    replay = fill(make(40), 15)
+
+    class Filled(io.BytesIO):
+        def write(self, data: Any) -> int:
+            replay.add(0, **row(0, replay.added[0]))
+            return super().write(data)
+
+    file, loaded = Filled(), make(40)
+    replay.save(file)
+    assert len(replay) > 15
+    loaded.load(io.BytesIO(file.getvalue()))
+    assert len(loaded) == 15
+    assert_rows_agree(loaded.sample(20, 7, np.random.default_rng(0)))
+
+
 def test_a_piece_that_cannot_be_read_leaves_an_empty_replay(tmp_path: Path) -> None:
     fill(make(40, 2), 9, 4).save(tmp_path / "rows")
     raw = bytearray((tmp_path / "rows").read_bytes())

@@ -57,6 +57,16 @@ def test_a_copy_takes_the_room_of_the_rows_that_are_stored(folder: bool, rows: t
     assert len(pickle.dumps(fill(make(1_000_000), 1))) < 10_000
 
 
+def test_a_copy_holds_no_rows_that_another_thread_adds_meanwhile() -> None:
+    replay, copied = fill(make(60), 15), make(60)
+    state = replay.__getstate__()
+    fill(replay, 9, start=15)
+    copied.__setstate__(copy.deepcopy(state))
+    assert (len(copied), len(replay)) == (15, 24)
+    fill(copied, 9, start=15)
+    assert_rows_agree(copied.sample(31, 11, np.random.default_rng(0)))
+
+
 class Usage(NamedTuple):
     free: int
 

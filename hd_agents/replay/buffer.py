@@ -76,9 +76,11 @@ class SequenceReplay:
         self._kept = KeptRows()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy: rows that are stored, without the room for more, which would be written to."""
-        filled = max(self._counts)
-        return {**vars(self), "_columns": {name: np.asarray(rows[:, :filled]) for name, rows in self._columns.items()}}
+        """For a copy: rows that are stored by now, without the room for more, which would be written to."""
+        marks = {name: list(vars(self)[name]) for name in ("_heads", "_counts", "added")}
+        filled = max(marks["_counts"])
+        stored = {name: np.asarray(rows[:, :filled]) for name, rows in self._columns.items()}
+        return {**vars(self), **marks, "_columns": stored}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -203,9 +205,10 @@ class SequenceReplay:
         """
         since = [0] * self.n_envs if since is None else since
         new = [min(n - old, count) for n, old, count in zip(self.added, since, self._counts, strict=True)]
+        heads = list(self._heads)  # the same for every column, where another thread adds rows meanwhile
         with atomic_write(Path(target)) if isinstance(target, (str, Path)) else nullcontext(target) as file:
             write_header(file, self._layout, new)
-            write_rows(file, self._columns, self._heads, new)
+            write_rows(file, self._columns, heads, new)
 
     def load(self, source: str | Path | BinaryIO) -> None:
         """Replace the content by that of a file written by :meth:`save`, whose columns and environments must match.
