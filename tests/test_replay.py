@@ -1,5 +1,6 @@
 """Sequence replay: rows come back in order and evenly sampled, and wrong rows are refused by name."""
 
+import copy
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
@@ -230,6 +231,17 @@ def test_rows_stay_on_the_host_where_others_took_the_memory_in_between(monkeypat
     monkeypatch.setattr(replay_batches, "DeviceRows", short)
     rows = fill(make(60), 41).sample(3, 5, np.random.default_rng(0))
     assert rows.reward.shape == (3, 5)
+
+
+def test_a_copy_keeps_rows_of_its_own_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_batches, "fits_on", lambda device, size: True)
+    replay = fill(make(60), 41)
+    replay.sample(3, 5, np.random.default_rng(0))
+    copied = copy.deepcopy(replay)
+    assert copied._kept.rows is None
+    fill(copied, 37, start=41)
+    assert_rows_agree(copied.sample(31, 17, np.random.default_rng(0)))
+    assert copied._kept.rows is not None
 
 
 def test_a_sample_for_the_host_leaves_the_rows_on_the_device() -> None:
