@@ -202,6 +202,17 @@ def test_report_writes_both(own_zoo: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "no table of results" in capsys.readouterr().err
 
 
+def test_report_names_what_a_row_that_was_written_by_hand_lacks(
+    own_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append_row(own_zoo / "results" / "atari100k.csv", {**ROW, "std_return": None, "machine": None})
+    monkeypatch.setattr("hd_agents.cli.report.zoo.folder", lambda: own_zoo)
+    assert main(["zoo", "report"]) == 2
+    told = "atari100k/pong, seed 3: its row in results/ lacks std_return, machine"
+    assert told in capsys.readouterr().err
+    assert not (own_zoo / "README.md").exists()
+
+
 def test_runs_that_differ_in_what_was_set_do_not_share_a_row() -> None:
     rows = [{**ROW, "seed": seed, "command": f"hd-agents train x{flags}"} for seed, flags in enumerate(FLAGS)]
     groups = report._groups(rows)

@@ -92,9 +92,14 @@ def _aggregates(suite: str, official: Published) -> Iterator[str]:
 
 
 def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Rows of a task, those of the same settings together."""
+    """Rows of a task, those of the same settings together. ValueError for one that says too little."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
+        if lacking := [key for key in ("std_return", *SETTINGS) if row[key] is None]:
+            raise ValueError(
+                f"{row['name']}, seed {row['seed']}: its row in results/ lacks {', '.join(lacking)}, which the README "
+                "tells: fill it in, or remove the row."
+            )
         told = [*(row[key] for key in SETTINGS), settings_of(row["command"])]
         groups.setdefault(repr(told), []).append(row)
     return list(groups.values())
