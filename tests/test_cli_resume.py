@@ -102,6 +102,27 @@ def test_a_run_goes_on_with_its_seed_and_tells_what_was_changed(
     ]
 
 
+def test_a_run_tells_that_it_went_on_by_other_code_or_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> dict[str, Any]:
+        return dict(json.loads((tmp_path / "run.json").read_text()))
+
+    monkeypatch.setattr(facts, "commit", lambda: "a1")
+    monkeypatch.setattr(facts, "machine", lambda device: "a desk, 2 threads")
+    assert learn(tmp_path, "--resume", "--steps", "30") == 0
+    assert learn(tmp_path, "--resume", "--steps", "30") == 0
+    assert "changes" not in told()
+    monkeypatch.setattr(facts, "commit", lambda: "b2")
+    assert learn(tmp_path, "--resume", "--steps", "40") == 0
+    monkeypatch.setattr(facts, "machine", lambda device: "a desk, 1 threads")
+    assert learn(tmp_path, "--resume", "--steps", "40") == 0
+    assert told()["changes"] == [
+        {"env_steps": 30, "changed": "n_timesteps 30 -> 40, commit a1 -> b2"},
+        {"env_steps": 40, "changed": "machine a desk, 2 threads -> a desk, 1 threads"},
+    ]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_stopped_run_says_how_to_go_on(
     number: signal.Signals,

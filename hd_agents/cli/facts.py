@@ -32,8 +32,11 @@ class Facts:
     ) -> None:
         self.scores: ScoreCurve | None = None  # whose evaluations are no part of the training
         before = (training_facts(path.parent) or {}) if resuming else {}
+        place = {"commit": commit(), "machine": machine(agent.device)}
         changes = list(before.get("changes", []))
-        if resuming and (changed := changed_settings(path.parent, plan, options.seed)):
+        told = [changed_settings(path.parent, plan, options.seed)] if resuming else []
+        told += [f"{key} {before[key]} -> {now}" for key, now in place.items() if before.get(key, now) != now]
+        if changed := ", ".join(filter(None, told)):
             changes.append({"env_steps": agent.num_timesteps, "changed": changed})
         began = {"trained_agent": before["trained_agent"]} if "trained_agent" in before else {}
         self._path, self._started = path, time.monotonic() - before.get("wall_seconds", 0.0)
@@ -44,8 +47,7 @@ class Facts:
             **(began if resuming else _beginning(plan.trained_agent, options.trained_agent)),
             "command": repeat_command(options.task, options),
             **({"settings": plan.row()} if is_file(options.preset) else {}),  # the command's file may change or be lost
-            "commit": commit(),
-            "machine": machine(agent.device),
+            **place,
             "seed": options.seed,
             "trained": datetime.now(timezone.utc).date().isoformat(),
             "versions": system_info(),
