@@ -224,6 +224,19 @@ def test_the_time_left_is_that_at_the_speed_of_this_sitting(
     assert "; 3 of 3 ended\n" in printed
 
 
+def test_a_run_that_failed_is_not_taken_for_a_fast_one(
+    stand_in: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([0.0])
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(times, 80.0)))
+    stand_in.mkdir()
+    (stand_in / "fail-CartPole_0").touch()
+    assert run(stand_in, "--tasks", "CartPole", "--seeds", "3", "--jobs", "1", "--steps", "100") == 1
+    printed = capsys.readouterr().out
+    assert "; 1 of 3 ended\n" in printed
+    assert "; 2 of 3 ended, about 01:20 left\n" in printed
+
+
 def test_runs_are_put_where_the_help_says(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(stand_in.parent)
     assert main(["benchmark", "classic", "--tasks", "CartPole", "--seeds", "1"]) == 0

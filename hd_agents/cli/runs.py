@@ -130,15 +130,18 @@ class _Board:
         """Record a run that is done, or report that it failed."""
         self._ended += 1
         one = self.runs[job]
-        self._done[job] = one.plan.steps
         try:
             text = f"done   {job.name}: {self._finish(one)}" if status == 0 else None
             why = f"exit status {status}: {last_line(job.log)} (all of it in {job.log})"
         except DamagedError as error:
             text, why = None, str(error)
         if text is None:
+            self._total -= one.plan.steps - self._done[job]  # steps that nobody makes in this sitting
+            self._bar.total = self._total
             self.failed.append(job.name)
             text = f"FAILED {job.name}: {why}"
+        else:
+            self._done[job] = one.plan.steps
         self._tell(f"{text}; {self._ended} of {len(self.runs)} ended{self._time_left()}")
 
     def _finish(self, one: Run) -> str:
