@@ -105,7 +105,7 @@ def evaluate(
         the actor's mode in a sampled latent; elsewhere sampled), "deterministic" takes the mode everywhere.
     :param seed: of the first episode; the others' seeds follow it, one by one, whatever ``n_envs`` is.
     :param n_envs: environments that are played side by side. They share the random numbers of latents and actions, so
-        only the deterministic rule gives the same episodes with another number of them.
+        only the deterministic rule gives the same episodes with another number of them, but for rounding.
     :param progress_bar: show one, on stderr; needs tqdm.
     :param env_kwargs: arguments of ``gymnasium.make``, where ``task`` is an id.
     :raises ValueError: for a number, rule or arguments that are not allowed, and for a task with other spaces than the
