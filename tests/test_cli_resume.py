@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -143,6 +144,19 @@ def test_stopped_run_says_how_to_go_on(
     assert "resumed at step 46\n" in capsys.readouterr().out
     agent = HarmonyDreamAgent.load(tmp_path / "CartPole-v1_1" / "agent.zip", device="cpu")
     assert agent.num_timesteps == 100
+
+
+@pytest.mark.parametrize("protected", ["checkpoints", "checkpoints/.lock", "0.monitor.csv"])
+def test_a_run_of_somebody_else_that_cannot_be_written_is_named(
+    protected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("0.monitor.csv", "checkpoints/.lock"):
+        (tmp_path / name).touch()
+    # Root, whom nothing is forbidden, may run the tests.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / protected)
+    assert learn(tmp_path, "--resume") == 2
+    assert f"hd-agents: cannot write {tmp_path / protected}: " in capsys.readouterr().err
 
 
 def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from hd_agents.cli.curves import SCORES
 from hd_agents.cli.errors import UsageError, checked, make_folder
 from hd_agents.cli.tasks import parse_setting, plan_of, task_id
 from hd_agents.evaluation.score_curve import forget_scores
-from hd_agents.saving.checkpoint import CheckpointError
+from hd_agents.saving.checkpoint import LOCK, CheckpointError
 from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
 from hd_agents.zoo.training import Plan, without_usual_rows
@@ -41,7 +41,10 @@ def folder_to_resume(options: argparse.Namespace, what: str) -> Path:
 
 
 def own_run_folder(folder: Path) -> Path:
-    """Make and return the folder of a run that may have begun there. Raises UsageError if it holds anything else."""
+    """Make and return the folder of a run that may have begun there.
+
+    Raises UsageError if it holds anything else, or a file to go on with that cannot be written.
+    """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--folder {folder} is a file: give the run's folder.")
     make_folder(folder)
@@ -50,6 +53,9 @@ def own_run_folder(folder: Path) -> Path:
         runs = sorted(path.parent for path in folder.glob("*/0.monitor.csv"))
         hint = f" Did you mean {runs[-1]}?" if runs else ""
         raise UsageError(f"{folder} holds files, but no run: with --resume, --folder is the folder of one run.{hint}")
+    for path in (folder / CHECKPOINTS, folder / CHECKPOINTS / LOCK, *folder.glob("*.monitor.csv")):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UsageError(f"cannot write {path}: change its permissions, or go on in a copy of the run's folder.")
     return folder
 
 
