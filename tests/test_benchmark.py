@@ -186,6 +186,17 @@ def test_other_words_for_the_same_run_add_no_row(stand_in: Path, capsys: pytest.
         assert f"(seeds: {len(rows)})" in capsys.readouterr().out
 
 
+def test_a_row_by_a_file_of_settings_is_of_the_runs_in_this_folder_alone(stand_in: Path, tmp_path: Path) -> None:
+    """The same command, after the file has changed, is another run."""
+    preset, table = tmp_path / "my.yml", tmp_path / "all.csv"
+    flags = ["--tasks", "CartPole", "--preset", str(preset), "--results", str(table)]
+    for number, gamma in enumerate((0.9, 0.9, 0.5)):
+        preset.write_text(f"default: {{n_timesteps: 100, size: nano, gamma: {gamma}}}")
+        assert run(stand_in / str(gamma), *flags) == 0
+        assert len(read_rows(table)) == (2, 2, 4)[number]
+    assert sittings(stand_in / "0.9") == sittings(stand_in / "0.5") == {"CartPole_0": 1, "CartPole_1": 1}
+
+
 def test_seeds_are_shared_out_and_checkpoints_deleted(stand_in: Path) -> None:
     """Two machines take seeds of their own; what a run needed to go on goes once it has its row."""
     for first in ("0", "2"):

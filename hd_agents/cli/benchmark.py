@@ -18,6 +18,7 @@ from hd_agents.cli.tasks import task_id, try_agent
 from hd_agents.evaluation import protocol
 from hd_agents.evaluation.scores import prediction_interval
 from hd_agents.zoo.catalogue import preset_of, suites
+from hd_agents.zoo.own_rows import is_file
 from hd_agents.zoo.results import EVALUATED, NETWORKS, SAME_RUN, append_row, read_rows
 
 TABLE = "results.csv"
@@ -125,9 +126,12 @@ def _command(one: Run) -> str:
 
 
 def recorded(one: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """A run's row, if it has one: by its command, or, where that says the same in other words, by its folder."""
+    """A run's row, if it has one: by its command, or, where that says the same in other words, by its folder.
+
+    By its folder alone where the command names a file of settings, which may be another than it was then.
+    """
     told = {"name": one.name, "seed": one.seed, "command": _command(one)}
-    found = [row for row in rows if told.items() <= row.items()]
+    found = [] if is_file(one.options.preset) else [row for row in rows if told.items() <= row.items()]
     if not found and one.evaluation():
         known = {**one.facts(), **told}
         found = [row for row in rows if all(row[key] == known[key] for key in SAME_RUN)]
