@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from hd_agents.signals import SIGNALS, Handlers
 from hd_agents.training.callback_rules import check_place
 
 Agent = TypeVar("Agent", bound=HarmonyDreamAgent)
+ONE_STOP = 3.0  # seconds after a signal in which those of programs mean the same stop: batch systems tell every process
 
 
 class RunCheckpoint(BaseCallback):
@@ -43,8 +45,8 @@ class RunCheckpoint(BaseCallback):
         agent.learn(max(0, total - agent.num_timesteps), callback=checkpoint, reset_num_timesteps=False)
 
     While learning, Ctrl-C (SIGINT), SIGTERM and SIGHUP (a terminal that closes; not where ``nohup`` ignores it) finish
-    the present step, store the run and end ``learn``, which returns the agent as usual; a second one acts at once.
-    ``stopped_by`` then holds the signal's name.
+    the present step, store the run and end ``learn``, which returns the agent as usual; a second one acts at once (but
+    for a SIGTERM or SIGHUP within three seconds). ``stopped_by`` then holds the signal's name.
 
     :param folder: of this run's checkpoints and of nothing else; made if it does not exist.
     :param every: env steps between two checkpoints.
@@ -64,7 +66,7 @@ class RunCheckpoint(BaseCallback):
         self._updates = 0  # gradient steps up to it
         self._there: list[tuple[int, int]] = []  # checkpoints in the folder after the last one
         self.stop_before_step = self._learning = False
-        self._handlers = Handlers({})
+        self._handlers, self._stopped_at = Handlers({}), 0.0  # of signals; the second at which the first came
 
     def resume(
         self,
@@ -236,11 +238,13 @@ class RunCheckpoint(BaseCallback):
     def _on_signal(self, number: int, frame: Any) -> None:
         while frame is not None and frame.f_code is not HarmonyDreamAgent.learn.__code__:
             frame = frame.f_back
+        if self.stopped_by and number != signal.SIGINT and time.monotonic() - self._stopped_at < ONE_STOP:
+            return
         if self.stopped_by is not None or frame is None:  # the second one; or an exception has ended learn()
             self._handlers.give_back()
             signal.raise_signal(number)
             return
-        self.stopped_by = signal.Signals(number).name
+        self.stopped_by, self._stopped_at = signal.Signals(number).name, time.monotonic()
         # print() must not be used in a handler: the signal may have come in the middle of another one.
         again = "Once more does not wait for it, and stores nothing of the run."
         with suppress(OSError):  # of a terminal that has closed

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,26 @@ def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         agent_of().learn(50, callback=[RunCheckpoint(tmp_path, every=20), At(33, twice)])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert newest_intact(tmp_path).step == 20
+
+
+@pytest.mark.parametrize(("seconds", "step"), [(60.0, 33), (0.0, 20)])
+def test_a_sigterm_that_is_passed_on_as_well_is_no_second_one(
+    seconds: float, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch system signals every process, and `benchmark` those that it has started: both mean one stop."""
+
+    def twice() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("hd_agents.run_checkpoint.ONE_STOP", seconds)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # not the end of all tests
+    try:
+        with pytest.raises(KeyboardInterrupt) if step == 20 else nullcontext():
+            agent_of().learn(50, callback=[At(33, twice), RunCheckpoint(tmp_path, every=20)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert newest_intact(tmp_path).step == step
 
 
 def test_signals_are_left_alone_once_learning_has_failed(tmp_path: Path) -> None:
