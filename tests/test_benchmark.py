@@ -197,6 +197,18 @@ def test_a_row_by_a_file_of_settings_is_of_the_runs_in_this_folder_alone(stand_i
     assert sittings(stand_in / "0.9") == sittings(stand_in / "0.5") == {"CartPole_0": 1, "CartPole_1": 1}
 
 
+def test_runs_keep_the_file_of_settings_that_they_were_planned_by(stand_in: Path, tmp_path: Path) -> None:
+    """Those that begin hours later must not read what the file has become by then."""
+    preset, text = tmp_path / "my.yml", "default: {n_timesteps: 100, size: nano, gamma: 0.9}  # as it was"
+    preset.write_text(text)
+    assert run(stand_in, "--tasks", "CartPole", "--preset", str(preset)) == 0
+    preset.write_text("default: {n_timesteps: 100, size: nano, gamma: 0.5}")
+    for seed in (0, 1):
+        given = (stand_in / f"CartPole_{seed}" / "sittings.txt").read_text().split()
+        assert Path(given[given.index("--preset") + 1]).read_text() == text
+    assert read_rows(stand_in / "results.csv")[0]["preset"] == str(preset)
+
+
 def test_seeds_are_shared_out_and_checkpoints_deleted(stand_in: Path) -> None:
     """Two machines take seeds of their own; what a run needed to go on goes once it has its row."""
     for first in ("0", "2"):

@@ -13,9 +13,11 @@ from hd_agents.cli.curves import EVALUATION_ENVS, EVALUATION_SEED, read_episodes
 from hd_agents.cli.resuming import typed_flags
 from hd_agents.cli.running import Job, last_line, run_jobs
 from hd_agents.cli.tasks import class_in, plan_of
+from hd_agents.files import write_text
 from hd_agents.progress import bar_is_seen
 from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.models import AGENT_FILE, CHECKPOINTS, RUN, training_facts
+from hd_agents.zoo.own_rows import is_file
 from hd_agents.zoo.training import Plan
 
 EVALUATION = "evaluation.json"  # in a run's folder once the run is done
@@ -55,9 +57,15 @@ class Run(NamedTuple):
         if self.options.delete_checkpoints:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
+    def preset(self) -> Path:
+        """Where it has a copy of the file of settings that it is planned by, which may change before it begins."""
+        return self.folder.with_name(f"{self.folder.name}.yml")
+
     def job(self) -> Job:
         """The commands that are left of it: to train it, unless it has been evaluated before, and to evaluate it."""
         options, task = self.options, self.options.task
+        if is_file(options.preset):
+            options = flags.changed(options, preset=str(self.preset()))
         training = (*PROGRAM, "train", task, "--folder", str(self.folder), "--resume", *typed_flags(options))
         evaluation = [*PROGRAM, "evaluate", task, "--model", str(self.folder / AGENT_FILE)]
         evaluation += ["--seed", str(EVALUATION_SEED), "--n-envs", str(EVALUATION_ENVS), "--device", options.device]
@@ -90,6 +98,9 @@ def run_all(runs: Sequence[Run], at_once: int, done: Callable[[Run], None]) -> l
 
     :param done: called with each that came to its end. :return: the labels of those that failed.
     """
+    for one in runs:
+        if is_file(one.options.preset):
+            write_text(one.preset(), Path(one.options.preset).read_text(encoding="utf-8"))
     board = _Board(runs, done)
     try:
         run_jobs(list(board.runs), at_once, board.ended, board.watch)
