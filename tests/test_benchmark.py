@@ -2,6 +2,7 @@
 
 import re
 import sys
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,6 +195,7 @@ def test_a_row_by_a_file_of_settings_is_of_the_runs_in_this_folder_alone(stand_i
         preset.write_text(f"default: {{n_timesteps: 100, size: nano, gamma: {gamma}}}")
         assert run(stand_in / str(gamma), *flags) == 0
         assert len(read_rows(table)) == (2, 2, 4)[number]
+    assert len({row["preset"] for row in read_rows(table)}) == 2  # which tells them apart in a plot
     assert sittings(stand_in / "0.9") == sittings(stand_in / "0.5") == {"CartPole_0": 1, "CartPole_1": 1}
 
 
@@ -206,7 +208,7 @@ def test_runs_keep_the_file_of_settings_that_they_were_planned_by(stand_in: Path
     for seed in (0, 1):
         given = (stand_in / f"CartPole_{seed}" / "sittings.txt").read_text().split()
         assert Path(given[given.index("--preset") + 1]).read_text() == text
-    assert read_rows(stand_in / "results.csv")[0]["preset"] == str(preset)
+    assert read_rows(stand_in / "results.csv")[0]["preset"] == f"{preset} {sha256(text.encode()).hexdigest()[:8]}"
 
 
 def test_seeds_are_shared_out_and_checkpoints_deleted(stand_in: Path) -> None:

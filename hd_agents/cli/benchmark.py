@@ -17,6 +17,7 @@ from hd_agents.cli.runs import Run, make_run
 from hd_agents.cli.tasks import task_id, try_agent
 from hd_agents.evaluation import protocol
 from hd_agents.evaluation.scores import prediction_interval
+from hd_agents.files import sha256_of
 from hd_agents.zoo.catalogue import preset_of, suites
 from hd_agents.zoo.own_rows import is_file
 from hd_agents.zoo.results import EVALUATED, NETWORKS, SAME_RUN, append_row, read_rows
@@ -116,8 +117,13 @@ def row(one: Run) -> dict[str, Any]:
         **{"interval": list(prediction_interval(played["returns"], played["episodes"]))},
         **{key: facts[key] for key in ("wall_seconds", "machine", "commit")},
         **{key: facts.get(key, arguments[key]) for key in NETWORKS},  # a class of one's own may have other defaults
-        **{"preset": preset_of(command), "date": facts["trained"]},
+        **{"preset": preset_of(command) + _version(one), "date": facts["trained"]},
     }
+
+
+def _version(one: Run) -> str:
+    """What tells a file of settings from others of its name, or from itself after a change; nothing for a preset."""
+    return f" {sha256_of(one.preset())[:8]}" if is_file(one.options.preset) and one.preset().is_file() else ""
 
 
 def _command(one: Run) -> str:
