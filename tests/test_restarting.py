@@ -399,15 +399,33 @@ def test_restarts_of_processes_are_stored() -> None:
         other.close()
 
 
-def test_a_process_that_dies_before_a_checkpoint_leaves_no_answers_of_others_behind() -> None:
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_a_process_that_dies_before_a_checkpoint_leaves_no_answers_of_others_behind(start_method: str) -> None:
     """As where gradient steps take the memory that a simulator needs."""
-    agent = tiny(env=RestartingSubprocVecEnv([Fragile] * 2)).learn(4)
+    agent = tiny(env=RestartingSubprocVecEnv([Fragile] * 2, start_method)).learn(4)
     process = agent.env.processes[1]
     os.kill(process.pid, signal.SIGKILL)
     process.join()
+    with pytest.raises(EOFError, match="The process of environment 1 has died: the next step or reset replaces it"):
+        agent.env.get_attr("length")
     assert run_state(agent)[0]["env"] is None
     agent.learn(4, reset_num_timesteps=False)
     assert agent.env.restarts == [0, 1]
+    agent.env.close()
+
+
+def test_a_process_that_dies_at_a_checkpoint_leaves_no_answers_of_others_behind() -> None:
+    class Silent(Fragile):
+        def get_state(self) -> Any:
+            raise OSError("simulator lost")
+
+        def set_state(self, state: Any) -> None: ...
+
+    makers = [lambda: Restorable(Silent()), lambda: Restorable(Fragile())]
+    agent = tiny(env=RestartingSubprocVecEnv(makers)).learn(4)
+    assert run_state(agent)[0]["env"] is None
+    agent.learn(4, reset_num_timesteps=False)
+    assert agent.env.restarts == [1, 0]
     agent.env.close()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv, VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
 from hd_agents.envs.restarting import MAX_RESTARTS, Restarts, new_seed
@@ -146,6 +146,13 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         self._first_seeds, self._last = state["seeds"], state["last"]
         for each, count in zip(self._restarts, state["restarts"], strict=True):
             each.restore(count)
+
+    def _get_target_remotes(self, indices: VecEnvIndices) -> list[Any]:
+        """Whom to ask: none of them where one has died, as the others' answers would be left behind."""
+        for env in self._get_indices(indices):
+            if not self.processes[env].is_alive():
+                raise EOFError(f"The process of environment {env} has died: the next step or reset replaces it.")
+        return super()._get_target_remotes(indices)
 
     def _send(self, env: int, message: tuple[str, Any]) -> None:
         self._unanswered[env] = message[0] in ("step", "reset")
