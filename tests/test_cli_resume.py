@@ -103,6 +103,21 @@ def test_a_run_goes_on_with_its_seed_and_tells_what_was_changed(
     ]
 
 
+def test_a_setting_that_is_no_longer_typed_is_the_default_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = ["--resume", "--set=entropy_coefficient=0.1", "--set=harmony=False"]
+    assert learn(tmp_path, *begun, "--steps", "30") == 0
+    assert learn(tmp_path, "--resume", "--steps", "40") == 2
+    assert "harmony=True differs from the stored False" in capsys.readouterr().err
+    assert learn(tmp_path, "--resume", "--steps", "40", "--set=harmony=False") == 0
+    changed = "n_timesteps 30 -> 40, entropy_coefficient 0.1 -> None"
+    assert f"resumed at step 30; changed: {changed}\n" in capsys.readouterr().out
+    assert HarmonyDreamAgent.load(tmp_path / "agent.zip", device="cpu").entropy_coefficient == 0.0003
+    assert learn(tmp_path, "--resume", "--steps", "40", "--set=harmony=False") == 0
+    assert "resumed at step 40\n" in capsys.readouterr().out
+
+
 def test_a_run_tells_that_it_went_on_by_other_code_or_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

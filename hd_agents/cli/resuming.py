@@ -1,6 +1,7 @@
 """`hd-agents train --resume`: going on with a run that was stored, in its own folder."""
 
 import argparse
+import inspect
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ from hd_agents.evaluation.score_curve import forget_scores
 from hd_agents.saving.checkpoint import LOCK, CheckpointError
 from hd_agents.saving.jsonable import DamagedError
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
+from hd_agents.zoo.setting_names import OF_RUN, settable
 from hd_agents.zoo.training import Plan, without_usual_rows
 from hd_agents.zoo.transfer import NETWORKS
 
@@ -104,8 +106,19 @@ def plan_to_resume(options: argparse.Namespace, folder: Path) -> tuple[Plan, arg
         )
     arguments = plan.arguments if model is None else {**plan.arguments, **_own_networks(options, plan.task, folder)}
     settings = [*others, *_as_settings(env_kwargs)]
+    usual = _usual(plan, settings_in(folder).get(plan.task, {}))  # else what was typed then stays
+    arguments = {**arguments, **{name: value for name, value in usual.items() if name not in arguments}}
     plan = plan._replace(env_kwargs=env_kwargs, arguments=arguments)
     return plan, flags.changed(options, settings=settings, trained_agent=model)
+
+
+def _usual(plan: Plan, then: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent's own defaults of the settings that a run had then."""
+    kinds = plan.agent_class.__mro__[: plan.agent_class.__mro__.index(HarmonyDreamAgent) + 1]
+    known = [inspect.signature(kind).parameters.values() for kind in reversed(kinds)]
+    usual = {one.name: one.default for parameters in known for one in parameters if one.default is not one.empty}
+    allowed = set(settable(plan.agent_class)).difference(OF_RUN)
+    return {name: usual[name] for name in then if name in allowed and name in usual}
 
 
 def _own_networks(options: argparse.Namespace, task: str, folder: Path) -> dict[str, Any]:
