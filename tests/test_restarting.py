@@ -285,6 +285,24 @@ def test_deaths_in_a_row_are_bounded_and_close_still_works(tmp_path: Path, caplo
     assert not any(process.is_alive() for process in env.processes)
 
 
+def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a batch system's SIGTERM ends the forkserver just now: it is made anew once it has gone."""
+    env = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "f", 1), 1, "exit")], "fork")
+    env.reset()
+    start, errors = env._context.Process.start, iter([EOFError("unexpected EOF"), ConnectionRefusedError()])
+
+    def failing(process: Any) -> None:
+        for error in errors:
+            raise error
+        start(process)
+
+    monkeypatch.setattr(env._context.Process, "start", failing)
+    monkeypatch.setattr(restarting, "PAUSES", (0.0,))
+    assert env.step(np.zeros(1, int))[2].tolist() == [True]
+    assert env.restarts == [3]
+    env.close()
+
+
 def test_close_ends_a_process_that_hangs(tmp_path: Path) -> None:
     env = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "f", 1), 1, "hang")], "fork", timeout=2.0)
     env.reset()

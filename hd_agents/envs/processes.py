@@ -192,7 +192,11 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
                 self.waiting = False
                 raise RuntimeError(f"{failure}, after {self.restarts[env] - 1} restarts.")
             _log.warning("%s; restart %d of %d.", failure, self.restarts[env], self._restarts[env].limit)
-            self._start(env)
+            try:
+                self._start(env)
+            except (EOFError, OSError) as error:  # as where a batch system ends the forkserver as well
+                self._failures[env] = f"not started: {error!r}"
+                continue
             self._send(env, ("reset", (new_seed(self._first_seeds[env], self.restarts[env]), options)))
             if (answer := self._receive(env)) is not None:
                 return answer
@@ -202,9 +206,10 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         self._marks[env] = 0
         self.remotes[env], work_remote = self._context.Pipe()
         arguments = (work_remote, self.remotes[env], CloudpickleWrapper(self._env_fns[env]))
-        self.processes[env] = self._context.Process(target=_worker, args=arguments, daemon=True)
-        self.processes[env].start()
-        work_remote.close()
+        process = self._context.Process(target=_worker, args=arguments, daemon=True)
+        with work_remote:
+            process.start()
+        self.processes[env] = process
 
 
 def settle(envs: VecEnv) -> None:
