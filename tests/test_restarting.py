@@ -1,5 +1,6 @@
 """Environments that raise, or whose process dies, are made anew; the episode is cut off and training goes on."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -264,6 +265,19 @@ def test_what_a_process_has_started_ends_with_it(how: str, tmp_path: Path) -> No
         env.step(np.zeros(1, int))
     assert select.select([seen], [], [], 1.0)[0]  # the end of the pipe, as nobody holds the other one
     os.close(seen)
+    env.close()
+
+
+def test_a_group_of_dead_processes_may_not_be_signalled_on_macos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(group: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "killpg", denied)
+    env = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "f", 1), 1, "exit")], "fork")
+    env.reset()
+    assert env.step(np.zeros(1, int))[2].tolist() == [True]
     env.close()
 
 

@@ -243,7 +243,8 @@ def _is_mark(answer: Any) -> bool:
 
 def _end(process: Any) -> None:
     """End a process that failed, and what it has started, such as a simulator, which would live on."""
-    with suppress(ProcessLookupError):  # nothing of it is left, or it has not come to be a group of its own
+    # Nothing of it is left, or it has not come to be a group of its own; macOS refuses where all of it is dead.
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
