@@ -9,7 +9,6 @@ from typing import Any
 # What ends a process that can store itself first: Ctrl-C, those who want it to end, a terminal that closes.
 SIGNALS = {name: getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
-
 _INSTALLED: "weakref.WeakSet[Handlers]" = weakref.WeakSet()
 
 
@@ -27,8 +26,8 @@ class Handlers:
     def __init__(self, handlers: Mapping[int, Callable[[int, Any], Any]]) -> None:
         self._handlers = handlers
         self._before: dict[int, Any] = {}
-        _INSTALLED.add(self)
         if threading.current_thread() is threading.main_thread():
+            _INSTALLED.add(self)
             for number, handler in handlers.items():
                 if not _outlives(number):
                     self._before[number] = signal.signal(number, handler)
