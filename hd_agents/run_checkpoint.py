@@ -30,11 +30,10 @@ from hd_agents.saving.checkpoint import (
     steps_in,
     still_in_ring,
 )
-from hd_agents.signals import SIGNALS, Handlers
+from hd_agents.signals import ONE_STOP, SIGNALS, Handlers
 from hd_agents.training.callback_rules import check_place
 
 Agent = TypeVar("Agent", bound=HarmonyDreamAgent)
-ONE_STOP = 3.0  # seconds after a signal in which those of programs mean the same stop: batch systems tell every process
 
 
 class RunCheckpoint(BaseCallback):
@@ -165,7 +164,7 @@ class RunCheckpoint(BaseCallback):
             raise CheckpointError(f"Cannot write to {self.folder}: {error}. Give another folder.") from error
 
     def save(self) -> None:
-        """Store the run as it is now; call it between two ``learn``, or between two steps, where it does so once.
+        """Store the run as it is now, between two ``learn``, or between two steps, where a second call does nothing.
 
         :raises CheckpointError: if the disk is full or the folder cannot be written; the last checkpoint is intact. And
             between two ``learn`` if another process learns in the folder, or has gone on with the run.

@@ -8,6 +8,7 @@ from typing import Any
 
 # What ends a process that can store itself first: Ctrl-C, those who want it to end, a terminal that closes.
 SIGNALS = {name: getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+ONE_STOP = 3.0  # seconds after a signal in which those of programs mean the same stop: batch systems tell every process
 
 _INSTALLED: "weakref.WeakSet[Handlers]" = weakref.WeakSet()
 

@@ -64,6 +64,29 @@ def test_stopping_lets_the_jobs_store_themselves(
     assert [signal.getsignal(one) for one in EXIT_SIGNALS] == before
 
 
+def test_a_sigterm_that_is_passed_on_as_well_does_not_kill_the_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch system signals every process, and one such as `uv run` passes its own on: both mean one stop."""
+    monkeypatch.setattr("hd_agents.cli.running.ONE_STOP", 60.0)
+    slow = "trap 'echo stopping; sleep 0.5; echo stored; exit 1' TERM; echo ready; while true; do sleep 0.05; done"
+    job = shell("job", tmp_path, slow)
+
+    def once_more() -> None:
+        while last_line(job.log) != "stopping":
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    def stop(running: list[Job]) -> None:
+        if last_line(job.log) == "ready":
+            threading.Thread(target=once_more).start()
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        run_jobs([job], 1, ignore, stop)
+    assert last_line(job.log) == "stored"
+
+
 def test_jobs_run_in_other_threads_too(tmp_path: Path) -> None:
     job = shell("job", tmp_path, "echo done")
     thread = threading.Thread(target=run_jobs, args=([job], 1, ignore, ignore))

@@ -1,5 +1,6 @@
 """Commands in processes of their own, several at a time, with what they print in files."""
 
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from hd_agents.cli.errors import UsageError, make_folder
 from hd_agents.host import cores
-from hd_agents.signals import SIGNALS, Handlers
+from hd_agents.signals import ONE_STOP, SIGNALS, Handlers
 
 POLL_SECONDS = 0.2
 EXIT_SIGNALS = [number for name, number in SIGNALS.items() if name != "SIGINT"]
@@ -35,7 +36,7 @@ def run_jobs(
     """Run all jobs, ``at_once`` at a time. One that fails does not keep the others from running.
 
     When this process is stopped (Ctrl-C, SIGTERM, SIGHUP) the running ones get SIGTERM, on which a training stores
-    itself, and are waited for; a second signal kills them.
+    itself, and are waited for; a second signal kills them, but for a SIGTERM or SIGHUP within ONE_STOP of another one.
 
     :param ended: called with each job when it has ended, and with the exit status of its last command.
     :param watch: called several times a second with the jobs that run.
@@ -123,8 +124,19 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise SystemExit: time to stop children, or to save."""
-    with _handled(dict.fromkeys(EXIT_SIGNALS, _leave)):
+    """Inside, SIGTERM and SIGHUP raise SystemExit: time to stop children, or to save.
+
+    Those that follow within ONE_STOP seconds do nothing.
+    """
+    came = -math.inf
+
+    def leave(number: int, frame: object) -> None:
+        nonlocal came
+        if time.monotonic() - came >= ONE_STOP:
+            came = time.monotonic()
+            _leave(number, frame)
+
+    with _handled(dict.fromkeys(EXIT_SIGNALS, leave)):
         yield
 
 
