@@ -22,7 +22,7 @@ def run_state(agent: Any) -> tuple[dict[str, Any], Tensors]:
         env = get_vec_state(agent.env)
     except (EOFError, OSError):  # Ctrl-C in a terminal reaches the processes of a SubprocVecEnv as well, and ends them
         env = None
-        with suppress(RuntimeError):  # one is dead; what others have answered would be taken for their next step
+        with suppress(RuntimeError, OSError):  # dead or closed; what others have answered is not for their next step
             settle(agent.env)
     values, tensors = global_state()
     data = {

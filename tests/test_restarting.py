@@ -461,6 +461,14 @@ def test_a_process_that_dies_at_a_checkpoint_leaves_no_answers_of_others_behind(
     agent.env.close()
 
 
+@pytest.mark.parametrize("kind", [SubprocVecEnv, RestartingSubprocVecEnv])
+def test_a_run_is_stored_whose_processes_are_closed(kind: type[VecEnv]) -> None:
+    """As where gradient steps go on without them."""
+    agent = tiny(env=kind([Fragile], "fork")).learn(4)
+    agent.env.close()
+    assert run_state(agent)[0]["env"] is None
+
+
 def test_a_step_that_was_interrupted_leaves_no_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by Ctrl-C in a notebook: the answers that nobody took are not taken for those of the reset."""
     env = RestartingSubprocVecEnv([lambda: gym.make("CartPole-v1")] * 2)
