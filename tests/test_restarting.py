@@ -258,7 +258,7 @@ def test_what_a_process_has_started_ends_with_it(how: str, tmp_path: Path) -> No
             subprocess.Popen(["sleep", "60"], pass_fds=[alive])
 
     seen, alive = os.pipe()
-    env = RestartingSubprocVecEnv([Started], "fork", max_restarts=0, timeout=0.5)
+    env = RestartingSubprocVecEnv([Started], "fork", max_restarts=0, timeout=2.0)
     os.close(alive)
     env.reset()
     with pytest.raises(RuntimeError, match="after 0 restarts"):
