@@ -429,6 +429,14 @@ def test_parts_that_others_hold_on_to_are_not_replaced_without_a_word(where: str
     assert agent.num_timesteps == 0
 
 
+def test_a_critic_of_another_shape_needs_a_slow_one_of_it() -> None:
+    agent = learned()
+    networks = agent.policy.networks
+    networks.critic.out = nn.Linear(networks.critic.out.in_features, 1)  # it would be copied to each of 255 rows
+    with pytest.raises(ValueError, match=r"networks.slow_critic = copy.deepcopy\(networks.critic\)"):
+        agent.train(1)
+
+
 def test_a_replay_that_is_made_anew_may_be_larger() -> None:
     agent = tiny(env=Clock(7)).learn(30)
     agent.replay_buffer, agent.buffer_size = None, 3_000

@@ -86,6 +86,12 @@ def _check_parts(agent: Any) -> None:
             "agent.policy or its networks were replaced, and what learns has the ones before. Put them back, and take "
             "over the weights: agent.policy.load_state_dict(other.policy.state_dict())."
         )
+    critic, slow = agent.policy.networks.critic, agent.policy.networks.slow_critic
+    if [weight.shape for weight in critic.parameters()] != [weight.shape for weight in slow.parameters()]:
+        raise ValueError(
+            "networks.critic and networks.slow_critic have weights of different shapes, and the one follows the other: "
+            "replace both, as by networks.slow_critic = copy.deepcopy(networks.critic)."
+        )
     env, replay = agent.env, agent.replay_buffer
     if env is not None:
         same_number = isinstance(env, VecEnv) and env.num_envs == agent.n_envs
