@@ -242,6 +242,18 @@ def test_layers_of_ones_own(name: str) -> None:
     assert moved(getattr(rssm, name), before)
 
 
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+def test_the_last_layers_of_the_latents_may_be_of_any_kind(backbone: str) -> None:
+    agent = learned(backbone=backbone)
+    rssm = agent.policy.networks.world_model.rssm
+    for name in ("prior_out", "posterior_out"):
+        setattr(rssm, name, nn.Sequential(nn.Dropout(0.1), getattr(rssm, name)))
+    acted(agent)
+    before = weights(rssm.prior_out)
+    agent.learn(20, reset_num_timesteps=False)
+    assert moved(rssm.prior_out, before)
+
+
 def test_dropout_is_for_learning() -> None:
     agent = learned()
     encoder, modes = agent.policy.networks.world_model.encoder, []

@@ -80,7 +80,7 @@ class RSSM(nn.Module):
     def initial(self, n: int) -> State:
         """The state before the first observation of an episode, (n, D) and (n, S * K)."""
         if self.initial_deter is None:
-            zeros = self.prior_out.weight.new_zeros(n, self.features)
+            zeros = torch.zeros(n, self.features, device=next(self.parameters()).device)
             return State(zeros[:, : self.deter], zeros[:, self.deter :])
         deter = torch.tanh(self.initial_deter).unsqueeze(0)
         stoch = self.sample(self.prior(deter), None).detach()
