@@ -79,6 +79,7 @@ def imagine_from(
 
     :param start: (N, ...). :param actions: H vectors (N, A), or None for what the policy would do.
     """
+    policy.set_training_mode(False)  # parts that were put in since it learned are in training mode: dropout would drop
     networks = policy.networks
     model, states, chosen = networks.world_model, [start], []
     for action in actions:

@@ -17,6 +17,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import imagine
 from hd_agents.callbacks import LossGradients
+from hd_agents.dream_env import DreamVecEnv
 from hd_agents.harmony import Harmonizer, Term
 from hd_agents.nn.layers import Dense
 from hd_agents.presets import DEFAULTS
@@ -265,6 +266,30 @@ def test_dropout_is_for_learning() -> None:
     agent.train(1)
     acted(agent)
     assert modes == [False] * 4 + [True, False]
+
+
+def test_parts_that_are_put_in_after_learning_dream_outside_training_mode() -> None:
+    agent, modes = learned(), []
+    model = agent.policy.networks.world_model
+
+    def put_in() -> None:
+        model.reward_head.mlp = nn.Sequential(model.reward_head.mlp, nn.Dropout(0.5))  # type: ignore[assignment]
+        model.reward_head.mlp.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+
+    def put_in_and_call(call: Any, *given: Any, **named: Any) -> None:
+        put_in()
+        modes.clear()
+        call(*given, **named)
+        assert modes and not any(modes)
+
+    put_in_and_call(agent.imagine, CLOCK, horizon=2, decode=False)
+    put_in_and_call(DreamVecEnv, agent, n_envs=2)
+    dream = DreamVecEnv(agent, n_envs=2)
+    dream.reset()
+    put_in_and_call(dream.step, np.zeros(2, np.int64))
+    measure = LossGradients()
+    measure.init_callback(agent)
+    put_in_and_call(measure.on_rollout_start)
 
 
 class Counted(HarmonyDreamAgent):

@@ -50,6 +50,7 @@ class LossGradients(BaseCallback):
         if part == self._measured or agent._n_updates == 0 or not agent.replay_buffer.can_sample(agent.sequence_length):
             return
         self._measured = part
+        agent.policy.set_training_mode(False)  # parts that were put in since it learned are in training mode
         rng = np.random.default_rng(agent.num_timesteps)
         batch = agent.replay_buffer.sample(SEQUENCES, agent.sequence_length, rng, agent.device)
         try:
