@@ -474,6 +474,25 @@ def test_a_critic_of_another_shape_needs_a_slow_one_of_it() -> None:
         agent.train(1)
 
 
+@pytest.mark.parametrize("slow_every", [1, 2])
+def test_the_slow_critic_has_the_buffers_of_the_critic(slow_every: int) -> None:
+    agent = learned()
+    networks = agent.policy.networks
+    agent.learner.defaults = agent.learner.defaults._replace(slow_every=slow_every)
+    agent.learner.updates = 0
+    for critic in (networks.critic, networks.slow_critic):
+        critic.register_buffer("seen", torch.zeros(()))
+    plain = networks.critic.loss
+
+    def loss(out: Tensor, target: Tensor) -> Tensor:
+        networks.critic.seen += 1  # as the moments of a critic that normalises its targets
+        return plain(out, target)
+
+    networks.critic.loss = loss  # type: ignore[method-assign]
+    agent.train(3)
+    assert networks.critic.seen == networks.slow_critic.seen == 3
+
+
 def test_a_replay_that_is_made_anew_may_be_larger() -> None:
     agent = tiny(env=Clock(7)).learn(30)
     agent.replay_buffer, agent.buffer_size = None, 3_000

@@ -161,10 +161,12 @@ class CriticLoss(NamedTuple):
 
 @torch.no_grad()
 def update_slow(slow: nn.Module, critic: nn.Module, fraction: float) -> None:
-    """Move every parameter of ``slow`` by ``fraction`` of the way to ``critic``; 1 copies."""
+    """Move every parameter of ``slow`` by ``fraction`` of the way to ``critic``, 1 copies; copy its buffers."""
     sources: list[Tensor] = list(critic.parameters())
     targets: list[Tensor] = list(slow.parameters())
     if fraction == 1.0:
         torch._foreach_copy_(targets, sources)
     else:
         torch._foreach_lerp_(targets, sources, fraction)
+    for target, source in zip(slow.buffers(), critic.buffers(), strict=True):
+        target.copy_(source)

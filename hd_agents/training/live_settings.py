@@ -7,6 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from torch import nn
 
 from hd_agents import checks
 from hd_agents.backbones import Objectives, objectives
@@ -87,9 +88,9 @@ def _check_parts(agent: Any) -> None:
             "over the weights: agent.policy.load_state_dict(other.policy.state_dict())."
         )
     critic, slow = agent.policy.networks.critic, agent.policy.networks.slow_critic
-    if [weight.shape for weight in critic.parameters()] != [weight.shape for weight in slow.parameters()]:
+    if _shapes(critic) != _shapes(slow):
         raise ValueError(
-            "networks.critic and networks.slow_critic have weights of different shapes, and the one follows the other: "
+            "networks.critic and networks.slow_critic have weights of other shapes, and the one follows the other: "
             "replace both, as by networks.slow_critic = copy.deepcopy(networks.critic)."
         )
     env, replay = agent.env, agent.replay_buffer
@@ -105,6 +106,11 @@ def _check_parts(agent: Any) -> None:
             f"agent.replay_buffer was set to {replay!r}: use a SequenceReplay of {agent.n_envs} environments, as "
             "another such agent has, or None for a new one."
         )
+
+
+def _shapes(module: nn.Module) -> list[tuple[int, ...]]:
+    """Of all weights and buffers."""
+    return [tensor.shape for tensor in (*module.parameters(), *module.buffers())]
 
 
 def note(agent: Any, names: tuple[str, ...]) -> None:
