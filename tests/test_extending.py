@@ -780,6 +780,18 @@ def test_the_actors_loss_may_be_any_function(task: str, reinforce: bool | None) 
         agent.train(1)
 
 
+def test_a_copy_whose_losses_are_those_of_the_agent_before_is_refused() -> None:
+    agent = learned()
+    plain = agent.policy.networks.world_model.losses
+    agent.policy.networks.world_model.losses = lambda *given: plain(*given)  # type: ignore[method-assign]
+    agent.train(1)
+    copied = copy.deepcopy(agent)
+    with pytest.raises(RuntimeError, match="set them on the copy anew"):
+        copied.train(1)
+    del copied.policy.networks.world_model.losses
+    copied.train(1)
+
+
 def test_a_metric_of_ones_own_has_to_be_a_tensor() -> None:
     agent = learned()
     world_model, plain = agent.policy.networks.world_model, agent.policy.networks.world_model.losses

@@ -248,6 +248,12 @@ class Learner:
         optimizer.zero_grad(set_to_none=True)
         if parameters:
             loss.backward(inputs=parameters)
+        own = optimizer.param_groups[0]["params"]
+        if own and all(one.requires_grad and one.grad is None for one in own):
+            raise RuntimeError(
+                "A loss reaches none of the weights that it is to train. Functions that were set on modules still have "
+                "the modules of before where an agent or a module was copied: set them on the copy anew."
+            )
         norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=True) if parameters else torch.zeros_like(loss)
         self.guard.gate(optimizer, loss, norm)
         optimizer.step()
