@@ -194,7 +194,9 @@ def test_actions_that_were_measured_may_lie_beyond_their_bounds() -> None:
     assert states[-1][2].tolist() == [[1.0, 0.5]]
 
 
-def run_in_terminal(monkeypatch: pytest.MonkeyPatch, typed: bytes, *words: str) -> tuple[int, str]:
+def run_in_terminal(
+    monkeypatch: pytest.MonkeyPatch, typed: bytes, *words: str, encoding: str = "utf-8"
+) -> tuple[int, str]:
     """Exit status and output of a command in a terminal in which ``typed`` was typed ahead."""
     ours, theirs = pty.openpty()
     shown = b""
@@ -209,7 +211,7 @@ def run_in_terminal(monkeypatch: pytest.MonkeyPatch, typed: bytes, *words: str) 
 
     with (
         open(theirs, closefd=False) as keys,
-        open(theirs, "w", closefd=False) as screen,
+        open(theirs, "w", closefd=False, encoding=encoding) as screen,
         monkeypatch.context() as patch,
     ):
         patch.setattr("sys.stdin", keys)
@@ -294,6 +296,17 @@ def test_a_game_in_a_terminal(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
     expected = cv2.resize(observation, (33, 33), interpolation=cv2.INTER_AREA)[:32]
     assert np.array_equal(picture[:, :33], expected & 0xF8)
     assert "dream of 0 steps, 30 at most" in lines[-2]
+
+
+def test_a_terminal_that_lacks_the_sign_of_pictures(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = str(saved), "--task", "classic/Catch"
+    assert run_in_terminal(monkeypatch, b"q", *words, encoding="iso8859-1")[0] == 2
+    assert (
+        "iso8859-1, the encoding of this output, lacks: in a terminal that shows UTF-8, set PYTHONIOENCODING=utf-8"
+        in capsys.readouterr().err
+    )
 
 
 def test_sigterm_gives_the_terminal_back(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

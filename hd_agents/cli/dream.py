@@ -21,7 +21,7 @@ from hd_agents.evaluation import acting, player_for
 from hd_agents.evaluation.episodes import SeededEpisodes
 from hd_agents.films.live_dream import LiveDream
 from hd_agents.films.strip import to_rgb
-from hd_agents.films.terminal import Image, Terminal
+from hd_agents.films.terminal import UPPER_HALF, Image, Terminal
 from hd_agents.randomness import seeded
 from hd_agents.spaces.executed import EXECUTED, encode_executed, with_executed
 from hd_agents.zoo.packages import ActingAgent
@@ -58,6 +58,13 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             "dream needs a terminal to draw in and to read keys from; `hd-agents enjoy` writes dreams into files."
         )
+    try:
+        UPPER_HALF.encode(sys.stdout.encoding)
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"dream draws with a sign that {sys.stdout.encoding}, the encoding of this output, lacks: in a terminal "
+            "that shows UTF-8, set PYTHONIOENCODING=utf-8."
+        ) from error
     agent = load_model(options.agent, options.device, options.agent_class)
     if isinstance(agent, ActingAgent):
         checked(agent.imagine)  # which says why it cannot
