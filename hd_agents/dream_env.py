@@ -105,7 +105,6 @@ class DreamVecEnv(VecEnv):
     @torch.no_grad()
     def step_wait(self) -> VecEnvStepReturn:
         """What the model believes that they led to."""
-        self._policy.set_training_mode(False)  # new parts are in it: dropout would drop
         draw = None if self.deterministic else self._draw(self.num_envs, self._model.rssm.stoch)
         self._state = self._model.rssm.imagine_step(self._state, self._vectors, draw)
         features = self._model.features(self._state)
@@ -131,7 +130,7 @@ class DreamVecEnv(VecEnv):
 
     def _begin(self, count: int) -> State:
         """So many states for episodes to begin in, each taken from the pool once."""
-        self._policy.set_training_mode(False)
+        self._policy.set_training_mode(False)  # parts that were put in since are in training mode: dropout would drop
         updates = self.agent.learner.updates
         pool = self._states() if self._pool is None or updates != self._updates else self._pool
         self._updates = updates

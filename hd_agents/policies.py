@@ -103,7 +103,7 @@ class DreamPolicy(BasePolicy):
     @property
     def device(self) -> torch.device:
         """Where the networks are. Stable-Baselines3's own walks through all modules, at every step many times."""
-        return next(self.networks.parameters()).device
+        return next(self.networks.world_model.rssm.parameters()).device
 
     def initial(self, n_envs: int) -> Latent:
         """Zeros for ``n_envs`` environments; a step with ``is_first`` replaces them by the model's initial state."""
