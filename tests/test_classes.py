@@ -59,6 +59,9 @@ TINY = ["batch_size=2", "sequence_length=8", "train_ratio=1", "learning_starts=4
 SETTINGS = [f"--set={text}" for text in (*TINY, f"agent_class={OWN}", "inverse_scale=0.5")]
 
 
+leave = pictures.leave
+
+
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In the working directory, which is no place of Python's own."""
@@ -91,6 +94,14 @@ def test_a_class_of_ones_own_is_trained_resumed_and_evaluated(capsys: pytest.Cap
         zoo.pack("run/agent.zip", "classic/CartPole", target="packed")
     assert main([*command, "--set=agent_class=HarmonyDreamAgent", *SETTINGS[:-2]]) == 2
     assert "agent_class='HarmonyDreamAgent': write the module and its class" in capsys.readouterr().err
+
+
+def test_the_class_that_loads_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class MyAgent(HarmonyDreamAgent):
+        pass
+
+    leave(MyAgent("MlpPolicy", "CartPole-v1", size="nano"), plan("CartPole-v1"), 0, tmp_path, played=False)
+    assert "agent.zip  the trained agent, for MyAgent.load\n" in capsys.readouterr().out
 
 
 def test_a_variant_may_be_an_agent_of_ones_own() -> None:

@@ -21,7 +21,7 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path, played:
     An environment that fails while it is played costs the pictures of it, a full disk what it had no room for, and a
     line says so.
     """
-    left = {AGENT_FILE: "the trained agent, for HarmonyDreamAgent.load"}
+    left = {AGENT_FILE: f"the trained agent, for {type(agent).__name__}.load"}
     trained, evaluated = read_episodes(folder), evaluations(folder)
     if len(trained[0]) or len(evaluated[0]):
         try:
