@@ -14,7 +14,7 @@ from hd_agents import checks
 from hd_agents.policies import Latent
 from hd_agents.saving.archive import read_archive
 from hd_agents.saving.jsonable import ArchiveError
-from hd_agents.saving.storing import COUNTERS, LAST_SEEN, PLACES, SPACES, argument_names
+from hd_agents.saving.storing import COUNTERS, LAST_SEEN, PLACES, SPACES, arguments_of
 from hd_agents.saving.vetting import blamed_on, check_values, check_weights, fitting_optimizer
 
 Archive = str | Path | io.BufferedIOBase  # what Stable-Baselines3's signatures take
@@ -33,7 +33,7 @@ def stored_arguments(cls: Any, data: Mapping[str, Any], changes: Mapping[str, An
         archive that lacks what is needed.
     :raises TypeError: for a change to something that is no constructor argument.
     """
-    names = argument_names(cls)
+    names = list(arguments_of(cls))
     missing = [name for name in (*SPACES, "policy_class") if name not in data]
     if missing == ["policy_class"] and "settings" in data:
         raise ArchiveError("The archive holds a policy, not a whole agent: use load(path) of the policy's class.")
@@ -96,7 +96,7 @@ def load(
 def restore(agent: Any, data: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     """Set what the constructor does not: spaces, counters, episodes, extras."""
     n_envs = agent.n_envs if agent.env is not None else data.get("n_envs", 1)
-    arguments = argument_names(type(agent))  # which the constructor has checked, or takes from no file
+    arguments = arguments_of(type(agent))  # which the constructor has checked, or takes from no file
     for name in (*SPACES, *COUNTERS):
         if name in data:
             setattr(agent, name, data[name])

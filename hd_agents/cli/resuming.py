@@ -22,8 +22,9 @@ from hd_agents.cli.tasks import parse_setting, plan_of, task_id
 from hd_agents.evaluation.score_curve import forget_scores
 from hd_agents.saving.checkpoint import LOCK, CheckpointError
 from hd_agents.saving.jsonable import DamagedError
+from hd_agents.saving.storing import arguments_of
 from hd_agents.zoo.models import CHECKPOINTS, CONFIG, training_facts
-from hd_agents.zoo.setting_names import OF_RUN, settable
+from hd_agents.zoo.setting_names import settable
 from hd_agents.zoo.training import Plan, without_usual_rows
 from hd_agents.zoo.transfer import NETWORKS
 
@@ -114,10 +115,8 @@ def plan_to_resume(options: argparse.Namespace, folder: Path) -> tuple[Plan, arg
 
 def _usual(plan: Plan, then: Mapping[str, Any]) -> dict[str, Any]:
     """The agent's own defaults of the settings that a run had then."""
-    kinds = plan.agent_class.__mro__[: plan.agent_class.__mro__.index(HarmonyDreamAgent) + 1]
-    known = [inspect.signature(kind).parameters.values() for kind in reversed(kinds)]
-    usual = {one.name: one.default for parameters in known for one in parameters if one.default is not one.empty}
-    allowed = set(settable(plan.agent_class)).difference(OF_RUN)
+    known, allowed = arguments_of(plan.agent_class), settable(plan.agent_class)
+    usual = {name: default for name, default in known.items() if default is not inspect.Parameter.empty}
     return {name: usual[name] for name in then if name in allowed and name in usual}
 
 

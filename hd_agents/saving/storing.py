@@ -35,14 +35,17 @@ PLACES = {"replay_folder"}  # arguments that are never stored: no file may choos
 NOT_STORED = {"self", "policy", "env", "device", "_init_setup_model"}
 
 
-def argument_names(cls: type[BaseAlgorithm]) -> list[str]:
-    """Constructor arguments that are stored under their own names, those that a subclass adds or passes on included."""
-    names: dict[str, None] = {}
+def arguments_of(cls: type[BaseAlgorithm]) -> dict[str, Any]:
+    """Constructor arguments that are stored under their own names, and their defaults (`Parameter.empty` for none).
+
+    Those that a subclass adds or passes on are included.
+    """
+    found: dict[str, Any] = {}
     for klass in cls.__mro__[: cls.__mro__.index(BaseAlgorithm)]:
         for name, parameter in inspect.signature(klass).parameters.items():
             if name not in NOT_STORED and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                names[name] = None
-    return list(names)
+                found.setdefault(name, parameter.default)
+    return found
 
 
 def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     """
     data: dict[str, Any] = {"policy_class": policy_name(agent), "system_info": system_info()}
     data |= {name: getattr(agent, name) for name in (*SPACES, *COUNTERS)}
-    arguments = {name: f"_{name}" if name == "stats_window_size" else name for name in argument_names(type(agent))}
+    arguments = {name: f"_{name}" if name == "stats_window_size" else name for name in arguments_of(type(agent))}
     arguments = {name: attribute for name, attribute in arguments.items() if name not in PLACES}
     unkept = [name for name, attribute in arguments.items() if not hasattr(agent, attribute)]
     if unkept:

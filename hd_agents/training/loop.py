@@ -89,7 +89,6 @@ class LearningLoop(ReplayLearning):
             live_settings.rates(self, remaining)  # better now than after hours
         self._go_to_env(self.env)
         self._learning = True
-        counts_anew = reset_num_timesteps and self.num_timesteps > 0
         before = {name: getattr(self, name) for name in COUNTS}
         try:
             total_timesteps, callback = self._setup_learn(
@@ -97,7 +96,7 @@ class LearningLoop(ReplayLearning):
             )
             self._note_moves()
             self._updates_at_start = self._n_updates
-            tell_of_no_learning(self, total_timesteps, counts_anew)
+            tell_of_no_learning(self, total_timesteps, reset_num_timesteps and before["num_timesteps"] > 0)
             callback.on_training_start(locals(), globals())
             before, going = {}, True
             while going and self.num_timesteps < total_timesteps:

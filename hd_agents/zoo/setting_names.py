@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.saving.storing import argument_names
+from hd_agents.saving.storing import arguments_of
 from hd_agents.zoo.classes import class_name
 
 # Constructor arguments that a run fills in itself.
@@ -22,7 +22,7 @@ OF_RUN = ("n_envs", "vec_env", "env_kwargs", "agent_class")  # settings that are
 
 def settable(agent_class: type[HarmonyDreamAgent]) -> list[str]:
     """What can be set: what concerns the run, and the constructor's arguments that a run leaves open."""
-    arguments = ("policy", *argument_names(agent_class))
+    arguments = ("policy", *arguments_of(agent_class))
     return [*OF_RUN, *(name for name in arguments if name not in RESERVED)]
 
 
