@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hd_agents.envs.processes import settle
+from hd_agents.envs.settling import settle
 from hd_agents.envs.state import get_vec_state, set_vec_state
 from hd_agents.randomness import global_state, new_generator, set_global_state, set_space_state, space_state
 from hd_agents.saving.jsonable import DAMAGE, ArchiveError

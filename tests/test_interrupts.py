@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Every
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
 from hd_agents.callbacks import DreamFilm, RunCheckpoint, ScoreCurve
-from hd_agents.envs import processes
+from hd_agents.envs import settling
 from hd_agents.envs.processes import RestartingSubprocVecEnv
 from tests.agents import Clock, tiny
 
@@ -103,8 +103,8 @@ def test_a_second_ctrl_c_while_answers_are_waited_for(kind: Any, monkeypatch: py
             with monkeypatch.context() as patch:
                 patch.setattr(*((env.remotes[0], "recv") if kind is SubprocVecEnv else (env, "_receive")), interrupted)
                 with pytest.raises(KeyboardInterrupt):
-                    processes.settle(env)
-        processes.settle(env)
+                    settling.settle(env)
+        settling.settle(env)
         assert env.reset()[:, 1].tolist() == [0, 0]
         assert env.step(np.array([3, 4]))[0][:, 1:].tolist() == [[1, 3], [1, 4]]
     finally:

@@ -12,8 +12,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from hd_agents import zoo
-from hd_agents.cli import figures, main, plot
-from hd_agents.cli.plot import OURS, KnownRun
+from hd_agents.cli import figures, known_runs, main, plot
+from hd_agents.cli.known_runs import OURS, KnownRun
 from hd_agents.evaluation.aggregates import MEASURES, Estimate
 from hd_agents.evaluation.scores import prediction_interval
 from hd_agents.zoo.results import append_row
@@ -39,28 +39,28 @@ def make_run(folder: Path, seed: int, evaluated: bool = True, **settings: Any) -
 
 def test_runs_are_called_by_what_tells_them_apart() -> None:
     runs = [scored("a", 0, 1.0, size="nano", harmony=True), scored("a", 1, 1.0, size="nano", harmony=False)]
-    assert plot.label(runs) == ["harmony True", "harmony False"]
+    assert known_runs.label(runs) == ["harmony True", "harmony False"]
     other_task = scored("b", 0, 1.0, size="small", harmony=True)  # not compared with those of "a"
-    assert plot.label([*runs[:1], other_task]) == [OURS, OURS]
-    assert plot.label([*runs, scored("a", 0, 1.0, size="small", harmony=True)])[2] == "size small, harmony True"
+    assert known_runs.label([*runs[:1], other_task]) == [OURS, OURS]
+    assert known_runs.label([*runs, scored("a", 0, 1.0, size="small", harmony=True)])[2] == "size small, harmony True"
 
 
 def test_a_setting_that_is_told_is_no_other_than_the_same_one_left_out() -> None:
     told = [{"harmony": True, "gamma": 0.9}, {"gamma": 0.9}, {"harmony": False, "gamma": 0.9}]
     runs = [KnownRun("a", seed, settings, None, Path("runs")) for seed, settings in enumerate(told)]
-    assert plot.label(runs[:2]) == [OURS, OURS]
-    assert plot.label(runs) == [OURS, OURS, "harmony False"]
+    assert known_runs.label(runs[:2]) == [OURS, OURS]
+    assert known_runs.label(runs) == [OURS, OURS, "harmony False"]
 
 
 def test_scores_are_of_the_tasks_that_all_have() -> None:
     runs = [scored("atari100k/pong", seed, 0.1 * seed) for seed in range(4)]
     runs += [scored("atari100k/alien", seed, 1.0) for seed in range(3)] + [scored("classic/Catch", 0, 9.0)]
-    found = plot.scores("atari100k", runs, plot.label(runs))
+    found = plot.scores("atari100k", runs, known_runs.label(runs))
     assert list(found) == [OURS, *OFFICIAL]
     assert found[OURS] == pytest.approx(np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2]]))
     assert found[OFFICIAL[0]].shape == (5, 2)
     assert found[OFFICIAL[0]][0, 1] == pytest.approx((19.15 + 20.7) / (14.6 + 20.7))
-    assert plot.scores("metaworld", runs, plot.label(runs)) == {}
+    assert plot.scores("metaworld", runs, known_runs.label(runs)) == {}
     control = [scored("dmc_vision/walker-walk", 0, 0.0)]
     assert plot.scores("dmc_vision", control, [OURS])[OURS].tolist() == [[0.5]]
     half = [scored(name, 0, 0.5) for name in zoo.list("atari100k")[:13]]
@@ -101,8 +101,8 @@ def test_a_folder_of_runs_beside_the_official_ones(
     for seed in range(3):
         make_run(tmp_path / "runs" / f"with_{seed}", seed, harmony=True)
         make_run(tmp_path / "runs" / f"without_{seed}", seed, evaluated=seed < 2, harmony=False)
-    runs = list(plot._read(str(tmp_path / "runs")))
-    curves, _ = plot._curves(runs, plot.label(runs), [])
+    runs = list(known_runs.read(str(tmp_path / "runs")))
+    curves, _ = plot._curves(runs, known_runs.label(runs), [])
     assert {name: list(methods) for name, methods in curves.items()} == {
         "atari100k/pong": ["harmony True", "harmony False", *OFFICIAL]
     }
@@ -111,7 +111,7 @@ def test_a_folder_of_runs_beside_the_official_ones(
     assert means[-1] == pytest.approx(np.mean(np.arange(20, 30)) - 20 + 1)
     steps, values = curves["atari100k/pong"][OFFICIAL[0]][0]
     assert (steps[-1], values[-1]) == (100_000, 19.15)
-    points = plot._points(runs, plot.label(runs))["atari100k/pong"]
+    points = plot._points(runs, known_runs.label(runs))["atari100k/pong"]
     assert [row["mean_return"] for row in points["harmony False"]] == [4.0, 4.5]
     assert [len(rows) for rows in points.values()] == [3, 2, 5, 5]
     assert points["harmony True"][1]["interval"] == prediction_interval([4.0, 5.0], 2)
@@ -149,14 +149,14 @@ def test_tables_and_suites_without_normalised_scores(tmp_path: Path, capsys: pyt
     assert main(["plot", str(tmp_path / "rows.csv"), "classic", *output]) == 0
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["scores.png"]
     assert "scores.png" in capsys.readouterr().out
-    runs = [*plot._read(str(tmp_path / "rows.csv")), *plot._read("classic")]
+    runs = [*known_runs.read(str(tmp_path / "rows.csv")), *known_runs.read("classic")]
     assert [one.name for one in runs] == ["classic/Catch", *zoo.pretrained("classic")]
 
 
 def test_rows_are_told_apart_by_what_was_set(tmp_path: Path) -> None:
     for seed, flags in enumerate(("", " --set gamma=0.5")):
         append_row(tmp_path / "rows.csv", {**ROW, "seed": seed, "command": f"hd-agents train atari100k/pong{flags}"})
-    assert plot.label(list(plot._read(str(tmp_path / "rows.csv")))) == [OURS, "gamma 0.5"]
+    assert known_runs.label(list(known_runs.read(str(tmp_path / "rows.csv")))) == [OURS, "gamma 0.5"]
 
 
 def test_runs_are_found_in_folders_of_folders(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_runs_are_found_in_folders_of_folders(tmp_path: Path) -> None:
     (tmp_path / "b" / "0.monitor.csv").write_text("#{}\nr,l,t\n")  # of which no episode has ended
     make_run(tmp_path / "c", 2)
     (tmp_path / "c" / "config.yml").unlink()  # logs of something else
-    runs = list(plot._read(str(tmp_path)))
+    runs = list(known_runs.read(str(tmp_path)))
     assert sorted(one.seed for one in runs) == [0, 1]
     curves, _ = plot._curves(runs, [OURS, OURS], [])
     assert len(curves["atari100k/pong"][OURS]) == 1
@@ -196,12 +196,12 @@ def test_what_is_there_twice_counts_once(tmp_path: Path) -> None:
     other, folder = {**row, "seed": 1}, KnownRun("classic/Catch", 0, {}, row, tmp_path / "a")
     bare = KnownRun("classic/Catch", 0, {}, None, tmp_path / "bare")
     rows = [KnownRun("classic/Catch", one["seed"], {}, one, None) for one in (row, other, dict(row))]
-    assert plot._once([*rows, bare, folder, bare]) == [rows[1], bare, folder]
+    assert known_runs.once([*rows, bare, folder, bare]) == [rows[1], bare, folder]
     as_long, with_gamma = folder._replace(folder=tmp_path / "b"), rows[0]._replace(row={**row, "command": "c gamma"})
-    assert plot._once([folder, as_long, folder]) == [folder, as_long], "other runs that took as many seconds"
-    assert plot._once([rows[0], with_gamma, rows[2]]) == [rows[0], with_gamma]
+    assert known_runs.once([folder, as_long, folder]) == [folder, as_long], "other runs that took as many seconds"
+    assert known_runs.once([rows[0], with_gamma, rows[2]]) == [rows[0], with_gamma]
     by_hand = [rows[0]._replace(row={"name": "classic/Catch", "seed": 0, "mean_return": score}) for score in (1, 2)]
-    assert plot._once(by_hand) == by_hand, "nothing says that they are of one run"
+    assert known_runs.once(by_hand) == by_hand, "nothing says that they are of one run"
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,8 +249,8 @@ def test_runs_are_told_apart_by_what_only_one_of_them_states() -> None:
         return KnownRun("classic/Catch", 0, {"gamma": 0.9, **settings}, None, Path("a"))
 
     row = KnownRun("classic/Catch", 0, {"size": "nano"}, {}, None)  # says nothing of the horizon
-    assert plot.label([logged(), logged(horizon=3), row]) == ["hd_agents", "horizon 3", "hd_agents"]
-    assert plot.label([logged(), logged(), row]) == ["hd_agents"] * 3
+    assert known_runs.label([logged(), logged(horizon=3), row]) == ["hd_agents", "horizon 3", "hd_agents"]
+    assert known_runs.label([logged(), logged(), row]) == ["hd_agents"] * 3
 
 
 def test_help_shows_one_percent_sign(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,17 +15,15 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
 from hd_agents.envs.restarting import MAX_RESTARTS, Restarts, new_seed
-from hd_agents.envs.state import innermost
+from hd_agents.envs.settling import DEAD, MARK, is_mark
 from hd_agents.signals import SIGNALS
 
 CLOSING_SECONDS = 10.0  # that a running step may take to its end when all is closed
-MARK = ("get_spaces", None)  # a question whose answer no other has
-DEAD = (EOFError, ConnectionResetError, BrokenPipeError)  # what the pipe to a dead process says
 
 _log = logging.getLogger(__name__)
 
@@ -128,13 +126,13 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         self.closed = True
 
     def settle(self) -> None:
-        """See :func:`settle`; processes that are dead by now are replaced by the next ``reset``."""
+        """As :func:`hd_agents.envs.settling.settle`; who is dead by now is replaced by the next ``reset``."""
         for env in range(self.num_envs):
             self._send(env, MARK)
             self._marks[env] += 1
             while self._marks[env]:
                 answer = self._receive(env)
-                self._marks[env] = 0 if answer is None else self._marks[env] - _is_mark(answer)
+                self._marks[env] = 0 if answer is None else self._marks[env] - is_mark(answer)
         self.waiting = False
 
     def get_state(self) -> dict[str, Any]:
@@ -210,35 +208,6 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         with work_remote:
             process.start()
         self.processes[env] = process
-
-
-def settle(envs: VecEnv) -> None:
-    """Read what processes still owe, as after a Ctrl-C within a step: the next answers would be taken for later ones.
-
-    :raises RuntimeError: for a process that has ended.
-    """
-    inner = innermost(envs)
-    if isinstance(inner, RestartingSubprocVecEnv):
-        inner.settle()
-    elif isinstance(inner, SubprocVecEnv):
-        try:
-            owed = vars(inner).setdefault("_hd_agents_marks", [0] * inner.num_envs)  # more after a Ctrl-C in here
-            for env, remote in enumerate(inner.remotes):
-                remote.send(MARK)
-                owed[env] += 1
-                while owed[env]:
-                    owed[env] -= _is_mark(remote.recv())
-        except DEAD as error:
-            raise RuntimeError(
-                "A process of the environments has ended, as those of a SubprocVecEnv do by Ctrl-C in a terminal: "
-                "go on with new ones, by set_env()."
-            ) from error
-        inner.waiting = False
-
-
-def _is_mark(answer: Any) -> bool:
-    """Whether it answers ``MARK``, and no question before it."""
-    return isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], gym.Space)
 
 
 def _end(process: Any) -> None:

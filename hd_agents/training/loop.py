@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrappe
 
 from hd_agents import checks
 from hd_agents.arrivals import StepsOf, as_flags, step_all, watch
-from hd_agents.envs.processes import settle
+from hd_agents.envs.settling import settle
 from hd_agents.progress import Forecast, ProgressBar, is_told, tell_of_no_learning, with_bar
 from hd_agents.restoring import warn_of_frozen_schedules
 from hd_agents.training import live_settings
