@@ -79,6 +79,22 @@ def test_plan_takes_entries_one_by_one() -> None:
     }
 
 
+def test_frames_are_counted_as_the_environments_repeat_actions(tmp_path: Path) -> None:
+    def repeat(*settings: str, **options: Any) -> int:
+        return make_plan("atari100k/Pong", settings=list(settings), **options).arguments["action_repeat"]
+
+    assert (repeat(), repeat("env_kwargs.action_repeat=2")) == (4, 2)
+    assert repeat("env_kwargs.action_repeat=2", preset="nano") == 2
+    assert repeat("env_kwargs={'action_repeat': 2}") == 2
+    assert repeat("env_kwargs.action_repeat=2", "action_repeat=6") == 6
+    row = tmp_path / "my.yml"
+    row.write_text("default: {policy: CnnPolicy, n_timesteps: 9, action_repeat: 6, env_kwargs: {action_repeat: 2}}")
+    assert repeat(preset=str(row)) == 6  # its word: there may be more that repeats actions
+    assert repeat("env_kwargs.action_repeat=3", preset=str(row)) == 3
+    row.write_text("default: {policy: CnnPolicy, n_timesteps: 9, env_kwargs: {action_repeat: 2}}")
+    assert repeat(preset=str(row)) == 2
+
+
 @pytest.mark.parametrize(("setting", "said"), [("depth=2", "depth"), ("colour=blue", "choose grey or red")])
 def test_arguments_that_are_not_taken(setting: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):

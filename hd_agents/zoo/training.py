@@ -175,6 +175,8 @@ def plan(
         values["n_timesteps"] = steps
     env_kwargs = values.pop("env_kwargs")
     env_kwargs = {} if env_kwargs is None else checks.mapping("env_kwargs", env_kwargs, "{'size': 96}")
+    if "action_repeat" in allowed and "action_repeat" not in (settings or {}):
+        values |= _frames_per_step(env_kwargs, known)
     if not known:
         values = {**_fitting(device), **values}
     if "policy" not in values:
@@ -202,6 +204,14 @@ def without_usual_rows(row: Mapping[str, Any]) -> dict[str, Any]:
 def _usual_rows(steps: int, n_envs: int) -> int:
     """Rows of replay that the run can fill: one per step and one more per episode."""
     return min(MOST_ROWS, max(2 * steps, MIN_BUFFER, MIN_BUFFER_PER_ENV * n_envs))
+
+
+def _frames_per_step(env_kwargs: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, int]:
+    """``action_repeat``, which logs count frames by, as the environments are told it; not where the row has both."""
+    told = env_kwargs.get("action_repeat")
+    if type(told) is not int or ("action_repeat" in row and told == (row.get("env_kwargs") or {}).get("action_repeat")):
+        return {}
+    return {"action_repeat": told}
 
 
 def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
