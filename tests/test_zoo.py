@@ -97,9 +97,12 @@ def test_hyperparameters_are_copies_by_name_or_id() -> None:
     assert row == zoo.hyperparameters("metaworld/lever-pull-v0")
     row["policy_kwargs"]["free_nats"] = 7
     assert zoo.hyperparameters("metaworld/lever-pull")["policy_kwargs"]["free_nats"] == 0
-    assert zoo.hyperparameters("Acrobot-v1") == {}
+    assert zoo.hyperparameters("Acrobot-v1") == zoo.hyperparameters("Acrobot-v1", "nano") == {}
     assert zoo.hyperparameters("metaworld/lever-pull", "nano")["size"] == "nano"
     assert zoo.hyperparameters("classic/CartPole", "nano") == zoo.hyperparameters("CartPole-v1")
+    for preset in ("paper", "nano"):  # a game that Atari100K does not have is played by the suite's protocol too
+        known = zoo.hyperparameters("atari100k/pong", preset)
+        assert known == zoo.hyperparameters("hd_agents:atari100k/Tetris-v0", preset)
     zoo.hyperparameters("classic/default").clear()
     assert zoo.hyperparameters("classic/default")["n_timesteps"]
     with pytest.raises(ValueError, match="preset='huge'"):

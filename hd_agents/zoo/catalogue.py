@@ -86,7 +86,8 @@ def hyperparameters(name: str, preset: str | Path = "paper") -> dict[str, Any]:
     :param preset: "paper" for the paper's values, "nano" for something that two CPU cores can run. The tasks of
         ``classic`` have one set of values, made for small machines. Or a YAML file of your own, such as "my.yml": the
         row that it has for the task, else its row ``default``; a run's ``config.yml`` is such a file.
-    :return: empty for a Gymnasium id that the zoo does not have.
+    :return: for the other ids of a suite, such as ``atari100k/Tetris-v0``, the suite's values; empty for a Gymnasium id
+        that the zoo does not have.
     :raises ValueError: for an unknown name or preset, and for a file without a row for the task.
     """
     if own_rows.is_file(preset):
@@ -99,7 +100,8 @@ def hyperparameters(name: str, preset: str | Path = "paper") -> dict[str, Any]:
     for rows in _suites().values():
         if found in rows:
             return deepcopy(rows["nano"] if preset == "nano" and "nano" in rows else rows[found])
-    return {}
+    others = _suites().get(namespace(found), {})
+    return deepcopy(others["nano"] if preset == "nano" and "nano" in others else others.get("default", {}))
 
 
 def _own_row(path: Path, task: str) -> dict[str, Any]:
