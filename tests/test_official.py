@@ -259,7 +259,12 @@ def test_an_agent_made_of_an_official_model_predicts_learns_and_is_saved(name: s
     action_space = spaces.Discrete(actions) if model.discrete else spaces.Box(-1.0, 1.0, (actions,), np.float32)
     env = Still(images[0] if images else spaces.Dict(vectors), action_space)
     few = {"learning_starts": 9, "batch_size": 2, "sequence_length": 8, "horizon": 3, "train_ratio": 16.0}
-    agent = HarmonyDreamAgent.from_official(found.params, env, classes=model.overrides["classes"], seed=0, **few)
+    classes = model.overrides["classes"]
+    untold = {"free_nats": 0.5, "continue_gradient": False}  # of how it learned, which no array tells
+    few |= {"classes": classes, "policy_kwargs": untold}
+    agent = HarmonyDreamAgent.from_official(found.params, env, seed=0, **few)
+    world_model = agent.policy.networks.world_model
+    assert (world_model.kl.free, world_model.continue_gradient) == (0.5, False)
     theirs = found.networks().actor.state_dict()
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in agent.policy.networks.actor.state_dict().items())
     observation = agent.env.reset()
@@ -274,8 +279,9 @@ def test_an_agent_made_of_an_official_model_predicts_learns_and_is_saved(name: s
     assert agent.learner.updates > model.updates
     wrong = Still(env.observation_space, spaces.Discrete(actions + 1))
     with pytest.raises(ValueError, match="actions"):
-        HarmonyDreamAgent.from_official(found.params, wrong, classes=model.overrides["classes"])
-    with pytest.raises(ValueError, match="backbone, policy_kwargs: follows from the model"):
-        HarmonyDreamAgent.from_official(found.params, wrong, backbone="dreamerv2", policy_kwargs={})
+        HarmonyDreamAgent.from_official(found.params, wrong, classes=classes)
+    shaped = {"backbone": "dreamerv2", "policy_kwargs": {"deter": 8, **untold}}
+    with pytest.raises(ValueError, match="backbone, deter: follows from the model"):
+        HarmonyDreamAgent.from_official(found.params, env, classes=classes, **shaped)
     with pytest.raises(ValueError, match="classes=0: use a whole number"):
         HarmonyDreamAgent.from_official(found.params, wrong, classes=0)

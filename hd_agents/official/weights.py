@@ -187,14 +187,15 @@ def make_agent(
     cls: Any, params: Mapping[str, Any] | str | Path, env: VecEnv, classes: int | None, settings: dict[str, Any]
 ) -> Any:
     """An agent of ``cls`` in ``env``; see :meth:`hd_agents.agent.HarmonyDreamAgent.from_official`."""
-    if told := sorted({"policy", "backbone", "harmony", "policy_kwargs"} & settings.keys()):
-        raise ValueError(f"{', '.join(told)}: follows from the model; leave it out.")
-    if classes is not None:
-        classes = checks.whole("classes", classes, 1)
     arrays = params if isinstance(params, Mapping) else read(params)
+    classes = None if classes is None else checks.whole("classes", classes, 1)
     found = for_spaces(arrays, env.observation_space, env.action_space, classes)
-    shaped: dict[str, Any] = {"backbone": found.backbone, "harmony": found.harmony, "policy_kwargs": found.overrides}
-    agent = cls(ObservationCodec(env.observation_space).policy, env, **shaped, **settings)
+    own = checks.mapping("policy_kwargs", settings.get("policy_kwargs") or {})
+    if told := sorted({"policy", "backbone", "harmony"} & settings.keys() | found.overrides.keys() & own.keys()):
+        raise ValueError(f"{', '.join(told)}: follows from the model; leave it out.")
+    shaped: dict[str, Any] = {"backbone": found.backbone, "harmony": found.harmony}
+    shaped["policy_kwargs"] = {**own, **found.overrides}
+    agent = cls(ObservationCodec(env.observation_space).policy, env, **{**settings, **shaped})
     load(arrays, agent.policy.networks)
     agent._n_updates = agent.learner.updates = max(1, found.updates)  # it has learned, known or not for how long
     return agent
