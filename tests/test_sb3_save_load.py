@@ -295,6 +295,10 @@ def test_parameters_can_be_taken_and_given() -> None:
         agent.set_parameters({"policy": random})
     with pytest.raises(ValueError, match="invalid object name"):
         agent.set_parameters({"polity": random}, exact_match=False)
+    wider = tiny(policy_kwargs={**TINY["policy_kwargs"], "units": 17})
+    told = r"^learner\.model_optimizer has .* it is of other networks"  # and not an archive's: there is none
+    with pytest.raises(ValueError, match=told):
+        wider.set_parameters(original)
 
 
 def test_parameters_of_an_archive(tmp_path: Path) -> None:

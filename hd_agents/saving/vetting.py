@@ -127,26 +127,26 @@ def fitting_optimizer(name: str, state: Any, optimizer: torch.optim.Optimizer) -
         groups, moments = state["param_groups"], state["state"]
         if len(groups) != len(own["param_groups"]):
             raise ArchiveError(
-                f"The archive's {name} has {len(groups)} groups of parameters, expected {len(own['param_groups'])}: "
-                "groups that were added have to be added again before."
+                f"{name} has {len(groups)} groups of parameters, expected {len(own['param_groups'])}: "
+                "harmony is one, and groups that were added have to be added again before."
             )
         if not moments.keys() <= set(range(len(weights))):
-            raise ArchiveError(f"The archive's {name} is that of other networks.")
+            raise ArchiveError(f"{name} is of other networks.")
         for index, found in moments.items():
             shapes = {"step": (), "exp_avg": tuple(weights[index].shape), "exp_avg_sq": tuple(weights[index].shape)}
             given = {key: tuple(value.shape) for key, value in found.items() if value.dtype == torch.float32}
             if given != shapes or len(found) != len(shapes):
-                raise ArchiveError(f"The archive's {name} has moments of shapes {given}, expected {shapes}.")
+                raise ArchiveError(f"{name} has moments of shapes {given}, expected {shapes}: it is of other networks.")
         fitted = []
         for group, mine in zip(groups, own["param_groups"], strict=True):
             rates = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"]}
             betas = tuple(group["betas"])
             sound = all(_is_finite(rate) and rate >= 0 for rate in rates.values())
             if not sound or len(betas) != 2 or not all(_is_finite(beta) and 0 <= beta < 1 for beta in betas):
-                raise ArchiveError(f"The archive's {name} has the rates {_short(rates)} and betas {_short(betas)}.")
+                raise ArchiveError(f"{name} has the rates {_short(rates)} and betas {_short(betas)}.")
             fitted.append({**mine, **rates, "betas": betas})
     except (AttributeError, KeyError, TypeError) as error:
-        raise ArchiveError(f"The archive's {name} is damaged: {type(error).__name__}: {error}.") from error
+        raise ArchiveError(f"{name} is damaged: {type(error).__name__}: {error}.") from error
     laid_out = {
         index: {
             "step": found["step"].clone(),
