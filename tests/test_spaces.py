@@ -151,7 +151,7 @@ def test_an_unsupported_observation_says_what_is_supported(space: spaces.Space[A
 @pytest.mark.parametrize(
     ("space", "observation", "word"),
     [
-        (spaces.Box(-1, 1, (3,)), np.zeros(4), r"\(4,\)"),
+        (spaces.Box(-1, 1, (3,)), np.zeros(4), r"has shape \(4,\); expected \(3,\), or \(n_envs, 3\)"),
         (spaces.Box(-1, 1, (3,)), {"a": np.zeros(3)}, "not a dict"),
         (MIXED, np.zeros(3), "dict with the keys"),
         (spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(2)}), {"a": 0}, "b"),

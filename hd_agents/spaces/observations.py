@@ -179,7 +179,8 @@ class ObservationCodec:
             return False
         if value.shape[1:] in allowed and value.ndim > 0:
             return True
-        raise ValueError(f"The observation {key!r} has shape {value.shape}; expected {shape}, or (n_envs, *{shape}).")
+        several = f"(n_envs, {', '.join(map(str, shape))})" if shape else "(n_envs,)"
+        raise ValueError(f"The observation {key!r} has shape {value.shape}; expected {shape}, or {several}.")
 
     @staticmethod
     def _encode_image(key: str, spec: ImageSpec, rows: NDArray[Any]) -> NDArray[np.uint8]:
