@@ -1,5 +1,6 @@
 """`hd-agents check`: what it says of sound and unsound environments, and how it comes to the time of a run."""
 
+import copy
 import itertools
 import re
 import time
@@ -16,6 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import check, main
+from hd_agents.cli.soundness import check_once
 from hd_agents.cli.tasks import make_plan
 from hd_agents.graphs import WARMUP
 
@@ -99,6 +101,46 @@ def test_observation_outside_its_space(capsys: pytest.CaptureFixture[str]) -> No
     assert "DriftLeaves-v0: NOT SOUND: AssertionError: " in said
     assert "The whole run" in said  # which may learn: Gymnasium only warns in play
     assert "\x1b" not in said
+
+
+class Sensors(gym.Env[dict, int]):
+    """Delivers ``first`` at its reset and ``then`` at every step."""
+
+    observation_space = spaces.Dict(joints=spaces.Box(-1.0, 1.0, (3,), np.float32), mode=spaces.Discrete(2))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, first: dict, then: dict) -> None:
+        self.first, self.then = first, then
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        return copy.deepcopy(self.first), {}
+
+    def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
+        return copy.deepcopy(self.then), 0.0, False, False, {}
+
+
+RIGHT = {"joints": np.zeros(3, np.float32), "mode": 1}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"joints": np.zeros(3)}, "'joints' is float64, its space float32"),
+        ({"joints": np.float32([0.0, -3.0, 2.0])}, "'joints' is -3.0 at (1,), its space goes from -1.0 to 1.0 there"),
+        ({"joints": np.zeros((3, 1), np.float32)}, "'joints' has the shape (3, 1), its space (3,)"),
+        ({"joints": np.float32([0.0, np.nan, 0.0])}, "'joints' is nan at (1,), its space goes from -1.0 to 1.0 there"),
+        ({"mode": 2}, "'mode' is 2, its space Discrete(2)"),
+        ({"more": 1}, "the keys are ['joints', 'mode', 'more'], those of the space ['joints', 'mode']"),
+    ],
+)
+def test_what_is_outside_its_space_is_named(wrong: dict, reason: str) -> None:
+    fault, remarks = check_once(Sensors({**RIGHT, **wrong}, RIGHT))
+    assert fault is not None and "not within the observation space" in fault
+    assert f"the observation of reset(): {reason}" in remarks
+    if "more" not in wrong and "shape" not in reason:  # for which Gymnasium raises something of its own
+        _, remarks = check_once(Sensors(RIGHT, {**RIGHT, **wrong}))
+        assert f"the observation of step(): {reason}" in remarks
 
 
 def test_environment_without_a_seed(capsys: pytest.CaptureFixture[str]) -> None:

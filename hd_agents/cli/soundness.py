@@ -1,16 +1,19 @@
 """Whether an environment is sound: Gymnasium's checks of it, and their verdict in a line."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from hd_agents.envs.closing import close
 
 TRIES = 3  # of Gymnasium's checks, where the environment itself raises something
+OUTSIDE = "not within the observation space"  # as Gymnasium says it
 ADDED = (OrderEnforcing, PassiveEnvChecker, TimeLimit)  # around an environment by gymnasium.make
 
 
@@ -35,10 +38,47 @@ def check_once(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
             check_env(own, skip_render_check=True, skip_close_check=True)
         except Exception as error:  # whatever an environment of anybody's does
             fault = one_line(error)
-        finally:
-            close(env)
-    texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
+    try:
+        texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
+        if any(OUTSIDE in text for text in (fault or "", *texts)):
+            texts += _outside(own)
+    finally:
+        close(env)
     return fault, [text for text in dict.fromkeys(texts) if "different from the unwrapped version" not in text]
+
+
+def _outside(env: gym.Env[Any, Any]) -> list[str]:
+    """What of a first and a second observation is not in its space, and why, which Gymnasium does not tell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            first = _reasons("it", env.observation_space, env.reset(seed=0)[0])
+            second = _reasons("it", env.observation_space, env.step(env.action_space.sample())[0])
+        except Exception:  # whatever an environment of anybody's does; this only adds to what is known
+            return []
+    told = [("reset()", reason) for reason in first] + [("step()", reason) for reason in second]
+    return [f"the observation of {call}: {reason}" for call, reason in told]
+
+
+def _reasons(name: str, space: gym.Space[Any], value: Any) -> list[str]:
+    """Why a value is not in a space: none where it is."""
+    if space.contains(value):
+        return []
+    if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
+        if value.keys() != space.spaces.keys():
+            return [f"the keys are {sorted(value)}, those of the space {sorted(space.spaces)}"]
+        return [reason for key, part in space.spaces.items() for reason in _reasons(repr(key), part, value[key])]
+    if not isinstance(space, spaces.Box):
+        return [f"{name} is {value!r}, its space {space}"]
+    numbers = np.asarray(value)
+    if not np.can_cast(numbers.dtype, space.dtype):
+        return [f"{name} is {numbers.dtype}, its space {space.dtype}"]
+    if numbers.shape != space.shape:
+        return [f"{name} has the shape {numbers.shape}, its space {space.shape}"]
+    place = tuple(map(int, np.argwhere(~((numbers >= space.low) & (numbers <= space.high)))[0]))
+    return [
+        f"{name} is {numbers[place]} at {place}, its space goes from {space.low[place]} to {space.high[place]} there"
+    ]
 
 
 def is_raised(fault: str | None) -> bool:
