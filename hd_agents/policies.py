@@ -21,7 +21,7 @@ from hd_agents.acting import Acting, make_acting
 from hd_agents.backbones import Networks, build
 from hd_agents.saving.archive import read_archive, write_archive
 from hd_agents.saving.vetting import blamed_on, check_weights
-from hd_agents.spaces import TO_PIXELS, ActionCodec, Observation, ObservationCodec, looks_like_images
+from hd_agents.spaces import ActionCodec, Observation, ObservationCodec, looks_like_images, to_pixels
 from hd_agents.world_model.rssm import State
 
 Self = TypeVar("Self", bound="DreamPolicy")
@@ -90,15 +90,15 @@ class DreamPolicy(BasePolicy):
         """Refuse a space that a differently named policy stands for, and name that policy."""
         right = self.observations.policy
         if self.observations_wanted not in ("any", right):
-            hint = f"{TO_PIXELS} Else " if looks_like_images(self.observation_space) else ""
+            hint = f"{to_pixels(self.observation_space, '')} Else " if looks_like_images(self.observation_space) else ""
             raise ValueError(
                 f"{self.observations_wanted} does not take the observation space {self.observation_space}; "
                 f'{hint}use policy="{right}". CnnPolicy takes one image, MlpPolicy one vector or integers, '
                 "MultiInputPolicy a Dict of both."
             )
         for key in self.observations.flattened_images():
-            numbers = self.observations.vectors[key].size
-            warnings.warn(f"The observation {key!r} is learned as a vector of {numbers:,}. {TO_PIXELS}", stacklevel=3)
+            numbers, advice = self.observations.vectors[key].size, to_pixels(self.observation_space, key)
+            warnings.warn(f"The observation {key!r} is learned as a vector of {numbers:,}. {advice}", stacklevel=3)
 
     @property
     def device(self) -> torch.device:

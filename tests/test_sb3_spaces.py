@@ -1,8 +1,10 @@
 """Stable-Baselines3's contract: every supported pair of spaces trains and predicts, images in all layouts."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -162,6 +164,19 @@ def test_an_image_of_floats_is_a_vector() -> None:
         tiny("CnnPolicy", Scripted(space, spaces.Discrete(2)))
     with pytest.warns(UserWarning, match=r"a vector of 768\..*uint8, 0 to 255"):
         agent = tiny("MlpPolicy", Scripted(space, spaces.Discrete(2)))
+    check_learns(agent)
+
+
+def test_an_image_of_floats_in_a_dict_becomes_one_by_the_advice() -> None:
+    floats = spaces.Dict(camera=spaces.Box(0.0, 1.0, (16, 17, 3)), joints=spaces.Box(-1.0, 1.0, (2,)))
+    env = Scripted(floats, spaces.Discrete(2))
+    with pytest.warns(UserWarning, match="'camera' is learned as a vector of 816") as warned:
+        tiny("MultiInputPolicy", env)
+    advice = re.search(r"0 to 255: (.*) for floats", str(warned[0].message))
+    assert advice is not None
+    changed = eval(advice[1], {"gymnasium": gymnasium, "np": np, "env": env})
+    agent = tiny("MultiInputPolicy", changed)
+    assert agent.policy.observations.images.keys() == {"camera"}
     check_learns(agent)
 
 

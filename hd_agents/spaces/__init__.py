@@ -6,16 +6,16 @@ vector (N, A): concatenated one-hots, or numbers in [-1, 1] that stand for the b
 """
 
 from hd_agents.spaces.actions import ActionCodec
-from hd_agents.spaces.images import TO_PIXELS, ImageSpec, looks_like_images
+from hd_agents.spaces.images import ImageSpec, looks_like_images, to_pixels
 from hd_agents.spaces.observations import SINGLE_KEY, Observation, ObservationCodec, VectorSpec
 
 __all__ = [
     "SINGLE_KEY",
-    "TO_PIXELS",
     "ActionCodec",
     "ImageSpec",
     "Observation",
     "ObservationCodec",
     "VectorSpec",
     "looks_like_images",
+    "to_pixels",
 ]

@@ -12,12 +12,6 @@ OBSERVATIONS_SUPPORTED = (
     "supported observations: Box images (uint8, 0..255, HxWxC or CxHxW, 1 to 4 channels, 16 pixels or more a side), "
     "any other finite-size Box (flattened to a vector), Discrete, MultiDiscrete, MultiBinary, and a Dict of these"
 )
-TO_PIXELS = (
-    "If it is an image, make it one of uint8, 0 to 255: gymnasium.wrappers.TransformObservation(env, lambda image: "
-    "np.rint(255 * image).astype('uint8'), gymnasium.spaces.Box(0, 255, shape, 'uint8')) for floats from 0 to 1, with "
-    "an axis of 1 to 4 channels and no axis of frames, as the agent has memory. VecNormalize makes floats of it: pass "
-    "it norm_obs=False, or as norm_obs_keys the keys of vectors alone."
-)
 
 
 class ImageSpec(NamedTuple):
@@ -71,6 +65,22 @@ def looks_like_images(space: spaces.Space[Any]) -> bool:
     image = shape if len(shape) == 3 else shape[1:] if min(shape[1:]) <= MOST_CHANNELS else shape[:-1]
     channels, *sides = sorted(image)
     return channels <= MOST_CHANNELS and min(sides) >= SMALLEST_IMAGE
+
+
+def to_pixels(space: spaces.Space[Any], key: str) -> str:
+    """How to make pixels of what looks like images: of a space, or of the ``key`` of a Dict."""
+    part = space[key] if isinstance(space, spaces.Dict) else space
+    pixels = f"gymnasium.spaces.Box(0, 255, {part.shape}, 'uint8')"
+    change = "lambda image: np.rint(255 * image).astype('uint8')"
+    if part is not space:
+        change = f"lambda seen: {{**seen, {key!r}: np.rint(255 * seen[{key!r}]).astype('uint8')}}"
+        pixels = f"gymnasium.spaces.Dict({{**env.observation_space, {key!r}: {pixels}}})"
+    return (
+        f"If it is an image, make it one of uint8, 0 to 255: gymnasium.wrappers.TransformObservation(env, {change}, "
+        f"{pixels}) for floats from 0 to 1, with an axis of 1 to 4 channels and no axis of frames, as the agent has "
+        "memory. VecNormalize makes floats of it: pass it norm_obs=False, or as norm_obs_keys the keys of vectors "
+        "alone."
+    )
 
 
 def refuse_flat_image(key: str, space: spaces.Box) -> None:
