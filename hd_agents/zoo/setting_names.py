@@ -17,6 +17,10 @@ ARGUMENTS |= {name: name for name in ("seed", "device", "preset", "trained_agent
 # What others call a setting.
 OTHERS_NAMES = {"lr": "learning_rate", "ent_coef": "entropy_coefficient", "gae_lambda": "return_lambda"}
 OTHERS_NAMES |= {"train_freq": "train_ratio", "gradient_steps": "train_ratio", "utd_ratio": "train_ratio"}
+OTHERS_NAMES |= {"net_arch": "policy_kwargs.units"}
+# What others have, and nothing stands for here.
+OTHERS_ALONE = frozenset({"n_steps", "n_epochs", "clip_range", "tau", "action_noise"})
+OTHERS_ALONE |= {"target_update_interval", "use_sde", "replay_buffer_class", "optimize_memory_usage"}
 OF_RUN = ("n_envs", "vec_env", "env_kwargs", "agent_class")  # settings that are no arguments of the agent
 
 
@@ -33,9 +37,15 @@ def check_setting(key: str, value: Any, allowed: Collection[str]) -> None:
     if key in ARGUMENTS:
         own, flag = ARGUMENTS[key], ARGUMENTS[key].replace("_", "-")
         raise ValueError(f"{key}={value!r}: no such setting. Use the argument {own}; on the command line --{flag}.")
+    if key in OTHERS_ALONE:
+        raise ValueError(
+            f"{key}={value!r}: no such setting, and none stands for it here. Which stand for others of "
+            "Stable-Baselines3: docs/own_environment.md."
+        )
     found = difflib.get_close_matches(key, [*allowed, *ARGUMENTS, *OTHERS_NAMES], n=3)
-    near = list(dict.fromkeys(OTHERS_NAMES.get(name, name) for name in found)) or sorted(allowed)
-    raise ValueError(f"{key}={value!r}: no such setting. Did you mean {', '.join(near)}?")
+    near = ", ".join(dict.fromkeys(OTHERS_NAMES.get(name, name) for name in found))
+    advice = f"Did you mean {near}?" if near else f"There are {', '.join(sorted(allowed))}."
+    raise ValueError(f"{key}={value!r}: no such setting. {advice}")
 
 
 def check_own_row(row: Mapping[str, Any], path: str | Path, agent_class: type[HarmonyDreamAgent]) -> None:
