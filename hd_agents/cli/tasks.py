@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib.util
 import json
 import os
 import sys
@@ -182,6 +183,12 @@ def new_run_folder(parent: Path, task: str) -> Path:
 
 
 def _cannot_make(task: str, error: Exception) -> UsageError:
+    module = task.partition(":")[0].partition(".")[0]
+    if ":" in task and module not in sys.modules and importlib.util.find_spec(module) is None:
+        return UsageError(
+            f"cannot make {task!r}: there is no module {module} in this folder, and none is installed. Type the "
+            f"command where {module} is, or add its folder to PYTHONPATH."
+        )
     unknown = isinstance(error, gym.error.NameNotFound | gym.error.NamespaceNotFound) and ":" not in task
     own = f"If it is your own, name the module that registers it: my_module:{task}\n" if unknown else ""
     return UsageError(
