@@ -142,6 +142,16 @@ def test_long_legends_are_seen_whole(letters: int, tmp_path: Path, monkeypatch: 
     ]
 
 
+def test_bars_of_scores_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **options: drawn.append(figure))
+    row = {"mean_return": 3.0}
+    for interval in ({}, {"interval": (2.0, 4.0)}):
+        figures.scores(tmp_path / "a.png", {"classic/Catch": {"mine": [row | interval]}})
+    bare, explained = (figure.get_supylabel() for figure in drawn)
+    assert explained == f"{bare}\n(lines: 99% intervals of another evaluation's)"
+
+
 def test_tables_and_suites_without_normalised_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {**ROW, "name": "classic/Catch", "task": "hd_agents/Catch-v0"}
     append_row(tmp_path / "rows.csv", row)

@@ -39,6 +39,7 @@ def scores(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Mapping[str, An
     """A panel per task: every run's mean return, with the 99% interval of another evaluation's, method by method."""
     colours = _colours(method for methods in tasks.values() for method in methods)
     figure, panels = _panels(tasks)
+    told = any("interval" in row for methods in tasks.values() for rows in methods.values() for row in rows)
     for axes, (name, methods) in zip(panels, tasks.items(), strict=True):
         place = 0
         for method, rows in methods.items():
@@ -52,7 +53,8 @@ def scores(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Mapping[str, An
         axes.set_title(name, fontsize=10)
         axes.set_xticks([])
         axes.grid(alpha=0.3)
-    figure.supylabel("mean return of the evaluation, a point per seed", fontsize=9)
+    what = "mean return of the evaluation, a point per seed"
+    figure.supylabel(f"{what}\n(lines: 99% intervals of another evaluation's)" if told else what, fontsize=9)
     return _save(figure, path)
 
 
