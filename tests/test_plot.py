@@ -1,5 +1,6 @@
 """`hd-agents plot`: what it reads, what runs are called, which scores are compared, and the files it leaves."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -140,6 +141,17 @@ def test_long_legends_are_seen_whole(letters: int, tmp_path: Path, monkeypatch: 
         "training return",
         "training return\n(dashed: published evaluations)",
     ]
+
+
+def test_env_steps_do_not_run_into_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, save = list[Any](), Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *words, **how: drawn.append(self) or save(self, *words, **how))
+    curve = np.array([5_000, 100_000]), np.array([1.0, 2.0])
+    figures.curves(tmp_path / "a.png", {f"atari100k/{n}": {"mine": [curve]} for n in range(4)}, "training return")
+    ticks = [text for text in drawn[0].axes[0].get_xticklabels() if 5_000 <= text.get_position()[0] <= 100_000]
+    assert ticks[-1].get_text() == "100k"
+    extents = [text.get_window_extent() for text in ticks]
+    assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(extents))
 
 
 def test_bars_of_scores_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

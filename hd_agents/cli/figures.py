@@ -21,6 +21,8 @@ MARGIN, LEGEND = 0.2, 0.5  # inches: beside the legend, and of a figure's height
 
 def curves(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Curve]]], returns: str) -> Path:
     """A panel per task: the return over env steps, of all methods; ``returns`` says of which kind it is."""
+    from matplotlib.ticker import EngFormatter
+
     colours = _colours(method for methods in tasks.values() for method in methods)
     figure, panels = _panels(tasks)
     published = False
@@ -29,6 +31,7 @@ def curves(path: Path, tasks: Mapping[str, Mapping[str, Sequence[Curve]]], retur
             published |= colours[method] in GREYS and any(len(steps) for steps, _ in found)
             draw_mean(axes, found, colours[method], method, "--" if colours[method] in GREYS else "-")
         axes.set_title(name, fontsize=10)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k: six digits reach into those of the next tick
         axes.grid(alpha=0.3)
     figure.supxlabel("env steps")
     figure.supylabel(f"{returns}\n(dashed: published evaluations)" if published else returns, fontsize=9)
