@@ -193,7 +193,7 @@ class Game:
             "left: what happens; right: what the model dreams, from the actions alone",
             f"{told}; {'you play' if self._hand.plays else 'the agent plays'}",
             f"dream of {self._dream.steps} steps, {self._horizon} at most: {since}",
-            f"{f'play: {shown(keys)}   ' if keys else ''}Tab: the agent plays   Enter: dream anew   q: end",
+            f"q: end   {f'play: {shown(keys)}   ' if keys else ''}Tab: the agent plays   Enter: dream anew",
         )
         self._terminal.show([seen, picture], lines)
 
