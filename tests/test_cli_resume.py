@@ -66,7 +66,9 @@ def test_resume_begins_goes_on_and_has_an_end(tmp_path: Path, capsys: pytest.Cap
     agent = HarmonyDreamAgent.load(folder / "agent.zip", device="cpu")
     assert (agent.num_timesteps, agent.gamma) == (100, 0.9)
     assert learn(folder, "--resume", "--steps", "100", "--set=gamma=0.9") == 0
-    assert "resumed at step 100\n" in capsys.readouterr().out
+    assert (
+        "resumed at step 100\nAll 100 env steps are done: to go on, give a larger --steps.\n" in capsys.readouterr().out
+    )
 
 
 def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:

@@ -162,6 +162,8 @@ def resume_agent(
         forget_scores(folder / SCORES, agent.num_timesteps)
         told = changed_settings(folder, plan, options.seed)
         print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {told}" if told else ""), flush=True)
+        if agent.num_timesteps >= plan.steps:
+            print(f"All {plan.steps:,} env steps are done: to go on, give a larger --steps.", flush=True)
     return agent
 
 
