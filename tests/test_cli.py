@@ -136,6 +136,7 @@ def test_unsupported_space_is_told_in_one_line(
         (["CartPole-v1", "--set", "seed=3"], "no such setting. Use the argument seed; on the command line --seed"),
         (["CartPole-v1", "--set", "steps=600"], "on the command line --steps"),
         (["CartPole-v1", "--set", "n_timesteps=600"], "on the command line --steps"),
+        (["CartPole-v1", "--steps", "10k"], "argument --steps: '10k' is not a number of steps, such as 10000 or 1e4"),
         (["CartPole-v1", "--steps", "0"], "use a whole number of at least 1"),
         (["CartPole-v1", "--steps", "inf"], "use a whole number of at least 1"),
         (["CartPole-v1", "--checkpoint-every", "nan"], "is not a whole number of at least 1"),

@@ -54,7 +54,7 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", type=_preset, default="paper", metavar="PRESET", help=f"{presets} (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=float, help="env steps to train for, such as 1e5 (default: the task's own)")
+    parser.add_argument("--steps", type=_steps, help="env steps to train for, such as 1e5 (default: the task's own)")
     add_device_flag(parser)
     sizes = "nano, xsmall, small, medium, large or xlarge"
     parser.add_argument("--size", help=f"size of the networks: {sizes} (default: the task's own)")
@@ -139,6 +139,14 @@ def seed(text: str) -> int:
 def count(text: str) -> int:
     """What a flag takes that says how many, such as 1e4."""
     return _whole(text, 1)
+
+
+def _steps(text: str) -> float:
+    """What ``--steps`` takes; whether it is a whole number is looked at with the task."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps, such as 10000 or 1e4") from error
 
 
 def _whole(text: str, least: int) -> int:
