@@ -390,6 +390,12 @@ def test_models_and_tasks_that_do_not_fit(trained: Path, capsys: pytest.CaptureF
         assert "the agent's is Box(" in told and "that of the environment is Box(" in told
 
 
+def test_nothing_typed_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    told = capsys.readouterr()
+    assert not told.out and "train an agent on a task" in told.err
+
+
 def test_help_says_what_is_taken_and_left(capsys: pytest.CaptureFixture[str]) -> None:
     told = {}
     for command in ("train", "enjoy", "evaluate"):

@@ -39,10 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     2: a mistake in what was typed, told in one line; 130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP (a training
     saves what there is first).
     """
-    parser = build_parser()
-    options, unknown = parser.parse_known_args(argv)
+    parser, typed = build_parser(), sys.argv[1:] if argv is None else argv
+    if not typed:
+        parser.print_help(sys.stderr)
+        return 2
+    options, unknown = parser.parse_known_args(typed)
     if unknown:
-        hint = _hint(unknown, sys.argv[1:] if argv is None else argv, options)
+        hint = _hint(unknown, typed, options)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # CartPole and its like are drawn without looking for a screen
     with lasting() as output:
