@@ -26,7 +26,7 @@ from hd_agents.training.collection import GraphedActing
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 from hd_agents.zoo.transfer import take_over
-from tests.agents import TINY, Clock, tiny
+from tests.agents import TINY, Clock, Scripted, tiny
 
 CLOCK = np.array([1.0, 2.0, 3.0], np.float32)
 CONTINUOUS = pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
@@ -802,3 +802,24 @@ def test_a_metric_of_ones_own_has_to_be_a_tensor() -> None:
     world_model.losses = losses
     with pytest.raises(ValueError, match="Metric 'mine' is a float: expected a 0-d tensor"):
         agent.train(1)
+
+
+@pytest.mark.parametrize(("policy", "frames"), [("MlpPolicy", 512), ("CnnPolicy", 512), ("CnnPolicy", 4)])
+@pytest.mark.parametrize("name", ["observation", "reward", "dynamics"])
+def test_gradients_of_gradients_are_refused_not_wrong(
+    name: str, policy: str, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a penalty on the length of a gradient. The gradients themselves are free, as GradNorm wants them."""
+    pixels = Scripted(spaces.Box(0, 255, (16, 16, 3), np.uint8), spaces.Discrete(5))
+    agent = learned(pixels if policy == "CnnPolicy" else None, policy=policy)
+    monkeypatch.setattr("hd_agents.world_model.decoder.FRAMES_AT_ONCE", frames)
+    assert agent.replay_buffer is not None
+    batch = agent.replay_buffer.sample(2, 8, np.random.default_rng(0), agent.device)
+    world_model = agent.policy.networks.world_model
+    loss = world_model.losses(batch, agent.learner.draw(batch).posterior).losses[name].mean()
+    weights = list(world_model.parameters())
+    first, again = (torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True) for _ in range(2))
+    assert any(one is not None and one.any() for one in first)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True) if one is not None)
+    with pytest.raises(RuntimeError, match=r"create_graph=True: these gradients are made by hand.*retain_graph=True"):
+        torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)

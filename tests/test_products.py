@@ -62,11 +62,15 @@ def test_only_the_gradients_that_are_wanted(calls: list[int]) -> None:
     torch.testing.assert_close(layer.bias.grad, torch.full((5,), 2.0))
 
 
-def test_gradients_of_gradients_are_refused(calls: list[int]) -> None:
-    x = torch.randn(2, 3, requires_grad=True)
-    (slope,) = torch.autograd.grad(Linear(3, 5)(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+def test_gradients_of_gradients(calls: list[int]) -> None:
+    leaves = [torch.randn(shape, requires_grad=True) for shape in ((2, 3), (5, 3), (5,))]
+    found = []
+    for layer in (apply_linear, F.linear):
+        slopes = torch.autograd.grad(layer(*leaves).pow(3).mean(), leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(slope.square().sum() for slope in slopes), leaves))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert calls
 
 
 @pytest.mark.parametrize("shape", [(9,), (1, 9), (2, 3, 1, 9)])

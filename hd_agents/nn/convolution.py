@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hd_agents.nn.functional import refuse_second_derivatives
 from hd_agents.nn.layers import NORM_EPS, Activation, activate, init_, norm_activate
 from hd_agents.nn.products import product_dtype
 
@@ -108,6 +109,8 @@ class _ByProducts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
+        if weight.dtype != ctx.dtypes[1]:  # a copy, which no gradient passes
+            refuse_second_derivatives()
         small, large = (x, grad) if ctx.transposed else (grad, x)
         kernel, padding = weight.shape[-1], ctx.padding
         patches = patches_of(large.permute(0, 2, 3, 1), kernel, padding).flatten(0, 2)
@@ -148,6 +151,8 @@ class _FewOutputs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
+        if weight.dtype != ctx.dtypes[1]:  # a copy, which no gradient passes
+            refuse_second_derivatives()
         arguments = (2, 2), (1, 1), (1, 1), True, (0, 0), 1, (ctx.needs_input_grad[0], True, False)
         ahead, to_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *arguments)
         return None if ahead is None else ahead.to(ctx.dtypes[0]), to_weight.to(ctx.dtypes[1]), None, None

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hd_agents.nn.functional import sample_one_hot, symexp, symlog, unimix_log_probs
+from hd_agents.nn.functional import refuse_second_derivatives, sample_one_hot, symexp, symlog, unimix_log_probs
 
 
 class ScalarCodec(Protocol):
@@ -72,6 +72,7 @@ class _SparseCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        refuse_second_derivatives()
         log_probs, index, weight = ctx.saved_tensors
         pull = weight * grad.unsqueeze(-1)
         out = log_probs.exp().mul_(pull.sum(-1, keepdim=True))

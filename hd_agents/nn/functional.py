@@ -10,6 +10,15 @@ from torch import Tensor
 FEW_CLASSES, MANY = 16, 4096  # classes that do not fill a vector of AVX512; numbers from which turning round pays
 
 
+def refuse_second_derivatives() -> None:
+    """Within gradients by hand, which keep numbers that no gradient passes: RuntimeError if their own are wanted."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "create_graph=True: these gradients are made by hand, and a gradient of them would come out wrong. "
+            "retain_graph=True alone gives the gradients themselves, as often as they are wanted."
+        )
+
+
 def symlog(x: Tensor) -> Tensor:
     """sign(x) * log(1 + |x|), the squashing of DreamerV3 (Hafner et al. 2023, eq. 1)."""
     return torch.sign(x) * torch.log1p(torch.abs(x))
@@ -101,6 +110,7 @@ class _SampleOneHot(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        refuse_second_derivatives()
         (probs,) = ctx.saved_tensors
         return softmax_backward(grad, probs).mul_(ctx.scale).to(grad.dtype), None, None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hd_agents.nn.functional import refuse_second_derivatives
 from hd_agents.nn.products import product
 
 
@@ -30,6 +31,8 @@ class _KnownLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
+        if x.dtype != ctx.x_dtype:  # a copy, which no gradient passes
+            refuse_second_derivatives()
         rows, ahead = grad.flatten(0, -2), None
         if ctx.needs_input_grad[1]:
             ahead = product(rows, weight.to(rows.dtype)).view_as(x).to(ctx.x_dtype)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hd_agents.nn.functional import gru_update
+from hd_agents.nn.functional import gru_update, refuse_second_derivatives
 from hd_agents.nn.products import Linear
 
 NORM_EPS = 1e-3  # both official codes
@@ -92,6 +92,7 @@ class _NormActivate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        refuse_second_derivatives()
         x, y, mean, rstd, weight, bias = ctx.saved_tensors
         grad = activate_backward(grad.to(y.dtype), y, ctx.act)
         grad, wide = (grad, x) if x.is_cuda else (grad.float(), x.float())

@@ -12,7 +12,6 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from hd_agents.host import cpu_beyond_mkl, cpu_has_bfloat16
 
@@ -77,7 +76,6 @@ class _Linear(torch.autograd.Function):
         return product(_rows(x), weight.t(), bias).view(*x.shape[:-1], -1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         rows = _rows(grad)

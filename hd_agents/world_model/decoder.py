@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hd_agents.nn.convolution import Conv
-from hd_agents.nn.functional import symexp
+from hd_agents.nn.functional import refuse_second_derivatives, symexp
 from hd_agents.nn.layers import MLP, Activation, linear
 from hd_agents.world_model.encoder import model_size
 
@@ -147,6 +147,7 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        refuse_second_derivatives()
         (difference,) = ctx.saved_tensors
         return difference * (2.0 * ctx.scale * grad).view(-1, *[1] * (difference.dim() - 1)), None, None
 
@@ -177,5 +178,6 @@ class _MeanImageError(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        refuse_second_derivatives()
         ahead, *sums = ctx.saved_tensors
         return ahead * grad, None, None, None, *(gradient * grad for gradient in sums)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hd_agents.nn.functional import draw_one_hot, gru_update, softmax_backward
+from hd_agents.nn.functional import draw_one_hot, gru_update, refuse_second_derivatives, softmax_backward
 from hd_agents.nn.layers import NORM_EPS, Activation, activate
 from hd_agents.nn.products import product
 from hd_agents.world_model.filter_parts import WEIGHTS, Grads, Norm, Pulls, Seen, Sequences, Weights, gradients
@@ -85,6 +85,7 @@ class _Filter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, to_deter: Tensor, to_stoch: Tensor, to_logits: Tensor) -> Grads:  # type: ignore[no-untyped-def]
+        refuse_second_derivatives()
         keep, *rest = ctx.saved_tensors
         weights, rest = Weights.of(rest[:WEIGHTS]), rest[WEIGHTS:]
         _, unimix, act = ctx.settings

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hd_agents.nn import fused
+from hd_agents.nn.functional import refuse_second_derivatives
 from hd_agents.nn.layers import Activation
 from hd_agents.world_model.filter_parts import Grads, Pulls, Seen, Sequences, Weights, gradients
 
@@ -69,6 +70,7 @@ class FusedFilter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, to_deter: Tensor, to_stoch: Tensor, to_logits: Tensor) -> Grads:  # type: ignore[no-untyped-def]
+        refuse_second_derivatives()
         keep, start, before, joint, used, hidden, probs, x_in, x_gru, x_obs, *rest = ctx.saved_tensors
         weights, (_, unimix, act), kernels = Weights.of(rest), ctx.settings, fused.kernels()
         dtype, steps = x_in.dtype, len(x_in)
