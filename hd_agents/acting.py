@@ -71,6 +71,7 @@ class FlatActing(Acting):
         owners = _modules(model, actor)
         self._hooks = hooks_of(owners)
         self._owners = [(one, type(one), vars(one), len(vars(one)), vars(one).get("act")) for one in owners]
+        self._counts = [(one._modules, len(one._modules)) for one in owners]
         self._parts = [(owner._modules, name, part) for owner in owners for name, part in owner._modules.items()]
         weights = [(owner._parameters, name) for owner in owners for name in owner._parameters]
         found = [(owner, name, weight) for owner, name in weights if (weight := owner[name]) is not None]
@@ -100,6 +101,8 @@ class FlatActing(Acting):
         for owner, name, weight, place in self._weights:
             if owner.get(name) is not weight or weight.data_ptr() != place:
                 return False
+        if any(len(parts) != count for parts, count in self._counts):
+            return False
         return all(owner.get(name) is part for owner, name, part in self._parts)
 
     def parts(self) -> list[Any]:

@@ -243,6 +243,26 @@ def test_layers_of_ones_own(name: str) -> None:
     assert moved(getattr(rssm, name), before)
 
 
+@pytest.mark.parametrize("part", ["mlp", "cnns.0.layers"])
+def test_a_layer_that_is_appended_acts(part: str) -> None:
+    pixels = Scripted(spaces.Box(0, 255, (16, 16, 3), np.uint8), spaces.Discrete(5))
+    agent = learned() if part == "mlp" else learned(pixels, policy="CnnPolicy")
+    seen = CLOCK if part == "mlp" else np.full((16, 16, 3), 200, np.uint8)
+
+    def memory() -> np.ndarray:
+        return agent.predict(seen, None, np.ones(1, bool), deterministic=True)[1][1]
+
+    posterior = agent.policy.networks.world_model.rssm.observe_in
+    with torch.no_grad():
+        posterior.linear.weight *= 100.0
+    first, calls = memory(), []
+    layers: Any = agent.policy.networks.world_model.encoder.get_submodule(part)
+    layers.append(nn.Identity())
+    layers[-1].forward = lambda x: calls.append(1) or -x
+    assert not np.array_equal(first, memory())
+    assert calls == [1]
+
+
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
 def test_the_last_layers_of_the_latents_may_be_of_any_kind(backbone: str) -> None:
     agent = learned(backbone=backbone)
