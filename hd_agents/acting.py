@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.graphs import Parts
 from hd_agents.nn.convolution import Conv
-from hd_agents.nn.flat import FlatLayer, can_be_flat, hooks_of
+from hd_agents.nn.flat import FlatLayer, can_be_flat
 from hd_agents.nn.functional import draw_one_hot, gru_update
+from hd_agents.nn.plain import hooks_of
 from hd_agents.world_model.encoder import Encoder, ImageEncoder
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
@@ -151,6 +152,7 @@ class FlatActing(Acting):
 def make_acting(model: WorldModel, actor: Actor) -> Acting:
     """A flat one, unless there are modules that are not ours, or hooks, which have to be called."""
     flat = can_be_flat(_modules(model, actor), KINDS)
+    flat = flat and all(layer.is_plain() for layers in model.encoder.convolutions() for layer in layers)
     return (FlatActing if flat else Acting)(model, actor)
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 
 from hd_agents import HarmonyDreamAgent
+from hd_agents.acting import Acting
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import imagine
 from hd_agents.callbacks import LossGradients
@@ -261,6 +262,59 @@ def test_a_layer_that_is_appended_acts(part: str) -> None:
     layers[-1].forward = lambda x: calls.append(1) or -x
     assert not np.array_equal(first, memory())
     assert calls == [1]
+
+
+class Squared(nn.Conv2d):
+    """Another convolution, of the same shapes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).square()
+
+
+@pytest.mark.parametrize("how", ["class", "hook", "padding"])
+def test_convolutions_of_ones_own_are_what_learns_and_acts(how: str) -> None:
+    agent = learned(Scripted(spaces.Box(0, 255, (16, 16, 3), np.uint8), spaces.Discrete(5)), policy="CnnPolicy")
+    world_model, calls = agent.policy.networks.world_model, []
+    first: Any = world_model.encoder.cnns[0].layers[0]
+    seen = {"observation": torch.randint(0, 256, (2, 8, 16, 16, 3), dtype=torch.uint8)}
+    plain = world_model.encode(seen)
+    if how == "class":
+        first.conv.__class__ = Squared
+    elif how == "hook":
+        first.conv.register_forward_hook(lambda *given: calls.append(1) or -given[-1])
+    else:
+        options = {"stride": 2, "padding": 1, "padding_mode": "circular", "bias": False}
+        first.conv = nn.Conv2d(3, first.conv.out_channels, 4, **options)
+    with torch.no_grad():
+        expected = world_model.encode(seen)
+    learns = world_model.encode(seen)
+    torch.testing.assert_close(learns, expected)
+    assert not torch.allclose(learns, plain)
+    state = agent.policy.initial(16)
+    acts = agent.policy.acting_now()
+    assert type(acts) is Acting
+    calls.clear()
+    acts.filter({"observation": seen["observation"].flatten(0, 1)}, State(*state[:2]), state.action, None, None)
+    assert len(calls) == (how == "hook")
+
+
+@pytest.mark.parametrize("how", ["eps", "class", "hook"])
+def test_norms_of_ones_own_are_called_in_bfloat16(how: str) -> None:
+    class Negative(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    layer, calls = Dense(3, 5, norm=True, act="silu"), []
+    if how == "hook":
+        layer.norm.register_forward_hook(lambda *given: calls.append(1) or -given[-1])  # type: ignore[union-attr]
+    else:
+        layer.norm = Negative(5, eps=1e-3) if how == "class" else nn.LayerNorm(5, eps=10.0)
+    x = torch.randn(2, 7, 3)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05, check_dtype=False)
+    assert len(calls) == 2 * (how == "hook")
 
 
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hd_agents.nn.functional import refuse_second_derivatives
 from hd_agents.nn.layers import NORM_EPS, Activation, activate, init_, norm_activate
+from hd_agents.nn.plain import is_plain
 from hd_agents.nn.products import product_dtype
 
 SMALL_GRID = 32  # places of the kernel per image, up to which gradients by matrix products are faster in bfloat16
@@ -45,11 +46,19 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, outputs, H', W')."""
-        by_hand = x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        by_hand = x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling() and self.is_plain()
         x = self._convolve(x) if by_hand else self.conv(x)
         if self.norm is not None:  # over channels, for every pixel
             return norm_activate(x.permute(0, 2, 3, 1), self.norm, self.act).permute(0, 3, 1, 2)
         return x if self.act is None else activate(x, self.act)
+
+    def is_plain(self) -> bool:
+        """Whether ``conv`` is as we made it, so that operations alone do what calling it does."""
+        conv, pad = self.conv, self.padding
+        made = (2, 2), (pad, pad), (1, 1), (0, 0), 1, "zeros"
+        return is_plain(conv, nn.ConvTranspose2d if self.transposed else nn.Conv2d) and made == (
+            *(conv.stride, conv.padding, conv.dilation, conv.output_padding, conv.groups, conv.padding_mode),
+        )
 
     def _convolve(self, x: Tensor) -> Tensor:
         """``conv`` with gradients of its weight and bias by other means, where those are faster."""

@@ -7,14 +7,13 @@ with the same results to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from functools import cache
-from typing import Any
+from collections.abc import Iterable, Set
 
 import torch
 from torch import Tensor, nn
 
-from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, norm_weight
+from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activate, has_our_numbers, norm_weight
+from hd_agents.nn.plain import has_methods, hooks_of
 from hd_agents.nn.products import Linear, product
 
 # Modules whose operations are known here.
@@ -75,13 +74,6 @@ class FlatLayer:
         return x if self.act is None else activate(x, self.act, inplace=True)
 
 
-def hooks_of(modules: Iterable[nn.Module]) -> list[Mapping[int, Any]]:
-    """The tables of hooks, those of the modules and the global ones; empty tables where there are none."""
-    kinds = [f"_{way}{kind}" for way in ("forward", "backward") for kind in ("_pre_hooks", "_hooks")]
-    of_all = [vars(nn.modules.module)[f"_global{kind}"] for kind in kinds]
-    return [*of_all, *(vars(one)[kind] for one in modules for kind in kinds)]
-
-
 def can_be_flat(modules: Iterable[nn.Module], kinds: Set[type[nn.Module]]) -> bool:
     """Whether operations alone do what calling these does.
 
@@ -93,14 +85,6 @@ def can_be_flat(modules: Iterable[nn.Module], kinds: Set[type[nn.Module]]) -> bo
 
 
 def _is_plain(module: nn.Module, kinds: Set[type[nn.Module]]) -> bool:
-    if type(module) is nn.LayerNorm and not (module.eps == NORM_EPS and module.elementwise_affine):
+    if type(module) is nn.LayerNorm and not has_our_numbers(module):
         return False
-    known = type(module) in kinds or type(module) in OURS
-    kind: Any = type(module)
-    return known and _methods(kind).isdisjoint(vars(module))
-
-
-@cache
-def _methods(kind: Any) -> frozenset[str]:
-    """The names of a class's methods, in whose place an object can have others."""
-    return frozenset(name for name in dir(kind) if callable(getattr(kind, name, None)))
+    return (type(module) in kinds or type(module) in OURS) and not has_methods(module)

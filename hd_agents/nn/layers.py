@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hd_agents.nn.functional import gru_update, refuse_second_derivatives
+from hd_agents.nn.plain import is_plain
 from hd_agents.nn.products import Linear
 
 NORM_EPS = 1e-3  # both official codes
@@ -60,7 +61,7 @@ def activate_backward(grad: Tensor, x: Tensor, act: Activation) -> Tensor:
 
 def norm_activate(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tensor:
     """Layer norm and the activation. Sums are of float32; bfloat16 stays what is kept in memory, where time goes."""
-    if x.dtype != torch.bfloat16 or act is None or torch.compiler.is_compiling():
+    if x.dtype != torch.bfloat16 or act is None or torch.compiler.is_compiling() or not _is_ours(norm):
         x = norm(x.float())
         return x if act is None else activate(x, act)
     if torch.is_grad_enabled():
@@ -68,6 +69,15 @@ def norm_activate(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tens
     weight, bias = (norm_weight(part, x.dtype) for part in (norm.weight, norm.bias))
     with torch.autocast(x.device.type, enabled=False):  # it would go through float32 on CUDA
         return activate(torch.native_layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS)[0], act, inplace=True)
+
+
+def has_our_numbers(norm: Any) -> bool:
+    """Whether a layer norm has the epsilon that our operations take, a weight and a bias."""
+    return norm.eps == NORM_EPS and norm.weight is not None and norm.bias is not None
+
+
+def _is_ours(norm: nn.Module) -> bool:
+    return is_plain(norm, nn.LayerNorm) and has_our_numbers(norm)
 
 
 def norm_weight(part: Tensor, dtype: torch.dtype) -> Tensor:
