@@ -16,15 +16,26 @@ from torch import Tensor, nn
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.graphs import Parts
 from hd_agents.nn.convolution import Conv
-from hd_agents.nn.flat import FlatLayer, can_be_flat
+from hd_agents.nn.flat import FlatLayer, Kinds, can_be_flat
 from hd_agents.nn.functional import draw_one_hot, gru_update
+from hd_agents.nn.layers import MLP
 from hd_agents.nn.plain import hooks_of
 from hd_agents.world_model.encoder import Encoder, ImageEncoder
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 
 # Modules that FlatActing can do without, beside those of nn/flat.py.
-KINDS = {WorldModel, Encoder, ImageEncoder, RSSM, Actor, Conv, nn.Conv2d}
+KINDS: Kinds = {
+    WorldModel: None,
+    Encoder: {"cnns": nn.ModuleList, "mlp": MLP},
+    nn.ModuleList: {"": ImageEncoder},
+    ImageEncoder: {"layers": nn.Sequential},
+    nn.Sequential: {"": Conv},
+    Conv: {"conv": nn.Conv2d, "norm": nn.LayerNorm},
+    nn.Conv2d: {},
+    RSSM: RSSM.PARTS,
+    Actor: Actor.PARTS,
+}
 
 
 class Acting:

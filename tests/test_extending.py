@@ -20,7 +20,8 @@ from hd_agents.behavior.imagination import imagine
 from hd_agents.callbacks import LossGradients
 from hd_agents.dream_env import DreamVecEnv
 from hd_agents.harmony import Harmonizer, Term
-from hd_agents.nn.layers import Dense
+from hd_agents.nn.layers import MLP, Dense
+from hd_agents.nn.products import Linear
 from hd_agents.presets import DEFAULTS
 from hd_agents.saving.archive import read_archive, write_archive
 from hd_agents.training.collection import GraphedActing
@@ -242,6 +243,43 @@ def test_layers_of_ones_own(name: str) -> None:
     acted(agent)
     agent.train(2)
     assert moved(getattr(rssm, name), before)
+
+
+def _stack(inputs: int, outputs: int) -> MLP:
+    return MLP(inputs, outputs, 2, norm=True, act="silu")
+
+
+@pytest.mark.parametrize("how", [_stack, lambda *sizes: nn.Sequential(_stack(*sizes)), Linear, "bare"])
+@pytest.mark.parametrize("name", ["image_in", "observe_in", "image_out", "prior_out", "posterior_out", "gru.linear"])
+def test_our_own_layers_in_other_places(name: str, how: Any) -> None:
+    """They are as little known there as those of others, and had been taken for what they replace."""
+    agent = learned(policy_kwargs={**TINY["policy_kwargs"], "free_nats": 0.0})
+    owner = agent.policy.networks.world_model.rssm.get_submodule(name.rpartition(".")[0])
+    plain = getattr(owner, name.rpartition(".")[2])
+    layer = getattr(plain, "linear", plain)
+    sizes = layer.in_features, layer.out_features
+    setattr(owner, name.rpartition(".")[2], Linear(*sizes, bias=False) if how == "bare" else how(*sizes))
+    before = weights(getattr(owner, name.rpartition(".")[2]))
+    acted(agent)
+    agent.train(2)
+    assert moved(getattr(owner, name.rpartition(".")[2]), before)
+
+
+@pytest.mark.parametrize("part", ["actor", "world_model.encoder"])
+def test_our_own_layers_in_other_places_of_actor_and_encoder(part: str) -> None:
+    for change in (
+        lambda owner: setattr(owner, "mlp", nn.Sequential(owner.mlp, _stack(16, 16))),
+        lambda owner: setattr(owner.mlp[0], "linear", nn.Sequential(owner.mlp[0].linear)),
+        lambda owner: owner.mlp.append(Linear(16, 16)),
+        lambda owner: owner.mlp.append(nn.LayerNorm(16, eps=1e-3)),
+        lambda owner: setattr(owner, "out", _stack(16, 5)) if hasattr(owner, "out") else None,
+    ):
+        agent = learned()
+        change(agent.policy.networks.get_submodule(part))
+        acted(agent)
+        before = weights(agent.policy.networks.get_submodule(part))
+        agent.train(2)
+        assert moved(agent.policy.networks.get_submodule(part), before)
 
 
 @pytest.mark.parametrize("part", ["mlp", "cnns.0.layers"])

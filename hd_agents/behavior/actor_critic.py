@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hd_agents.behavior.returns import Targets
 from hd_agents.nn.distributions import ActionDistribution, NormalActions, OneHotActions, TruncatedNormalActions
+from hd_agents.nn.flat import Places
 from hd_agents.nn.known import known_linear
 from hd_agents.nn.layers import MLP, Activation, linear
+from hd_agents.nn.products import Linear
 from hd_agents.world_model.heads import ScalarHead
 
 
@@ -21,6 +23,8 @@ class Actor(nn.Module):
     :param groups: sizes of the one-hot groups of the action; empty for continuous actions.
     :param bounded: the truncated normal of DreamerV2 instead of DreamerV3's normal, for continuous actions.
     """
+
+    PARTS: ClassVar[Places] = {"mlp": MLP, "out": Linear}  # see RSSM.PARTS
 
     def __init__(
         self,

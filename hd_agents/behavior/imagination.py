@@ -10,11 +10,14 @@ from torch import Tensor
 
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.nn import fused
-from hd_agents.nn.flat import FlatLayer, can_be_flat
+from hd_agents.nn.flat import FlatLayer, Kinds, can_be_flat
 from hd_agents.nn.functional import draw_one_hot, gru_update
 from hd_agents.nn.products import product_dtype
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
+
+# Modules that FlatDreaming can do without, beside those of nn/flat.py.
+KINDS: Kinds = {WorldModel: None, RSSM: RSSM.PARTS, Actor: Actor.PARTS}
 
 
 class Dream(NamedTuple):
@@ -48,7 +51,7 @@ def imagine(
         stacked, actions, outputs = _roll_out(Dreaming(model, actor, start, len(draws)), start, draws, action_draws)
         return Dream(stacked, torch.stack(actions), torch.stack([step[-1] for step in outputs]))
     with torch.no_grad():
-        flat = can_be_flat([model, *model.rssm.modules(), *actor.modules()], {WorldModel, RSSM, Actor})
+        flat = can_be_flat([model, *model.rssm.modules(), *actor.modules()], KINDS)
         kind = FlatDreaming if flat else Dreaming
         if flat and model.rssm.can_be_fused(draws, product_dtype(draws.device.type)):
             kind = FusedDreaming

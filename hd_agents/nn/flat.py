@@ -7,7 +7,8 @@ with the same results to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,11 @@ from hd_agents.nn.layers import MLP, NORM_EPS, Activation, Dense, GRUCell, activ
 from hd_agents.nn.plain import has_methods, hooks_of
 from hd_agents.nn.products import Linear, product
 
-# Modules whose operations are known here.
-OURS: Set[type[nn.Module]] = {MLP, Dense, GRUCell, Linear, nn.LayerNorm, nn.Sequential, nn.ModuleList}
+# Modules whose operations are known, and what may stand where in them ("" is everywhere); None for whatever it is.
+Places = Mapping[str, type[nn.Module]]
+Kinds = Mapping[type[nn.Module], Places | None]
+LAYER: Places = {"linear": Linear, "norm": nn.LayerNorm}
+OURS: Kinds = {MLP: {"": Dense}, Dense: LAYER, GRUCell: LAYER, Linear: {}, nn.LayerNorm: {}}
 
 
 class FlatLayer:
@@ -74,17 +78,21 @@ class FlatLayer:
         return x if self.act is None else activate(x, self.act, inplace=True)
 
 
-def can_be_flat(modules: Iterable[nn.Module], kinds: Set[type[nn.Module]]) -> bool:
+def can_be_flat(modules: Iterable[nn.Module], kinds: Kinds) -> bool:
     """Whether operations alone do what calling these does.
 
-    They are of ``kinds`` or :data:`OURS`, not of subclasses, without hooks and without methods of their own, and their
-    norms are like ours.
+    They are of ``kinds`` or :data:`OURS`, not of subclasses, and stand where these have them. They have no hooks and no
+    methods of their own, and their norms are like ours.
     """
-    modules = list(modules)
+    modules, kinds = list(modules), {**OURS, **kinds}
     return all(_is_plain(module, kinds) for module in modules) and not any(hooks_of(modules))
 
 
-def _is_plain(module: nn.Module, kinds: Set[type[nn.Module]]) -> bool:
-    if type(module) is nn.LayerNorm and not has_our_numbers(module):
+def _is_plain(module: nn.Module, kinds: Kinds) -> bool:
+    kind: Any = type(module)
+    if kind not in kinds or has_methods(module) or (kind is nn.LayerNorm and not has_our_numbers(module)):
         return False
-    return (type(module) in kinds or type(module) in OURS) and not has_methods(module)
+    places = kinds[kind]
+    return places is None or all(
+        part is None or type(part) is places.get(name, places.get("")) for name, part in module._modules.items()
+    )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hd_agents.nn import fused
-from hd_agents.nn.flat import can_be_flat
+from hd_agents.nn.flat import Places, can_be_flat
 from hd_agents.nn.functional import sample_one_hot, unimix_log_probs
 from hd_agents.nn.layers import Activation, Dense, GRUCell, linear
-from hd_agents.nn.products import apply_linear
+from hd_agents.nn.products import Linear, apply_linear
 from hd_agents.world_model.filter_parts import Sequences, Weights
 from hd_agents.world_model.filtering import filter_by_hand
 
@@ -47,6 +47,11 @@ class RSSM(nn.Module):
     :param clip_action: divide actions beyond 1 by their magnitude; the gradient sees a constant factor (DreamerV3).
     """
 
+    PARTS: ClassVar[Places] = {  # what it is made of, where nobody has put in something else
+        **dict.fromkeys(("image_in", "image_out", "observe_in"), Dense),
+        **dict.fromkeys(("prior_out", "posterior_out"), Linear),
+        "gru": GRUCell,
+    }
     fused = False  # may be set at any time: on CUDA, by the kernels of nn/kernels.py where they work
 
     def __init__(
@@ -174,7 +179,7 @@ class RSSM(nn.Module):
 
     def is_plain(self) -> bool:
         """Whether all of it is as we made it: no part of another kind, no hook, no method of its own."""
-        return can_be_flat(self.modules(), {RSSM})
+        return can_be_flat(self.modules(), {RSSM: self.PARTS}) and self.posterior_out.bias is not None
 
     def _step_by_step(
         self, embed: Tensor, action: Tensor, is_first: Tensor, draws: Tensor | None, state: State | None
@@ -229,7 +234,8 @@ class RSSM(nn.Module):
 
     def can_be_fused(self, draws: Tensor, dtype: torch.dtype) -> bool:
         """Whether the kernels of :mod:`hd_agents.nn.kernels` are wanted and work for such draws and products."""
-        if not (self.fused and draws.is_floating_point()):
+        biased = self.prior_out.bias is not None and self.posterior_out.bias is not None
+        if not (self.fused and biased and draws.is_floating_point()):
             return False
         hidden, norm = self.gru.linear.in_features - self.deter, self.image_in.norm is not None
         sizes = self.deter, hidden, self.stoch, self.classes
