@@ -100,6 +100,8 @@ class DreamVecEnv(VecEnv):
         """Take actions (N, ...) of the action space. ValueError for others."""
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} episodes: pass one for each.")
+        if isinstance(self.action_space, spaces.MultiBinary) and np.isin(actions, (0, 1)).all():
+            actions = np.asarray(actions).astype(np.int8)  # Stable-Baselines3's algorithms choose floats there
         self._vectors = torch.as_tensor(encode_actions(self._policy.actions, actions), device=self._policy.device)
 
     @torch.no_grad()

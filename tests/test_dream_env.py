@@ -46,6 +46,22 @@ def batch_of(space: spaces.Space[Any], count: int) -> Any:
     )
 
 
+def test_multibinary_actions_may_be_the_floats_that_stable_baselines3_chooses() -> None:
+    agent = awake(tiny(env=Scripted(spaces.Box(-1.0, 1.0, (3,)), spaces.MultiBinary(4))))
+    starts = np.zeros((1, 3), np.float32)
+    dreams = [DreamVecEnv(agent, n_envs=2, starts=starts, seed=0) for _ in range(2)]
+    PPO("MlpPolicy", VecMonitor(dreams[0]), n_steps=8, batch_size=8, device="cpu").learn(16)
+    actions = np.array([[0, 1, 1, 0], [1, 0, 0, 0]])
+    found = []
+    for dream, kind in zip(dreams, (np.float32, np.int8), strict=True):
+        dream.seed(5)
+        dream.reset()
+        found.append(dream.step(actions.astype(kind))[0])
+    assert np.array_equal(*found)
+    with pytest.raises(ValueError, match="The actions do not fit MultiBinary"):
+        dreams[0].step(actions + 0.5)
+
+
 @pytest.mark.parametrize(("policy", "observations", "actions"), SPACES)
 def test_a_dream_is_what_the_agent_imagines(policy: str, observations: Any, actions: Any) -> None:
     agent = awake(tiny(policy, Scripted(observations, actions)))
