@@ -430,6 +430,37 @@ def test_whole_numbers_among_the_weights_are_stored(tmp_path: Path) -> None:
         Counted.load(tmp_path / "a.zip")
 
 
+class Tempered(HarmonyDreamAgent):
+    """With a tensor of its own, and an optimiser for it, as SAC has them."""
+
+    tensors: tuple[str, ...] = ()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        own = self.policy.networks.world_model.encoder.mlp[0].linear.weight  # type: ignore[index]
+        self.temperature = torch.zeros(1, requires_grad=True)
+        self.own_optimizer = torch.optim.SGD([own], lr=0.1, momentum=0.9)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        names, tensors = super()._get_torch_save_params()
+        return [*names, "own_optimizer"], [*tensors, *self.tensors]
+
+
+def test_an_optimizer_of_ones_own_is_stored_and_a_tensor_that_would_not_be_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Tempered("MlpPolicy", Clock(7), **TINY)
+    (weight,) = agent.own_optimizer.param_groups[0]["params"]
+    weight.grad = torch.ones_like(weight)
+    agent.own_optimizer.step()
+    agent.save(tmp_path / "a.zip")
+    (state,) = Tempered.load(tmp_path / "a.zip").own_optimizer.state.values()
+    assert torch.equal(state["momentum_buffer"], torch.ones_like(weight))
+    monkeypatch.setattr(Tempered, "tensors", ("temperature",))
+    with pytest.raises(ValueError, match=r"Tempered names \['temperature'\] .* of a module of agent.policy"):
+        agent.save(tmp_path / "b.zip")
+
+
 class Pretrained(HarmonyDreamAgent):
     """Its encoder begins with weights of another, frozen, and may ask for a number of them."""
 

@@ -52,8 +52,13 @@ def archive_data(agent: Any, exclude: Iterable[str], include: Iterable[str]) -> 
     """Everything but tensors that an archive of ``agent`` holds; names as for ``HarmonyDreamAgent.save``.
 
     :raises ArchiveError: for a name in ``include``, or an argument of a subclass, that the agent has no attribute for,
-        and for one in ``include`` that names a place.
+        for one in ``include`` that names a place, and for tensors that a subclass would have stored by themselves.
     """
+    if tensors := agent._get_torch_save_params()[1]:  # which Stable-Baselines3's algorithms may have
+        raise ArchiveError(
+            f"{type(agent).__name__} names {tensors} in _get_torch_save_params, but tensors are not stored alone: "
+            "make them parameters or buffers of a module of agent.policy."
+        )
     data: dict[str, Any] = {"policy_class": policy_name(agent), "system_info": system_info()}
     data |= {name: getattr(agent, name) for name in (*SPACES, *COUNTERS)}
     arguments = {name: f"_{name}" if name == "stats_window_size" else name for name in arguments_of(type(agent))}
