@@ -319,6 +319,24 @@ def test_a_policy_class_is_passed_again(tmp_path: Path) -> None:
     assert type(loaded.policy) is Mine
 
 
+def test_a_policy_class_may_have_options_of_its_own(tmp_path: Path) -> None:
+    class Mine(MlpPolicy):
+        def __init__(self, *args: Any, overrides: Any = None, **kwargs: Any) -> None:
+            own = dict(overrides or {})
+            members = own.pop("members", 1)
+            super().__init__(*args, overrides=own, **kwargs)
+            self.networks.members = torch.nn.Linear(members, 1)
+
+    options = {**TINY["policy_kwargs"], "members": 3}
+    agent = tiny(Mine, policy_kwargs=options).learn(60)
+    agent.save(tmp_path / "agent")
+    loaded = HarmonyDreamAgent.load(tmp_path / "agent", "CartPole-v1", custom_objects={"policy_class": Mine}).learn(60)
+    assert loaded.policy.networks.members.in_features == 3
+    loaded.policy_kwargs["members"] = 5
+    with pytest.raises(ValueError, match=r"agent.policy_kwargs was set to .* made with .*: that cannot change"):
+        loaded.learn(60)
+
+
 def test_a_subclass_is_stored_with_its_own_arguments(tmp_path: Path) -> None:
     class Careful(HarmonyDreamAgent):
         def __init__(self, *args: Any, patience: int = 3, keep: bool = True, **kwargs: Any) -> None:

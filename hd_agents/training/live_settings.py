@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,8 @@ from hd_agents.replay import SequenceReplay
 from hd_agents.saving.storing import RATES
 from hd_agents.styles import STYLES
 
-# Of the networks, by the names that the policy has for them.
-FIXED = {"backbone": "backbone", "size": "size", "harmony": "harmony", "policy_kwargs": "overrides"}
-MADE_WITH = ("device", "precision", "compile")  # the learner
+FIXED = ("backbone", "size", "harmony", "policy_kwargs")  # the networks are made with these
+MADE_WITH = (*FIXED, "device", "precision", "compile")  # and the learner with all
 REPLAY_MADE_WITH = ("buffer_size", "replay_folder")
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(RATES, checks.rate),
@@ -64,20 +64,18 @@ def check(agent: Any) -> None:
 
 
 def _check_fixed(agent: Any) -> None:
-    for name, setting in FIXED.items():
-        now, made = getattr(agent, name), agent.policy.settings[setting]
-        if now != made:
+    for name, made in agent._made_with.items():
+        if (now := getattr(agent, name)) == made:
+            continue
+        if name in FIXED:
             raise ValueError(
                 f"agent.{name} was set to {now!r}, but its networks were made with {made!r}: that cannot change. Make "
                 "another agent."
             )
-    for name, made in agent._made_with.items():
-        now = getattr(agent, name)
-        if now != made:
-            raise ValueError(
-                f"agent.{name} was set to {now!r}, but the agent was made with {made!r}: that cannot change. Make "
-                f"another agent, or save this one and call load(path, {name}={now!r})."
-            )
+        raise ValueError(
+            f"agent.{name} was set to {now!r}, but the agent was made with {made!r}: that cannot change. Make "
+            f"another agent, or save this one and call load(path, {name}={now!r})."
+        )
 
 
 def _check_parts(agent: Any) -> None:
@@ -115,7 +113,7 @@ def _shapes(module: nn.Module) -> list[tuple[int, ...]]:
 
 def note(agent: Any, names: tuple[str, ...]) -> None:
     """Remember what these settings are while something is made with them; :func:`check` refuses other values later."""
-    agent._made_with |= {name: getattr(agent, name) for name in names}
+    agent._made_with |= {name: deepcopy(getattr(agent, name)) for name in names}  # dicts may change
 
 
 def rates(agent: Any, remaining: float) -> dict[str, float]:
