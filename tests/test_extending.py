@@ -430,6 +430,47 @@ def test_whole_numbers_among_the_weights_are_stored(tmp_path: Path) -> None:
         Counted.load(tmp_path / "a.zip")
 
 
+class Exact(HarmonyDreamAgent):
+    """With weights in float64, and a layer that keeps numbers of its own as torch has it: as extra state."""
+
+    def _make_policy(self) -> Any:
+        policy = super()._make_policy()
+        mlp = policy.networks.world_model.encoder.mlp
+        assert mlp is not None
+        mlp.append(Offset())
+        return policy
+
+
+class Offset(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(16, dtype=torch.float64))
+        self.seen: dict[str, Any] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen["calls"] = self.seen.get("calls", 0) + 1
+        return x + self.offset.float()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.seen
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.seen = state
+
+
+def test_weights_of_another_type_and_extra_state_are_loaded(tmp_path: Path) -> None:
+    agent = Exact("MlpPolicy", Clock(7), **TINY).learn(60)
+    agent.save(tmp_path / "a.zip")
+    again = Exact.load(tmp_path / "a.zip", env=Clock(7))
+    made, stored = (one.policy.networks.world_model.encoder.mlp[-1] for one in (again, agent))  # type: ignore[index]
+    assert made.seen == stored.seen != {}
+    assert torch.equal(made.offset, stored.offset)
+    moments = [one.learner.model_optimizer.state[layer.offset] for one, layer in ((again, made), (agent, stored))]
+    assert moments[0]["exp_avg"].dtype == torch.float64
+    assert torch.equal(moments[0]["exp_avg"], moments[1]["exp_avg"])
+    again.learn(60)
+
+
 class Tempered(HarmonyDreamAgent):
     """With a tensor of its own, and an optimiser for it, as SAC has them."""
 

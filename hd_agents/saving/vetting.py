@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hd_agents.saving.jsonable import ArchiveError
 
 MOST_ENVS = 1 << 16
+EXTRA_STATE = "_extra_state"  # what a module's get_extra_state gives has this name: plain values of any shape
 STACKS = ("layers", "vector_layers")  # sizes that count modules instead of numbers
 
 
@@ -83,6 +84,8 @@ def check_weights(
         raise ArchiveError(f"The archive's weights do not match its settings: {missing[0]} is in one of them only.")
     for name, tensor in expected.items():
         found = state[name]
+        if name.endswith(EXTRA_STATE):
+            continue
         if not isinstance(found, Tensor) or found.shape != tensor.shape or not _is_as_exact(found, tensor):
             told = [
                 f"{tuple(one.shape)} of {one.dtype}" if isinstance(one, Tensor) else type(one).__name__
@@ -133,10 +136,10 @@ def fitting_optimizer(name: str, state: Any, optimizer: torch.optim.Optimizer) -
         if not moments.keys() <= set(range(len(weights))):
             raise ArchiveError(f"{name} is of other networks.")
         for index, found in moments.items():
-            shapes = {"step": (), "exp_avg": tuple(weights[index].shape), "exp_avg_sq": tuple(weights[index].shape)}
-            given = {key: tuple(value.shape) for key, value in found.items() if value.dtype == torch.float32}
-            if given != shapes or len(found) != len(shapes):
-                raise ArchiveError(f"{name} has moments of shapes {given}, expected {shapes}: it is of other networks.")
+            like = {"step": torch.zeros(()), "exp_avg": weights[index], "exp_avg_sq": weights[index]}
+            given, wanted = ({key: (*one.shape, one.dtype) for key, one in part.items()} for part in (found, like))
+            if given != wanted:
+                raise ArchiveError(f"{name} has moments of shapes {given}, expected {wanted}: it is of other networks.")
         fitted = []
         for group, mine in zip(groups, own["param_groups"], strict=True):
             rates = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"]}
