@@ -67,7 +67,7 @@ class DreamVecEnv(VecEnv):
         super().__init__(whole("n_envs", n_envs, 1), space, agent.action_space)
         self._steps = np.zeros(self.num_envs, np.int64)
         self._pool: State | None = None
-        self._updates = 0  # gradient steps of the model that has filtered the pool
+        self._filtered_by: list[Any] = []  # what the model was when it filtered the pool
         self.seed(seed)
         self._state, self._vectors = self._begin(self.num_envs), torch.zeros(0)
         if not self._model.reward(self._model.features(self._state)).isfinite().all():
@@ -133,9 +133,9 @@ class DreamVecEnv(VecEnv):
     def _begin(self, count: int) -> State:
         """So many states for episodes to begin in, each taken from the pool once."""
         self._policy.set_training_mode(False)  # parts that were put in since are in training mode: dropout would drop
-        updates = self.agent.learner.updates
-        pool = self._states() if self._pool is None or updates != self._updates else self._pool
-        self._updates = updates
+        now = [self.agent.learner.updates, *((id(weight), weight._version) for weight in self._model.parameters())]
+        pool = self._states() if self._pool is None or now != self._filtered_by else self._pool
+        self._filtered_by = now
         while len(pool.deter) < count:
             pool = State(*(torch.cat(parts) for parts in zip(pool, self._states(), strict=True)))
         self._pool = State(*(part[count:] for part in pool))

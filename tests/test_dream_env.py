@@ -1,6 +1,7 @@
 """The world model as a vector environment."""
 
 import copy
+import itertools
 from typing import Any
 
 import gymnasium as gym
@@ -60,6 +61,21 @@ def test_multibinary_actions_may_be_the_floats_that_stable_baselines3_chooses() 
     assert np.array_equal(*found)
     with pytest.raises(ValueError, match="The actions do not fit MultiBinary"):
         dreams[0].step(actions + 0.5)
+
+
+def test_dreams_begin_in_states_of_the_model_as_it_is_now() -> None:
+    """Also where its weights were loaded, or a part was replaced, without a gradient step."""
+    agent, other = (tiny(env=Clock(7), seed=seed).learn(60) for seed in (0, 1))
+    dream = DreamVecEnv(agent, n_envs=2, decode=False, deterministic=True, starts=np.ones((64, 3)))
+    begun = [dream.reset()]
+    agent.set_parameters(other.get_parameters())
+    begun.append(dream.reset())
+    rssm = tiny(env=Clock(7), seed=2).policy.networks.world_model.rssm
+    agent.policy.networks.world_model.rssm = rssm
+    begun.append(dream.reset())
+    for states in begun:
+        assert np.array_equal(states[0], states[1])
+    assert not any(np.array_equal(one, two) for one, two in itertools.pairwise(begun))
 
 
 @pytest.mark.parametrize(("policy", "observations", "actions"), SPACES)
