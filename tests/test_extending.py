@@ -17,6 +17,7 @@ from hd_agents import HarmonyDreamAgent
 from hd_agents.acting import Acting
 from hd_agents.behavior.actor_critic import Actor
 from hd_agents.behavior.imagination import imagine
+from hd_agents.behavior.returns import Targets
 from hd_agents.callbacks import LossGradients
 from hd_agents.dream_env import DreamVecEnv
 from hd_agents.harmony import Harmonizer, Term
@@ -168,6 +169,82 @@ def test_what_is_frozen_stays_and_the_rest_learns(name: str, tmp_path: Path) -> 
     part.requires_grad_(True)
     agent.train(3)
     assert moved(part, before)
+
+
+def test_a_frozen_batch_norm_stays_as_it_is_by_the_pages_line() -> None:
+    agent = tiny(env=Clock(7), seed=0)
+    part: Any = agent.policy.networks.world_model.encoder
+    part.mlp.append(nn.Flatten(0, -2)).append(nn.BatchNorm1d(16))
+    agent.learn(60)
+    part.requires_grad_(False)
+    before = copy.deepcopy(part.state_dict())
+    part.eval().train = lambda mode=True: part
+    agent.train(2)
+    acted(agent)
+    assert all(torch.equal(weight, before[name]) for name, weight in part.state_dict().items())
+
+
+class PlainDecoder(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(features, 3)
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        return {"observation": self.out(features)}
+
+    def losses(self, features: Tensor, prepared: Any) -> dict[str, Tensor]:
+        return {"observation": (self.out(features) - prepared["observation"]).abs().mean(-1)}
+
+    def means(self, predicted: dict[str, Tensor]) -> dict[str, Tensor]:
+        return predicted
+
+
+class PlainContinue(nn.Linear):
+    def loss(self, out: Tensor, terminated: Tensor) -> Tensor:
+        return (out.squeeze(-1) - 1.0 + terminated.float()).square()
+
+    def probability(self, out: Tensor) -> Tensor:
+        return out.squeeze(-1).clamp(0.0, 1.0)
+
+    def discount(self, out: Tensor, gamma: float) -> Tensor:
+        return gamma * self.probability(out)
+
+
+class PlainScale(nn.Module):
+    def update(self, returns: Tensor, skip: Tensor) -> Tensor:
+        return returns.detach().std().clamp(min=1.0)
+
+
+class Clipped:
+    """Returns of one step, between bounds."""
+
+    from_slow = True
+
+    def __call__(self, reward: Tensor, discount: Tensor, value: Tensor, gamma: float) -> Targets:
+        returns, weight = (reward + discount * value)[1:].clamp(-5.0, 5.0), torch.ones_like(reward[:-1])
+        return Targets(returns, weight, returns, value[:-1], weight)
+
+
+@pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
+def test_parts_that_provide_what_the_page_asks_for(backbone: str) -> None:
+    agent = learned(backbone=backbone)
+    networks, learner = agent.policy.networks, agent.learner
+    model, features = networks.world_model, networks.world_model.rssm.features
+    model.decoder, model.continue_head = PlainDecoder(features), PlainContinue(features, 1)  # type: ignore[assignment]
+    networks.return_scale = PlainScale()  # type: ignore[assignment]
+
+    def critic_loss(critic: Any, out: Tensor, targets: Targets, slow_value: Tensor) -> Tensor:
+        return (critic.mean(out) - targets.critic_return.detach()).square().mean() + 0.0 * slow_value.mean()
+
+    learner.objectives = learner.objectives._replace(credit=Clipped(), critic_loss=critic_loss)
+    parts = (model.decoder, model.continue_head, networks.critic)
+    before = [weights(part) for part in parts]
+    agent.learn(40, callback=LossGradients(20), reset_num_timesteps=False)
+    assert all(moved(part, old) for part, old in zip(parts, before, strict=True))
+    assert np.isfinite(agent.imagine(CLOCK, horizon=2).observations["observation"]).all()
+    dream = DreamVecEnv(agent, n_envs=2, seed=0)
+    dream.reset()
+    assert np.isfinite(dream.step(np.zeros(2, np.int64))[1]).all()
 
 
 class Wider(RSSM):
