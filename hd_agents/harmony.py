@@ -48,9 +48,10 @@ class Harmonizer(nn.Module):
             raise ValueError(f"kind={kind!r} is not a regulariser of the harmoniser; use 'rectified' or 'naive'")
         self.terms = dict(terms)
         self.kind = kind
-        self.harmonized = [name for name, term in self.terms.items() if term.harmonized]
+        self._made_for = self._learned()
+        self.harmonized = list(self._made_for)
         self.log_sigma = nn.Parameter(torch.zeros(len(self.harmonized)))
-        weights = torch.tensor([self.terms[name].regularizer for name in self.harmonized])
+        weights = torch.tensor(list(self._made_for.values()))
         self.register_buffer("regularizer_weights", weights, persistent=False)
         self.regularizer_weights: Tensor
 
@@ -59,9 +60,15 @@ class Harmonizer(nn.Module):
 
         :param losses: exactly the names of ``terms``, any shape each; their means count.
         :raises KeyError: when a loss has no term or a term no loss, so that none is dropped in silence.
+        :raises ValueError: when other terms are harmonised now, or regularised otherwise, than when it was made.
         """
         if losses.keys() != self.terms.keys():
             raise KeyError(f"losses {sorted(losses)} do not match the terms {sorted(self.terms)} of the harmoniser")
+        if self._learned() != self._made_for:
+            raise ValueError(
+                f"The terms of the harmoniser are {self.terms} now, and its sigmas were made for others: make another "
+                "Harmonizer(terms)."
+            )
         means = {name: loss.float().mean() for name, loss in losses.items()}
         scales = {name: self.terms[name].scale for name in means if name not in self.harmonized}
         plain = [scale * means[name] for name, scale in scales.items() if scale]  # at 0 no gradient, not one of zeros
@@ -74,6 +81,10 @@ class Harmonizer(nn.Module):
             total = total + (divided + self.regularizer_weights * penalty).sum()
             weighted |= dict(zip(self.harmonized, divided.detach().unbind(), strict=True))
         return total, self._metrics(means, weighted)
+
+    def _learned(self) -> dict[str, float]:
+        """The harmonised terms and their regularisers."""
+        return {name: term.regularizer for name, term in self.terms.items() if term.harmonized}
 
     @torch.no_grad()
     def _metrics(self, means: Mapping[str, Tensor], weighted: Mapping[str, Tensor]) -> dict[str, Tensor]:

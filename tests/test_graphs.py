@@ -141,7 +141,7 @@ def _other_number(student: Any) -> None:
 
 def _other_term(student: Any) -> None:
     terms = student.networks.harmonizer.terms
-    terms["reward"] = terms["reward"]._replace(**{terms["reward"]._fields[-1]: 0.5})
+    terms["continue"] = terms["continue"]._replace(scale=0.5)
 
 
 def _other_class(student: Any) -> None:

@@ -79,6 +79,18 @@ def test_no_loss_is_dropped_in_silence():
         harmonizer({})
 
 
+@pytest.mark.parametrize("change", [Term(3.0, harmonized=False), Term(regularizer=0.5), None])
+def test_terms_that_change_what_is_learned_are_not_ignored(change):
+    """Its sigmas were made for the terms of before: it had gone on by those, whatever the terms said."""
+    harmonizer = Harmonizer({"reward": Term(), "dynamics": Term(0.5, harmonized=False)})
+    losses = {name: torch.ones(2, 3) for name in harmonizer.terms}
+    harmonizer.terms["dynamics"] = Term(3.0, harmonized=False)  # a fixed weight is read each time
+    assert harmonizer(losses)[0].item() == pytest.approx(3.0 + 1.0 + math.log(2.0))
+    harmonizer.terms["dynamics" if change is None else "reward"] = Term() if change is None else change
+    with pytest.raises(ValueError, match=r"its sigmas were made for others.*another Harmonizer\(terms\)"):
+        harmonizer(losses)
+
+
 def test_without_harmony_there_is_nothing_to_learn():
     harmonizer = Harmonizer({"reward": Term(harmonized=False), "dynamics": Term(0.6, harmonized=False)})
     total, metrics = harmonizer({"reward": torch.tensor(1.0), "dynamics": torch.tensor(10.0)})
