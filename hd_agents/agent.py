@@ -173,8 +173,8 @@ class HarmonyDreamAgent(LearningLoop):
             entropy_coefficient=entropy_coefficient,
             learning_starts=learning_starts,
             pretrain_steps=pretrain_steps,
+            official_quirks=official_quirks,
         )
-        self.official_quirks = checks.choice("official_quirks", official_quirks, [False, True])
         self.action_repeat = checks.whole("action_repeat", action_repeat, 1)
 
         if _init_setup_model:

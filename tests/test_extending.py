@@ -652,6 +652,7 @@ def test_settings_that_are_set_later_are_followed() -> None:
         ("pretrain_steps", 2.5),
         ("sequence_length", "8"),
         ("sequence_length", 3_000),
+        ("official_quirks", "no"),
         ("learning_rate", lambda progress: 1e-3 * (progress - 0.7)),
         ("actor_learning_rate", lambda progress: float("nan")),
     ],

@@ -31,6 +31,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "entropy_coefficient": partial(checks.number, low=0.0),
     "learning_starts": partial(checks.whole, low=0),
     "pretrain_steps": partial(checks.whole, low=0),
+    "official_quirks": lambda name, value, default: checks.choice(name, value, [False, True]),
     "harmony_learning_rate": lambda name, value, default: None if value is None else checks.number(name, value, 0.0),
 }
 PACE = ("batch_size", "sequence_length", "train_ratio", "learning_starts", "pretrain_steps")  # of gradient steps
