@@ -151,10 +151,11 @@ class Graphed:
             self._stream = torch.cuda.Stream(device)
         main, aside = torch.cuda.current_stream(device), self._stream
         aside.wait_stream(main)
-        with torch.cuda.stream(aside):
-            results = self._function(*inputs)
-        main.wait_stream(aside)
-        return results
+        try:
+            with torch.cuda.stream(aside):
+                return self._function(*inputs)
+        finally:
+            main.wait_stream(aside)
 
     def _record(self, inputs: tuple[Any, ...]) -> bool:
         """Make the graph; False, with a warning, where that fails. All that the attempt has left is gone then."""

@@ -236,8 +236,10 @@ def test_calls_before_a_graph_wait_for_the_main_stream_and_it_for_them(monkeypat
     @contextmanager
     def on(stream: Any) -> Any:
         happened.append(f"on {stream.name}")
-        yield
-        happened.append(f"off {stream.name}")
+        try:
+            yield
+        finally:
+            happened.append(f"off {stream.name}")
 
     main = Stream("main")
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
@@ -246,7 +248,16 @@ def test_calls_before_a_graph_wait_for_the_main_stream_and_it_for_them(monkeypat
     step = Graphed(lambda x: happened.append("called"), list, "it", Repeater())
     monkeypatch.setattr("hd_agents.graphs._tensors", lambda tree: iter([SimpleNamespace(**PLACE)]))
     step(torch.zeros(1))
-    assert happened == ["aside waits for main", "on aside", "called", "off aside", "main waits for aside"]
+    around = ["aside waits for main", "on aside", "called", "off aside", "main waits for aside"]
+    assert happened == around
+
+    def fail(x: Any) -> Any:  # what it has asked for before may be going on still, and write weights
+        happened.append("called")
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Graphed(fail, list, "it", Repeater())(torch.zeros(1))
+    assert happened == 2 * around
 
 
 PLACE = {"device": torch.device("cuda", 0), "shape": (1,), "dtype": torch.float32}
