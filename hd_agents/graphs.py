@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 WARMUP = 2  # calls without a graph first, in which libraries claim what they need; an update's very first comes on top
-
 FEWEST_REPLAYS = 20  # of each graph, on average: with fewer, it is not worth what it takes to record it
 PLAIN = (bool, int, float, str, tuple, np.generic)
 

@@ -685,6 +685,13 @@ def test_rates_are_stored_as_numbers(copied: bool) -> None:
     assert [group["lr"] for group in student.model_optimizer.state_dict()["param_groups"]] == [0.25, 0.25]
 
 
+def test_optimisers_of_a_copy_make_steps_outside_of_graphs_without_a_warning() -> None:
+    """PyTorch warns of them on CUDA, where some come before a graph, unless an optimiser is marked; copies are not."""
+    student = learner(networks())
+    for one in (student, copy.deepcopy(student)):
+        assert all(optimizer._warned_capturable_if_run_uncaptured for optimizer in one.optimizers.values())
+
+
 def test_a_failing_compiler_is_replaced_by_the_plain_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(function: Any) -> Any:
         def call(*values: Any) -> Any:

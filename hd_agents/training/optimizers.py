@@ -42,9 +42,10 @@ class Optimizers:
         return optimizer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """For a copy, whose optimisers have lost their hooks."""
+        """For a copy, whose optimisers have lost their hooks, and their mark that they may step without a graph."""
         self.__dict__.update(state)
         for optimizer in self.by_name.values():
+            optimizer._warned_capturable_if_run_uncaptured = True  # as a new one has it
             optimizer.register_state_dict_post_hook(_as_plain_rates)
 
     def set_rates(self, model: float, actor: float, critic: float, harmony: float) -> None:
