@@ -256,11 +256,17 @@ def test_agent_and_environments_are_measured() -> None:
     assert (agent.learning_starts, agent.train_ratio) == (40, 4)
 
 
-def test_updates_before_a_graph_do_not_count() -> None:
+def test_updates_and_actions_before_a_graph_do_not_count() -> None:
     """On CUDA the first ones run without a graph, and one captures it."""
     plan = make_plan("Drift-v0", settings=[text.removeprefix("--set=") for text in TINY])
     agent = HarmonyDreamAgent(env="Drift-v0", seed=0, **plan.arguments)
     calls: list[float] = []
+    acted: list[float] = []
+
+    def act(*given: Any) -> Any:
+        acted.append(time.perf_counter())
+        time.sleep(0.4 if len(acted) <= WARMUP + 1 else 0.0)
+        return agent.policy.step(*given, deterministic=False)
 
     def update(batch: Any) -> dict[str, torch.Tensor]:
         calls.append(time.perf_counter())
@@ -268,7 +274,10 @@ def test_updates_before_a_graph_do_not_count() -> None:
         return {}
 
     agent.learner.train_step, agent.learner.graphed = update, True  # type: ignore[assignment]
+    agent._collector._step = act
     times = check.measure(agent)
+    assert len(acted) > WARMUP + 2
+    assert times.acting < 0.04
     assert len(calls) == WARMUP + 2 + 2
     assert times.update < 0.1
     assert times.first_update >= 0.2

@@ -150,10 +150,11 @@ def measure(agent: HarmonyDreamAgent) -> Times:
     agent.learn(rows, callback=random, log_interval=None)
     print(_played(agent, random), flush=True)
     agent.learning_starts, agent._pretrained = 0, True  # or its pretrain_steps would come now
-    acting = _Clock(0, STEPS // 4, SECONDS / 4)
+    graphed = agent.learner.graphed  # calls before the capture of a graph, and that one, take longer
+    acting = _Clock(0, STEPS // 4, SECONDS / 4, WARMUP + 1 if graphed else 1)
     agent.learn(rows, callback=acting, log_interval=None, reset_num_timesteps=False)
     seconds: list[float] = []
-    first = WARMUP + 2 if agent.learner.graphed else 1  # the first, those before the capture of a graph, and that
+    first = WARMUP + 2 if graphed else 1  # one more than of acting: the very first makes the moments
     while len(seconds) <= first or (len(seconds) < first + UPDATES and sum(seconds) < SECONDS):
         begun = time.perf_counter()
         agent.train(1)
@@ -165,14 +166,15 @@ def measure(agent: HarmonyDreamAgent) -> Times:
 
 
 class _Clock(BaseCallback):
-    """Lets ``learn`` go on for as long as is wanted, and times its steps, but for the first one of every environment.
+    """Lets ``learn`` go on for as long as is wanted, and times its steps, but for the first ones of every environment.
 
     :param least: env steps, however long they take. :param most: env steps. :param seconds: after ``least``.
+    :param first: steps of every environment that are not timed.
     """
 
-    def __init__(self, least: int, most: int, seconds: float) -> None:
+    def __init__(self, least: int, most: int, seconds: float, first: int = 1) -> None:
         super().__init__()
-        self._least, self._most, self._limit = least, max(least, most), seconds
+        self._least, self._most, self._limit, self._first = least, max(least, most), seconds, first
         self.steps, self.seconds = 0, 0.0
         self.rewards: list[float] = []
         self._begun = 0.0
@@ -187,7 +189,8 @@ class _Clock(BaseCallback):
         if self._begun:
             self.steps += self.training_env.num_envs
             self.seconds = now - self._begun
-        self._begun = self._begun or now
+        elif self.n_calls >= self._first:
+            self._begun = now
         return self.steps < self._least or (self.steps < self._most and self.seconds < self._limit)
 
 
