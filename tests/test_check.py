@@ -143,6 +143,29 @@ def test_what_is_outside_its_space_is_named(wrong: dict, reason: str) -> None:
         assert f"the observation of step(): {reason}" in remarks
 
 
+class Closing(Sensors):
+    """Is interrupted in its reset, or fails when it is closed."""
+
+    closed = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        if not self.first:
+            raise KeyboardInterrupt
+        return super().reset(seed=seed)
+
+    def close(self) -> None:
+        self.closed += 1
+        raise OSError("the brake is stuck")
+
+
+def test_environments_are_closed_whatever_comes_and_what_that_says_is_a_remark() -> None:
+    interrupted = Closing({}, RIGHT)
+    with pytest.raises(KeyboardInterrupt):
+        check_once(interrupted)
+    assert interrupted.closed == 1
+    assert any("the brake is stuck" in remark for remark in check_once(Closing(RIGHT, RIGHT))[1])
+
+
 def test_environment_without_a_seed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "DriftWanders-v0", *TINY]) == check.FAILED
     said = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -29,35 +30,39 @@ def check_repeatedly(env: gym.Env[Any, Any], make: Callable[[], gym.Env[Any, Any
 
 def check_once(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
     """What Gymnasium finds wrong with an environment, or None, and what it remarks on besides; closes it."""
-    fault, own = None, env
+    own, reasons = env, list[str]()
     while isinstance(own, ADDED):
         own = own.env
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            check_env(own, skip_render_check=True, skip_close_check=True)
-        except Exception as error:  # whatever an environment of anybody's does
-            fault = one_line(error)
-    try:
-        texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)]
-        if any(OUTSIDE in text for text in (fault or "", *texts)):
-            texts += _outside(own)
-    finally:
-        close(env)
+            fault = _fault(own)
+            if any(OUTSIDE in text for text in (fault or "", *(str(one.message) for one in caught))):
+                reasons = _outside(own)
+        finally:
+            close(env)
+    texts = [_plain(str(one.message)) for one in caught if issubclass(one.category, UserWarning)] + reasons
     return fault, [text for text in dict.fromkeys(texts) if "different from the unwrapped version" not in text]
+
+
+def _fault(env: gym.Env[Any, Any]) -> str | None:
+    try:
+        check_env(env, skip_render_check=True, skip_close_check=True)
+    except Exception as error:  # whatever an environment of anybody's does
+        return one_line(error)
+    return None
 
 
 def _outside(env: gym.Env[Any, Any]) -> list[str]:
     """What of a first and a second observation is not in its space, and why, which Gymnasium does not tell."""
-    with warnings.catch_warnings():
+    space, told = env.observation_space, list[str]()
+    # Whatever an environment of anybody's raises: this only adds to what is known.
+    with warnings.catch_warnings(), suppress(Exception):
         warnings.simplefilter("ignore")
-        try:
-            first = _reasons("it", env.observation_space, env.reset(seed=0)[0])
-            second = _reasons("it", env.observation_space, env.step(env.action_space.sample())[0])
-        except Exception:  # whatever an environment of anybody's does; this only adds to what is known
-            return []
-    told = [("reset()", reason) for reason in first] + [("step()", reason) for reason in second]
-    return [f"the observation of {call}: {reason}" for call, reason in told]
+        told += [f"the observation of reset(): {reason}" for reason in _reasons("it", space, env.reset(seed=0)[0])]
+        second = env.step(env.action_space.sample())[0]
+        told += [f"the observation of step(): {reason}" for reason in _reasons("it", space, second)]
+    return told
 
 
 def _reasons(name: str, space: gym.Space[Any], value: Any) -> list[str]:
