@@ -267,7 +267,7 @@ class HarmonyDreamAgent(LearningLoop):
             size=self.size,
             harmony=self.harmony,
             gamma=self.gamma,
-            overrides=self.policy_kwargs,
+            overrides=dict(self.policy_kwargs),
         )
 
     def set_random_seed(self, seed: int | None = None) -> None:

@@ -322,12 +322,13 @@ def test_a_policy_class_is_passed_again(tmp_path: Path) -> None:
 def test_a_policy_class_may_have_options_of_its_own(tmp_path: Path) -> None:
     class Mine(MlpPolicy):
         def __init__(self, *args: Any, overrides: Any = None, **kwargs: Any) -> None:
-            own = dict(overrides or {})
-            members = own.pop("members", 1)
-            super().__init__(*args, overrides=own, **kwargs)
+            members = overrides.pop("members", 1)
+            overrides.pop("mask", None)
+            super().__init__(*args, overrides=overrides, **kwargs)
             self.networks.members = torch.nn.Linear(members, 1)
 
     options = {**TINY["policy_kwargs"], "members": 3}
+    tiny(Mine, policy_kwargs={**options, "mask": np.zeros(2)}).learn(60)  # of any type, where it is not to be saved
     agent = tiny(Mine, policy_kwargs=options).learn(60)
     agent.save(tmp_path / "agent")
     loaded = HarmonyDreamAgent.load(tmp_path / "agent", "CartPole-v1", custom_objects={"policy_class": Mine}).learn(60)

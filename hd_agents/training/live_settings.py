@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -114,7 +114,7 @@ def _shapes(module: nn.Module) -> list[tuple[int, ...]]:
 
 def note(agent: Any, names: tuple[str, ...]) -> None:
     """Remember what these settings are while something is made with them; :func:`check` refuses other values later."""
-    agent._made_with |= {name: deepcopy(getattr(agent, name)) for name in names}  # dicts may change
+    agent._made_with |= {name: copy(getattr(agent, name)) for name in names}  # dicts may change
 
 
 def rates(agent: Any, remaining: float) -> dict[str, float]:
