@@ -386,7 +386,7 @@ class Squared(nn.Conv2d):
         return super().forward(x).square()
 
 
-@pytest.mark.parametrize("how", ["class", "hook", "padding"])
+@pytest.mark.parametrize("how", ["class", "hook", "padding", "norm"])
 def test_convolutions_of_ones_own_are_what_learns_and_acts(how: str) -> None:
     agent = learned(Scripted(spaces.Box(0, 255, (16, 16, 3), np.uint8), spaces.Discrete(5)), policy="CnnPolicy")
     world_model, calls = agent.policy.networks.world_model, []
@@ -397,6 +397,8 @@ def test_convolutions_of_ones_own_are_what_learns_and_acts(how: str) -> None:
         first.conv.__class__ = Squared
     elif how == "hook":
         first.conv.register_forward_hook(lambda *given: calls.append(1) or -given[-1])
+    elif how == "norm":  # over the whole image
+        first.norm = nn.LayerNorm((8, 8, first.conv.out_channels), eps=1e-3)
     else:
         options = {"stride": 2, "padding": 1, "padding_mode": "circular", "bias": False}
         first.conv = nn.Conv2d(3, first.conv.out_channels, 4, **options)
@@ -413,7 +415,7 @@ def test_convolutions_of_ones_own_are_what_learns_and_acts(how: str) -> None:
     assert len(calls) == (how == "hook")
 
 
-@pytest.mark.parametrize("how", ["eps", "class", "hook"])
+@pytest.mark.parametrize("how", ["eps", "class", "hook", "axes"])
 def test_norms_of_ones_own_are_called_in_bfloat16(how: str) -> None:
     class Negative(nn.LayerNorm):
         def forward(self, x: Tensor) -> Tensor:
@@ -422,6 +424,8 @@ def test_norms_of_ones_own_are_called_in_bfloat16(how: str) -> None:
     layer, calls = Dense(3, 5, norm=True, act="silu"), []
     if how == "hook":
         layer.norm.register_forward_hook(lambda *given: calls.append(1) or -given[-1])  # type: ignore[union-attr]
+    elif how == "axes":
+        layer.norm = nn.LayerNorm((7, 5), eps=1e-3)
     else:
         layer.norm = Negative(5, eps=1e-3) if how == "class" else nn.LayerNorm(5, eps=10.0)
     x = torch.randn(2, 7, 3)

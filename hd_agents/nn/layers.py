@@ -72,8 +72,9 @@ def norm_activate(x: Tensor, norm: nn.LayerNorm, act: Activation | None) -> Tens
 
 
 def has_our_numbers(norm: Any) -> bool:
-    """Whether a layer norm has the epsilon that our operations take, a weight and a bias."""
-    return norm.eps == NORM_EPS and norm.weight is not None and norm.bias is not None
+    """Whether a layer norm is as our operations take it: over one axis, with their epsilon, a weight and a bias."""
+    own = len(norm.normalized_shape) == 1 and norm.eps == NORM_EPS
+    return own and norm.weight is not None and norm.bias is not None
 
 
 def _is_ours(norm: nn.Module) -> bool:
