@@ -86,6 +86,7 @@ def test_frames_are_counted_as_the_environments_repeat_actions(tmp_path: Path) -
     assert (repeat(), repeat("env_kwargs.action_repeat=2")) == (4, 2)
     assert repeat("env_kwargs.action_repeat=2", preset="nano") == 2
     assert repeat("env_kwargs={'action_repeat': 2}") == 2
+    assert repeat("env_kwargs.action_repeat=0") == 4  # of an environment that may mean "once" by it
     assert repeat("env_kwargs.action_repeat=2", "action_repeat=6") == 6
     row = tmp_path / "my.yml"
     row.write_text("default: {policy: CnnPolicy, n_timesteps: 9, action_repeat: 6, env_kwargs: {action_repeat: 2}}")

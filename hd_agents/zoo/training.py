@@ -209,9 +209,9 @@ def _usual_rows(steps: int, n_envs: int) -> int:
 def _frames_per_step(env_kwargs: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, int]:
     """``action_repeat``, which logs count frames by, as the environments are told it; not where the row has both."""
     told = env_kwargs.get("action_repeat")
-    if type(told) is not int or ("action_repeat" in row and told == (row.get("env_kwargs") or {}).get("action_repeat")):
-        return {}
-    return {"action_repeat": told}
+    is_known = "action_repeat" in row and told == (row.get("env_kwargs") or {}).get("action_repeat")
+    # An environment of one's own may mean something else by 0, or by False.
+    return {"action_repeat": told} if type(told) is int and told >= 1 and not is_known else {}
 
 
 def _entries(key: str, value: Any, before: Any) -> Mapping[str, Any]:
