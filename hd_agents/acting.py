@@ -37,6 +37,8 @@ KINDS: Kinds = {
     Actor: Actor.PARTS,
 }
 
+SETTINGS = ("act", "eps", "stride", "padding", "dilation", "padding_mode")  # of layers
+
 
 class Acting:
     """Acts by calling the modules, whatever they are.
@@ -82,9 +84,10 @@ class FlatActing(Acting):
         self._rssm, self._encoder = rssm, encoder
         owners = _modules(model, actor)
         self._hooks = hooks_of(owners)
-        self._owners = [(one, type(one), vars(one), len(vars(one)), vars(one).get("act")) for one in owners]
+        self._owners = [(one, type(one), vars(one), len(vars(one))) for one in owners]
         self._counts = [(one._modules, len(one._modules)) for one in owners]
         self._parts = [(owner._modules, name, part) for owner in owners for name, part in owner._modules.items()]
+        self._parts += [(vars(one), name, vars(one)[name]) for one in owners for name in SETTINGS if name in vars(one)]
         weights = [(owner._parameters, name) for owner in owners for name in owner._parameters]
         found = [(owner, name, weight) for owner, name in weights if (weight := owner[name]) is not None]
         self._weights = [(*slot, slot[-1].data_ptr()) for slot in found]
@@ -98,7 +101,7 @@ class FlatActing(Acting):
     def fits(self, model: WorldModel, actor: Actor) -> bool:
         """Whether this still acts as these networks would.
 
-        No module has another type, part, weight, activation, method or hook, and no weight has moved.
+        No module has another type, part, weight, setting, method or hook, and no weight has moved.
         """
         if (
             any(self._hooks)
@@ -107,8 +110,8 @@ class FlatActing(Acting):
             or model.encoder is not self._encoder
         ):
             return False
-        for module, kind, own, count, act in self._owners:  # a method of an instance's own is one more entry
-            if type(module) is not kind or len(own) != count or own.get("act") is not act:
+        for module, kind, own, count in self._owners:  # a method of an instance's own is one more entry
+            if type(module) is not kind or len(own) != count:
                 return False
         for owner, name, weight, place in self._weights:
             if owner.get(name) is not weight or weight.data_ptr() != place:

@@ -153,6 +153,19 @@ def test_acts_with_what_the_networks_have_become(change: Any) -> None:
     assert (change is deepcopy) == all(torch.equal(*pair) for pair in zip(before[-1], found[-1], strict=True))
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("rssm.gru.norm", "eps", 10.0), ("encoder.cnns.0.layers.0.conv", "padding_mode", "circular")],
+)
+def test_acts_with_settings_of_layers_that_have_changed(part: str, name: str, value: Any) -> None:
+    policy = make_policy()
+    before = walk(policy, 2)
+    setattr(policy.networks.world_model.get_submodule(part), name, value)
+    found, expected = walk(policy, 2), walk(by_modules(policy), 2)
+    assert torch.equal(found[-1].deter, expected[-1].deter)
+    assert not torch.equal(found[-1].deter, before[-1].deter)
+
+
 def test_weights_with_their_channels_first_are_not_copied() -> None:
     policy = make_policy("image")
     policy.load_state_dict({name: value.contiguous() for name, value in policy.state_dict().items()}, assign=True)
