@@ -130,6 +130,8 @@ RIGHT = {"joints": np.zeros(3, np.float32), "mode": 1}
         ({"joints": np.float32([0.0, -3.0, 2.0])}, "'joints' is -3.0 at (1,), its space goes from -1.0 to 1.0 there"),
         ({"joints": np.zeros((3, 1), np.float32)}, "'joints' has the shape (3, 1), its space (3,)"),
         ({"joints": np.float32([0.0, np.nan, 0.0])}, "'joints' is nan at (1,), its space goes from -1.0 to 1.0 there"),
+        ({"joints": [0.0, -3.0, 2.0]}, "'joints' is -3.0 at (1,), its space goes from -1.0 to 1.0 there"),
+        ({"joints": [0.0, "a", 2.0]}, "'joints' is [0.0, 'a', 2.0], its space Box(-1.0, 1.0, (3,), float32)"),
         ({"mode": 2}, "'mode' is 2, its space Discrete(2)"),
         ({"more": 1}, "the keys are ['joints', 'mode', 'more'], those of the space ['joints', 'mode']"),
     ],

@@ -73,9 +73,13 @@ def _reasons(name: str, space: gym.Space[Any], value: Any) -> list[str]:
         if value.keys() != space.spaces.keys():
             return [f"the keys are {sorted(value)}, those of the space {sorted(space.spaces)}"]
         return [reason for key, part in space.spaces.items() for reason in _reasons(repr(key), part, value[key])]
+    other = [f"{name} is {value!r}, its space {space}"]
     if not isinstance(space, spaces.Box):
-        return [f"{name} is {value!r}, its space {space}"]
-    numbers = np.asarray(value)
+        return other
+    try:  # as Gymnasium takes lists
+        numbers = value if isinstance(value, np.ndarray) else np.asarray(value, space.dtype)
+    except (ValueError, TypeError, OverflowError):
+        return other
     if not np.can_cast(numbers.dtype, space.dtype):
         return [f"{name} is {numbers.dtype}, its space {space.dtype}"]
     if numbers.shape != space.shape:
