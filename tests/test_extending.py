@@ -26,6 +26,7 @@ from hd_agents.nn.products import Linear
 from hd_agents.presets import DEFAULTS
 from hd_agents.saving.archive import read_archive, write_archive
 from hd_agents.training.collection import GraphedActing
+from hd_agents.training.recorder import explain
 from hd_agents.world_model.rssm import RSSM, State
 from hd_agents.world_model.world_model import WorldModel
 from hd_agents.zoo.transfer import take_over
@@ -550,6 +551,15 @@ def test_weights_of_another_type_and_extra_state_are_loaded(tmp_path: Path) -> N
     assert moments[0]["exp_avg"].dtype == torch.float64
     assert torch.equal(moments[0]["exp_avg"], moments[1]["exp_avg"])
     again.learn(60)
+    new = Exact("MlpPolicy", Clock(7), **TINY)
+    take_over(new, agent)
+    assert new.policy.networks.world_model.encoder.mlp[-1].seen == stored.seen  # type: ignore[index]
+    with torch.no_grad():
+        stored.offset[0] = torch.nan
+    assert agent.replay_buffer is not None
+    batch = agent.replay_buffer.sample(2, 8, np.random.default_rng(0), agent.device)
+    told = explain(agent, batch, agent.learner.draw(batch))[1]
+    assert any(line.startswith("weights world_model.encoder.mlp.1.offset of shape (16,)") for line in told)
 
 
 class Tempered(HarmonyDreamAgent):

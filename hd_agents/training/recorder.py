@@ -96,7 +96,7 @@ def explain(agent: Any, batch: Batch, draws: Draws) -> tuple[bool, list[str]]:
         if name.startswith("batch") and value.is_floating_point():
             lines.append(f"{name}: largest size {value.abs().max().item():.3g}{_where(value)}")
     for name, value in agent.policy.networks.state_dict().items():
-        if not value.isfinite().all():
+        if isinstance(value, Tensor) and not value.isfinite().all():  # a module's extra state is of any kind
             lines.append(f"weights {name} of shape {tuple(value.shape)}{_where(value)}")
     learner = agent.learner
     learner.set_learning_rates(0.0, 0.0, 0.0)

@@ -70,10 +70,15 @@ def take_over(agent: HarmonyDreamAgent, trained: HarmonyDreamAgent) -> None:
         weights[f"{HARMONIZER}log_sigma"] = torch.tensor([known.get(name, 0.0) for name in own.harmonized])
     place = agent.policy.state_dict()
     for name, weight in weights.items():
-        if name not in place or place[name].shape != weight.shape:
+        if name not in place or _shape(place[name]) != _shape(weight):
             raise ValueError(
-                f"The trained agent's {name} of shape {tuple(weight.shape)} has no place in {type(agent).__name__}: "
+                f"The trained agent's {name} of shape {_shape(weight)} has no place in {type(agent).__name__}: "
                 "begin with an agent of that class."
             )
     agent.policy.load_state_dict({**place, **weights})
     agent._n_updates = agent.learner.updates = trained._n_updates
+
+
+def _shape(weight: Any) -> tuple[int, ...] | None:
+    """None for a module's extra state, which is of any kind."""
+    return tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
