@@ -1,6 +1,7 @@
 """What users do by mistake: it is named, with the way out, and nothing is lost."""
 
 import functools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -413,7 +414,11 @@ def test_what_is_no_device_is_told(device: Any) -> None:
         tiny(device=device)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_these_tests_are_for_a_cpu_also_where_there_is_a_gpu() -> None:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert tiny(device="auto").device == torch.device("cpu")
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", torch.device("cuda")])
 def test_a_gpu_that_is_not_there_is_told(device: Any) -> None:
     with pytest.warns(UserWarning, match="PyTorch finds no CUDA device here, the CPU is used instead"):
