@@ -4,10 +4,12 @@ Without Triton what calls them is tested alone, with ``plain_kernels.py`` in the
 """
 
 import os
+import runpy
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -205,6 +207,16 @@ def test_the_check_leaves_random_numbers_alone(kernels: Any) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_what_is_launched_is_told_whether_to_multiply_and_add_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.9 warns where it is not, and announces that 3.10 will do otherwise then."""
+    for name in ("triton", "hd_agents.nn.triton_kernels"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    launch = runpy.run_path(str(Path(fused.__file__).with_name("kernels.py")))["_launch"]
+    told: list[Any] = []
+    launch({(5,): lambda *given, **options: told.append(options)}, torch.zeros(5, 2), BLOCK=3)
+    assert told == [{"BLOCK": 3, "enable_fp_fusion": True}]
+
+
 INTERPRETED = """
 import torch
 from hd_agents.nn import fused
@@ -251,7 +263,7 @@ def compile_it(kernel, *given, num_warps, **constants):
     for capability in (80, 90):
         source = ASTSource(kernel, signature=signature, constexprs=constants)
         target = GPUTarget("cuda", capability, 32)
-        binary = triton.compile(source, target=target, options={"num_warps": num_warps})
+        binary = triton.compile(source, target=target, options={"num_warps": num_warps, "enable_fp_fusion": True})
         assert ".local" not in binary.asm["ptx"], (kernel, "does not fit the registers")
     made.add(kernel.fn.__name__)
 

@@ -166,9 +166,9 @@ def draw_backward(
 
 
 def _launch(kernel: Any, x: Tensor, *arguments: Any, **constants: Any) -> None:
-    """A program for each row of ``x``, on its device."""
+    """A program for each row of ``x``, on its device. Triton 3.9 wants to be told whether to fuse products and sums."""
     with torch.cuda.device_of(x):
-        kernel[(len(x),)](x, *arguments, **constants)
+        kernel[(len(x),)](x, *arguments, enable_fp_fusion=True, **constants)
 
 
 def _given(norm: Norm, x: Tensor) -> tuple[Tensor, ...]:
