@@ -90,7 +90,6 @@ class Updates:
         capture = None if device == "cpu" else capture_on_cuda  # as learn() does
         networks = make_networks(case).to(device)
         self.learner = make_learner(case, networks, bfloat16=precision == "bfloat16", capture=capture, **options)
-        self.step: Any = self.learner.train_step
         self.replay = make_replay(self.case, max(500, 2 * n_envs * case.sequence_length), n_envs)
         self.rng = np.random.default_rng(0)
 
@@ -98,7 +97,7 @@ class Updates:
         """One update, to its end."""
         with torch.profiler.record_function("sample"):
             batch = self.replay.sample(self.case.batch_size, self.case.sequence_length, self.rng, self.device)
-        self.step(batch)
+        self.learner.train_step(batch)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -110,7 +109,7 @@ class Updates:
 
     def operations(self) -> int:
         """How many operations an update is made of."""
-        self.step = self.learner.train_step  # a graph is one
+        self.learner._run = self.learner.gradient_step  # a graph is one
         with Operations() as counter:
             self.update()
         return counter.count
@@ -118,7 +117,7 @@ class Updates:
     def shares(self, steps: int) -> dict[str, float]:
         """Share of each part in the time of the update; labels the learner, so no update after it is to be timed."""
         label_parts(self.learner)
-        self.step = self.learner.train_step  # a graph has no labels
+        self.learner._run = self.learner.gradient_step  # a graph has no labels
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
         with profile(activities=activities) as profiled:
             for _ in range(steps):

@@ -1,6 +1,7 @@
 """The programs of benchmarks/ still run: with little to do, and only when asked for."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_what_runs_as_a_graph_is_counted_and_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])
+    made = runpy.run_path(str(ROOT / "benchmarks" / "update.py"))
+    run = made["Updates"](made["CASES"]["nano"], "float32", "cpu", {})
+    run.update()  # the first makes the moments
+    plain = run.operations()
+    run.learner._run = lambda *given: {}  # a graph, of which the host sees nothing
+    assert run.operations() == plain
+    run.learner._run = lambda *given: {}
+    assert run.shares(1)["imagination"] > 0.05
 
 
 @pytest.mark.slow
