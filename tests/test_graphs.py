@@ -738,6 +738,12 @@ def test_nothing_is_compiled_again_after_the_first_updates(backbone: str) -> Non
             student.train_step(one)
 
 
+def test_what_the_mode_that_forbids_waiting_says_of_itself_is_no_error() -> None:
+    """It says so once a process, when it is on already, and would leave it on for all tests that follow."""
+    said = "Synchronization debug mode is a prototype feature and does not yet detect all synchronizing operations"
+    warnings.warn(said, UserWarning, stacklevel=1)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("backbone", ["dreamerv3", "dreamerv2"])
 def test_the_graph_gives_what_the_kernels_give(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
