@@ -131,6 +131,17 @@ def test_training_does_not_notice(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir())
 
 
+def test_a_gpu_that_is_full_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("hd_agents.films.dream_film.imagine_from", full)
+    with pytest.warns(UserWarning, match=r"DreamFilm left out at env step \d+: no memory") as said:
+        agent = tiny(env=gym.make("CartPole-v1")).learn(200, callback=DreamFilm(1_000))
+    assert agent.num_timesteps == 200
+    assert len(said) == 1
+
+
 def test_intervals_that_are_not_allowed() -> None:
     with pytest.raises(ValueError, match="every=0"):
         DreamFilm(0)

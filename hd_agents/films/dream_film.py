@@ -1,5 +1,6 @@
 """The dream while it is being learned: a film strip in TensorBoard every so many steps."""
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,12 @@ class DreamFilm(BaseCallback):
         part = agent.num_timesteps // self.every
         if part == self._drawn or agent._n_updates == 0:
             return
-        found = dream_of_replay(agent, np.random.default_rng(agent.num_timesteps))
+        try:
+            found = dream_of_replay(agent, np.random.default_rng(agent.num_timesteps))
+        except torch.OutOfMemoryError:  # no reason to end a training
+            self._drawn = part
+            warnings.warn(f"DreamFilm left out at env step {agent.num_timesteps:,}: no memory.", stacklevel=2)
+            return
         if found is None:
             return
         self._drawn = part
