@@ -158,8 +158,8 @@ class Graphed:
 
     def _record(self, inputs: tuple[Any, ...]) -> bool:
         """Make the graph; False, with a warning, where that fails. All that the attempt has left is gone then."""
-        self._inputs = _cloned(inputs)
         try:
+            self._inputs = _cloned(inputs)
             self._replay, self._results = self._capture(lambda: self._function(*self._inputs), self._stream)
         except RuntimeError as error:
             # The end of a capture complains as well, and later; what went wrong in it came before.

@@ -391,6 +391,17 @@ def test_a_graph_that_lacked_memory_is_tried_once_more(times: int) -> None:
     assert len(caught) == times - 1
 
 
+def test_memory_that_lacks_for_the_inputs_of_a_graph_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(inputs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("hd_agents.graphs._cloned", full)
+    step = Graphed(lambda x: (x + 1,), list, "it", Repeater())
+    with pytest.warns(UserWarning, match="No CUDA graph of it could be made; it goes on without: CUDA out of memory"):
+        found = [float(step(torch.full((1,), float(n)))[0]) for n in range(3 * WARMUP + 3)]
+    assert found == [n + 1.0 for n in range(3 * WARMUP + 3)]
+
+
 class FakeCuda:
     """What a capture asks of ``torch.cuda``, in order."""
 
