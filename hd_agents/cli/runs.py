@@ -153,7 +153,7 @@ class _Board:
             text = f"FAILED {job.name}: {why}"
         else:
             self._done[job] = one.plan.steps
-        self._tell(f"{text}; {self._ended} of {len(self.runs)} ended{self._time_left()}")
+        self._tell(f"{text}; {self._ended} of {len(self.runs)} ended{self._time_left(one)}")
 
     def _finish(self, one: Run) -> str:
         """Record a run that is done, and what is told of it."""
@@ -169,10 +169,10 @@ class _Board:
         self._bar.write(text)
         sys.stdout.flush()
 
-    def _time_left(self) -> str:
-        """How long the rest takes at the speed so far."""
-        now, seconds = sum(self._done.values()), time.monotonic() - self._started
-        if self._ended == len(self.runs) or now <= self._before:
+    def _time_left(self, one: Run) -> str:
+        """How long the rest takes at the speed so far; nothing where less than half a run has been made to tell it."""
+        made, seconds = sum(self._done.values()) - self._before, time.monotonic() - self._started
+        if self._ended == len(self.runs) or 2 * made < one.plan.steps:
             return ""
-        left = seconds * (self._total - now) / (now - self._before)
+        left = seconds * (self._total - self._before - made) / made
         return f", about {self._bar.format_interval(left)} left"
