@@ -15,6 +15,7 @@ from hd_agents.cli import main, tune
 from hd_agents.cli.running import locked
 from hd_agents.cli.study import open_storage
 from hd_agents.evaluation import evaluate
+from hd_agents.presets import DEFAULTS
 from hd_agents.training.recorder import NonFiniteError
 from hd_agents.zoo import search_space
 from hd_agents.zoo.training import plan
@@ -274,6 +275,13 @@ def test_the_default_space_suits_every_task() -> None:
         assert {key: getattr(agent, key) for key in values} == values
     row = zoo.hyperparameters("classic/Catch")
     assert search_space.within(row, space)["gamma"] == 0.93
+
+
+@pytest.mark.parametrize("backbone", sorted(DEFAULTS))
+def test_the_default_space_has_the_defaults(backbone: str) -> None:
+    """So that the first trial takes all of a task's own values, where it leaves them to the backbone."""
+    space = search_space.read()
+    assert search_space.within({**DEFAULTS[backbone]._asdict(), "harmony": True}, space).keys() == space.keys()
 
 
 def test_values_as_a_row_has_them() -> None:
