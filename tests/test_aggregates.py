@@ -74,3 +74,14 @@ def test_without_rliable_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "rliable", None)
     with pytest.raises(ImportError, match=r"hd_agents\[plot\]"):
         aggregates.aggregates({"one": np.zeros((2, 3))})
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    """NumPy would compare five tasks with one, and rliable fails without a word of whose scores they are."""
+    many, one = np.ones((2, 5)), np.ones((3, 1))
+    with pytest.raises(ValueError, match="first is of 5 tasks and second of 1"):
+        aggregates.improvement(many, one)
+    for function in (aggregates.aggregates, lambda scores: aggregates.profiles(scores, np.array([0.5]))):
+        with pytest.raises(ValueError, match=r"scores of plain have the shape \(5,\): expected \(runs, tasks\)"):
+            function({"full": many, "plain": many[0]})
+    assert aggregates.aggregates({"full": many.tolist()})["full"]["mean"].value == 1  # lists will do

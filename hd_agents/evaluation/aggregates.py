@@ -35,15 +35,16 @@ def aggregates(scores: Mapping[str, Scores]) -> dict[str, dict[str, Estimate]]:
     The interquartile mean leaves out the lowest and the highest quarter of all R * K runs; median and mean are over the
     means of the tasks; the optimality gap is how far the runs fall short of 1, on average, beyond which nothing counts.
 
-    :raises ImportError: without rliable, naming the extra.
+    :raises ImportError: without rliable, naming the extra. :raises ValueError: for scores of another shape.
     """
+    scores = {method: _checked(method, runs) for method, runs in scores.items()}
 
     def measure(runs: Scores) -> Scores:
         found = (metrics.aggregate_iqm, metrics.aggregate_median, metrics.aggregate_mean)
         return np.array([*(function(runs) for function in found), metrics.aggregate_optimality_gap(runs)])
 
     with _rliable() as (library, metrics):
-        values, bounds = library.get_interval_estimates(dict(scores), measure, reps=RESAMPLES)
+        values, bounds = library.get_interval_estimates(scores, measure, reps=RESAMPLES)
     found = {}
     for method in scores:
         estimates = np.stack([values[method], *bounds[method]], axis=1)
@@ -54,10 +55,11 @@ def aggregates(scores: Mapping[str, Scores]) -> dict[str, dict[str, Estimate]]:
 def profiles(scores: Mapping[str, Scores], thresholds: NDArray[np.float64]) -> dict[str, Estimate]:
     """Method -> the share of its runs that score above each of P thresholds.
 
-    :raises ImportError: without rliable, naming the extra.
+    :raises ImportError: without rliable, naming the extra. :raises ValueError: for scores of another shape.
     """
+    scores = {method: _checked(method, runs) for method, runs in scores.items()}
     with _rliable() as (library, _):
-        values, bounds = library.create_performance_profile(dict(scores), thresholds, reps=RESAMPLES)
+        values, bounds = library.create_performance_profile(scores, thresholds, reps=RESAMPLES)
     return {method: Estimate(values[method], *bounds[method]) for method in scores}
 
 
@@ -65,11 +67,25 @@ def improvement(first: Scores, second: Scores) -> Estimate:
     """How probable it is that a run of ``first`` (R, K) beats one of ``second`` (S, K) at the same task, on average
     over tasks; a tie counts half.
 
-    :raises ImportError: without rliable, naming the extra.
+    :raises ImportError: without rliable, naming the extra. :raises ValueError: for scores of another shape, or where
+        the two are not of as many tasks.
     """
+    first, second = _checked("first", first), _checked("second", second)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"first is of {first.shape[1]} tasks and second of {second.shape[1]}: pass the same tasks of both."
+        )
     with _rliable() as (library, _):
         values, bounds = library.get_interval_estimates({"": (first, second)}, _beats, reps=RESAMPLES)
     return Estimate(float(values[""]), *map(float, bounds[""][:, 0]))
+
+
+def _checked(name: str, scores: Scores) -> Scores:
+    """Scores as rliable needs them: it says nothing of other shapes, or fails in its own code."""
+    found = np.asarray(scores, dtype=np.float64)
+    if found.ndim != 2 or not found.size:
+        raise ValueError(f"The scores of {name} have the shape {found.shape}: expected (runs, tasks), a row per seed.")
+    return found
 
 
 def _beats(first: Scores, second: Scores) -> Any:
