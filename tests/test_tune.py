@@ -295,6 +295,18 @@ def test_values_as_a_row_has_them() -> None:
     assert search_space.within({**row, "horizon": None}, space) == {"learning_rate": 0.001}
 
 
+def test_the_best_trial_states_the_commit_that_made_it(
+    run: Run, scores: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the one that was there when a later trial ended, nor when the file was written."""
+    scores += [9.0, 9.0, 1.0, 1.0]
+    for commit, trials in (("before", "1"), ("after", "2")):
+        monkeypatch.setattr("hd_agents.cli.study.commit", lambda commit=commit: commit)
+        assert run("--trials", trials) == 0
+    assert "# Best of 2 trials, 0 of them stopped early: trial 0," in (run.folder / "best.yml").read_text()
+    assert ", commit before, " in (run.folder / "best.yml").read_text()
+
+
 def test_what_is_set_is_not_searched(run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     scores += [1.0] * 8
     assert run("--trials", "2", "--set=horizon=9", "--set=harmony.reward=false") == 0

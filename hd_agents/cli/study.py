@@ -19,6 +19,7 @@ from hd_agents.zoo.search_space import Space
 from hd_agents.zoo.training import Plan, without_usual_rows
 
 STUDY = "study.db"
+ORIGIN = "origin"  # of a trial: when, by which code and on which machine it was made
 
 
 @contextmanager
@@ -67,6 +68,12 @@ def open_study(storage: Any, folder: Path, plan: Plan, space: Space, options: ar
     return study
 
 
+def origin(device: str) -> str:
+    """Date, commit and machine of the trials of this sitting, asked for before the first: code changes meanwhile."""
+    today = datetime.now(timezone.utc).date().isoformat()
+    return f"{today}, commit {commit()}, {machine(get_device(device))}"
+
+
 def finished(study: Any) -> int:
     """Trials that came to their end or were stopped early; those that were interrupted or failed do not count."""
     return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
@@ -89,7 +96,7 @@ def _row(study: Any, plan: Plan, options: argparse.Namespace) -> str:
         f"Best of {finished(study)} trials, {pruned} of them stopped early: trial {best.number}, seed "
         f"{options.seed + best.number}, mean return {best.value:.2f} over {options.episodes} episodes at the end.",
         "Each trial is one run, and the luckiest was chosen: expect less, and train with other seeds to know.",
-        f"{datetime.now(timezone.utc).date().isoformat()}, commit {commit()}, {machine(get_device(options.device))}",
+        *([best.user_attrs[ORIGIN]] if ORIGIN in best.user_attrs else []),  # studies of before have none
     ]
     row = yaml.safe_dump({plan.task: best.user_attrs["row"]}, sort_keys=False)
     return "".join(f"# {line}\n" for line in lines) + row

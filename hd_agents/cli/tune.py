@@ -15,7 +15,7 @@ from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS
 from hd_agents.cli.errors import FAILED, UsageError, checked, require
 from hd_agents.cli.running import locked
-from hd_agents.cli.study import STUDY, finished, open_storage, open_study, write_best
+from hd_agents.cli.study import ORIGIN, STUDY, finished, open_storage, open_study, origin, write_best
 from hd_agents.cli.tasks import allow_tensor_cores, class_in, plan_of, try_agent
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate
@@ -90,10 +90,15 @@ def _usual(plan: Plan, space: Space, device: str) -> dict[str, Any]:
 
 def _search(study: Any, plan: Plan, space: Space, folder: Path, options: argparse.Namespace) -> int:
     """Play the trials that are left, and print the best."""
-    status = 0
+    status, here = 0, origin(options.device)
+
+    def play(trial: Any) -> float:
+        trial.set_user_attr(ORIGIN, here)
+        return _play(trial, plan, space, options)
+
     try:
         study.optimize(
-            lambda trial: _play(trial, plan, space, options),
+            play,
             n_trials=max(0, options.trials - finished(study)),
             catch=(TrialFailed,),
             callbacks=[lambda study, trial: _tell(study, trial, plan, folder / BEST, options)],
