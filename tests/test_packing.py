@@ -318,7 +318,10 @@ def test_the_card_states_the_task_that_was_packed(saved: Path, tmp_path: Path, m
     ("run", "told"),
     [
         (5, "run=5 is no object of names and values: command, commit, machine, seed, wall_seconds"),
-        ({"seed": 1}, "The card has to state"),
+        (
+            {"seed": 1},
+            "The card has to state command, commit, machine, wall_seconds, as the run.json of a training run",
+        ),
         ({"seed": "1"}, "The run's seed is '1': expected a number"),
         ({"wall_seconds": None}, "The run's wall_seconds is None: expected a number"),
         ({"command": 3}, "The run's command is 3: expected text"),
@@ -333,6 +336,18 @@ def test_facts_of_another_kind_are_refused_before_anything_is_played(
     given = run if not isinstance(run, dict) or len(run) != 1 or run == {"seed": 1} else {**usual, **run}
     with pytest.raises(ValueError, match=re.escape(told)):
         zoo.pack(saved, "classic/CartPole", given, target=tmp_path / "made")
+
+
+def test_what_to_type_where_there_is_no_card_to_write(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / "alone.zip"
+    shutil.copy(saved, alone)
+    assert main(["zoo", "pack", str(alone), "classic/CartPole", "--folder", str(tmp_path / "made")]) == 2
+    assert "(--run JSON)" in capsys.readouterr().err
+    for command in (["zoo", "verify", str(alone)], ["push", str(alone), "me/model"]):
+        assert main(command) == 2
+        assert "(hd-agents zoo pack) makes a package of it" in capsys.readouterr().err
 
 
 def test_a_run_of_no_repository_can_be_packed(saved: Path, tmp_path: Path) -> None:

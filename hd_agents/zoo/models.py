@@ -130,7 +130,10 @@ def locate(name: str | Path, version: str | None = None, media: bool = False) ->
     """
     local = is_package(name)
     if (file := model_file(name)) is not None:
-        raise ValueError(f"{name} is no package but an agent's file: HarmonyDreamAgent.load({str(file)!r}).")
+        raise ValueError(
+            f"{name} is no package but an agent's file: HarmonyDreamAgent.load({str(file)!r}) reads it, zoo.pack "
+            "(hd-agents zoo pack) makes a package of it."
+        )
     if not local and (source := hub.repository(str(name))) is not None:
         return hub.download(source, version, media)
     found = Path(name) if local else _shipped(str(name))

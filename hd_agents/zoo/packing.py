@@ -113,7 +113,10 @@ def _facts(file: Path, run: Mapping[str, Any] | None, task: str) -> dict[str, An
     if not isinstance(facts, Mapping):
         raise ValueError(f"run={str(run)[:80]} is no object of names and values: {', '.join(FACTS)}.")
     if missing := [key for key in FACTS if key not in facts]:
-        raise ValueError(f"The card has to state {missing}: pass run={{...}}, or keep the {RUN} of the training run.")
+        raise ValueError(
+            f"The card has to state {', '.join(missing)}, as the {RUN} of a training run does: keep it beside the "
+            "agent's file, or pass run={...} (--run JSON)."
+        )
     for key, kind in FACTS.items():
         if isinstance(facts[key], bool) or not isinstance(facts[key], kind):
             told = "a number" if kind is NUMBER else "text"
