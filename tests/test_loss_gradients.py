@@ -13,7 +13,8 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from hd_agents.callbacks import DreamFilm, LossGradients
 from hd_agents.films.dream_film import KEY as FILM
 from hd_agents.randomness import seeded
-from hd_agents.training.loss_gradients import gradient_lengths, shares
+from hd_agents.replay import SequenceReplay
+from hd_agents.training.loss_gradients import SEQUENCES, gradient_lengths, shares
 from tests.agents import TINY, Clock, Scripted, tiny
 
 KEY = "train/gradient_share/"
@@ -134,11 +135,19 @@ def test_a_callback_serves_the_next_run_too(kind: Any) -> None:
     assert counts[0] == counts[1] > 0
 
 
-def test_a_gpu_that_is_full_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+@pytest.mark.parametrize("place", ["gradients", "batch"])
+def test_a_gpu_that_is_full_ends_no_training(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = SequenceReplay.sample
+
+    def full(*given: Any) -> Any:
+        if isinstance(given[0], SequenceReplay) and given[1] != SEQUENCES:  # one for a gradient step
+            return sample(*given)
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("hd_agents.training.loss_gradients.gradient_lengths", full)
+    if place == "batch":
+        monkeypatch.setattr(SequenceReplay, "sample", full)
+    else:
+        monkeypatch.setattr("hd_agents.training.loss_gradients.gradient_lengths", full)
     with pytest.warns(UserWarning, match=r"LossGradients left out at env step \d+: no memory"):
         agent = tiny().learn(60, callback=LossGradients(1_000))
     assert agent.num_timesteps == 60

@@ -52,8 +52,8 @@ class LossGradients(BaseCallback):
         self._measured = part
         agent.policy.set_training_mode(False)  # parts that were put in since it learned are in training mode
         rng = np.random.default_rng(agent.num_timesteps)
-        batch = agent.replay_buffer.sample(SEQUENCES, agent.sequence_length, rng, agent.device)
         try:
+            batch = agent.replay_buffer.sample(SEQUENCES, agent.sequence_length, rng, agent.device)
             with seeded(agent.num_timesteps, agent.device):
                 lengths = gradient_lengths(agent.learner, normalize_batch(batch, agent._vec_normalize_env))
         except torch.OutOfMemoryError:  # no reason to end a training
