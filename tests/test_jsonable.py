@@ -151,6 +151,7 @@ HUGE = {"dtype": "|u1", "shape": [1 << 20, 1 << 20], "fill": 0}
         (ARRAY | {"dtype": "V8"}, "type 'V8'"),
         (ARRAY | {"dtype": 3}, "type 3"),
         (ARRAY | {"dtype": "u1", "values": [1, 300]}, "damaged: OverflowError"),
+        ({"__type__": "ndarray", "dtype": "i1", "shape": [2], "fill": -129}, "damaged: OverflowError"),
         ({"__type__": "ndarray"} | HUGE, "more than 16,777,216 numbers"),
         ([{"__type__": "ndarray"} | HUGE | {"shape": [1 << 23]}] * 5, "more than 16,777,216 numbers"),
         ({"__type__": "space", "space": {"kind": "Box", "low": HUGE, "high": HUGE}}, "more than"),

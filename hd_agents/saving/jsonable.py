@@ -148,9 +148,11 @@ class _Reader:
     def array(self, document: dict[str, Any]) -> NDArray:
         dtype, shape = _dtype(document["dtype"], "biuf"), self._shape(document["shape"])
         kind = {"b": bool, "f": float}.get(dtype.kind, int)
-        if "fill" in document:
-            return np.full(shape, kind(document["fill"]), dtype)
-        return np.array([kind(value) for value in document["values"]], dtype).reshape(shape)
+        given = [kind(value) for value in ([document["fill"]] if "fill" in document else document["values"])]
+        if kind is int and any(not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max for value in given):
+            raise OverflowError  # NumPy before 2 would take the remainder
+        values = np.array(given, dtype)
+        return np.full(shape, values[0]) if "fill" in document else values.reshape(shape)
 
     def _shape(self, declared: list[int]) -> tuple[int, ...]:
         if not all(type(size) is int and size >= 0 for size in declared):
