@@ -14,7 +14,14 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+)
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.callbacks import RunCheckpoint
@@ -163,6 +170,43 @@ def test_episodes_are_not_joined_in_any_vector_environment(kind: str) -> None:
     agent.learn(40, callback=evaluate_at(20))
     agent.learn(20, reset_num_timesteps=False)
     env.close()
+    assert numbers(agent) == [[list(range(11)), list(range(21))]] * 2
+
+
+class Pool:
+    """Environments that step at once, as EnvPool's: no vector environment of Stable-Baselines3."""
+
+    num_envs, observation_space, action_space = 2, Clock.observation_space, Clock.action_space
+
+    def __init__(self) -> None:
+        self.clocks = [Clock(30), Clock(30)]
+
+    def reset(self) -> np.ndarray:
+        return np.stack([clock.reset()[0] for clock in self.clocks])
+
+    def step(self, actions: np.ndarray) -> list[np.ndarray]:
+        steps = [clock.step(action)[:3] for clock, action in zip(self.clocks, actions, strict=True)]
+        return [np.stack(values) for values in zip(*steps, strict=True)]
+
+
+class PoolEnv(VecEnvWrapper):
+    """Adapts it, as EnvPool's example for Stable-Baselines3 does."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = actions
+
+    def step_wait(self) -> Any:
+        return (*self.venv.step(self.actions), [{}, {}])
+
+
+@pytest.mark.filterwarnings("ignore:The `render_mode` attribute is not defined")
+def test_a_simulator_that_only_a_wrapper_makes_a_vector_environment() -> None:
+    agent = tiny(env=VecMonitor(PoolEnv(Pool())), learning_starts=1_000)  # type: ignore[arg-type]
+    agent.learn(40, callback=evaluate_at(20))
+    agent.learn(20, reset_num_timesteps=False)
     assert numbers(agent) == [[list(range(11)), list(range(21))]] * 2
 
 

@@ -16,7 +16,10 @@ def moves(env: VecEnv) -> int:
     if MOVES not in vars(env):
         counter = _Counter()
         setattr(env, MOVES, counter)
-        for name in ("reset", "step_async", "step_wait"):  # a Ctrl-C may come between the latter two
+        # A Ctrl-C may come between the two halves of a step. A simulator that only a wrapper makes a vector environment
+        # may not have them.
+        steps = ("step_async", "step_wait") if hasattr(env, "step_async") else ("step",)
+        for name in ("reset", *steps):
             setattr(env, name, _Counted(counter, getattr(env, name)))
     return int(getattr(env, MOVES).count)
 
