@@ -71,12 +71,13 @@ def encode(
 
 
 def step_all(env: VecEnv, actions: NDArray[Any], steps: int) -> VecEnvStepReturn:
-    """``env.step``, with a ValueError for a reward that is no number, of which a ``Monitor`` does not say what it is.
+    """``env.step``, with a ValueError for infos that are not one for each environment, and for a reward that is no
+    number, of which a ``Monitor`` does not say what it is.
 
     :param steps: env steps done before it.
     """
     try:
-        return env.step(actions)
+        step = env.step(actions)
     except TypeError as error:
         variables = {frame.f_code: frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)}
         reward = variables.get(Monitor.step.__code__, {}).get("reward", 0.0)
@@ -90,6 +91,13 @@ def step_all(env: VecEnv, actions: NDArray[Any], steps: int) -> VecEnvStepReturn
                 "(of an array that holds one: `reward.item()`)."
             ) from error
         raise
+    infos: Any = step[3]
+    if infos is None or isinstance(infos, Mapping) or len(infos) != env.num_envs:
+        raise ValueError(
+            f"The environments returned the infos {infos!r:.100} after {steps:,} env steps: expected a list of "
+            f"{env.num_envs} dicts, one for each."
+        )
+    return step
 
 
 def check_rewards(rewards: NDArray[Any], steps: int) -> None:

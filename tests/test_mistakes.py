@@ -442,6 +442,15 @@ def test_ends_of_episodes_that_are_numbers(kind: Any, tmp_path: Path) -> None:
         agent.learn(40)
 
 
+@pytest.mark.parametrize("infos", [None, [], [{}] * 3, {"lives": [1, 1], "time": [0, 0]}])
+def test_infos_that_are_not_one_for_each_environment(infos: Any) -> None:
+    env = DummyVecEnv([lambda: Clock(5)] * 2)
+    wait = env.step_wait
+    env.step_wait = lambda: (*wait()[:3], infos)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"the infos .* after 0 env steps: expected a list of 2 dicts"):
+        tiny(env=env).learn(40)
+
+
 def test_success_may_be_an_array(tmp_path: Path) -> None:
     class Succeeds(Clock):
         def step(self, action: Any) -> Any:
