@@ -422,6 +422,20 @@ def test_replay_is_not_exchanged_within_learn(tmp_path: Path) -> None:
         agent.learn(10, callback=load)
 
 
+def test_replay_that_is_dropped_where_it_is_needed() -> None:
+    agent = tiny(env=Clock(5)).learn(10)
+
+    def drop(found: dict[str, Any], _: Any) -> None:
+        agent.replay_buffer = None
+
+    with pytest.raises(ValueError, match="and needs it until it ends"):
+        agent.learn(10, callback=drop)
+    with pytest.raises(ValueError, match=r"replay_buffer is None: learn\(\) makes a new one"):
+        agent.train(1)
+    agent.learn(40)
+    agent.train(1)
+
+
 def test_training_by_rates_that_have_fallen_to_0_is_told() -> None:
     names = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
     agent = tiny(env=Clock(5), **dict.fromkeys(names, "lin_0.001")).learn(60)

@@ -118,8 +118,7 @@ class LearningLoop(ReplayLearning):
 
     def _holds_few(self, more: int = 0) -> bool:
         """Whether the replay holds too little to learn from, also after so many ``more`` env steps."""
-        replay = self.replay_buffer
-        assert replay is not None
+        replay = self._stored()
         return len(replay) + more < min(self.learning_starts, replay.capacity)  # as after load() without it
 
     def _too_early(self, more: int = 0) -> bool:
@@ -154,9 +153,8 @@ class LearningLoop(ReplayLearning):
     def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
         """One step of every environment into replay; False when the callback asks to stop."""
         self._begin_anew_where_moved()  # callbacks may have moved them, this one and those before it
-        env, normalizer, replay_buffer = self.env, self._vec_normalize_env, self.replay_buffer
+        env, normalizer, replay_buffer = self.env, self._vec_normalize_env, self._stored()
         assert env is not None
-        assert replay_buffer is not None
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
         steps, starts, seen = self.num_timesteps, self._last_episode_starts, self._last_obs
@@ -229,8 +227,7 @@ class LearningLoop(ReplayLearning):
 
     def _earn_updates(self) -> int:
         """Add what the last env steps have earned; the gradient steps that are due."""
-        replay = self.replay_buffer
-        assert replay is not None
+        replay = self._stored()
         pace = [getattr(self, name) for name in live_settings.PACE]
         if len(self._pace) != len(pace) or not all(map(is_, pace, self._pace)):  # a callback has set something
             live_settings.check(self)

@@ -67,6 +67,14 @@ class ReplayLearning(BaseAlgorithm):
         live_settings.note(self, live_settings.REPLAY_MADE_WITH)
         return make_replay(self.policy, self.buffer_size, n_envs, self.sequence_length, self.replay_folder)
 
+    def _stored(self) -> SequenceReplay:
+        """The replay; ValueError where somebody has dropped it."""
+        if self.replay_buffer is None:
+            raise ValueError(
+                "replay_buffer is None: learn() makes a new one when it begins, and needs it until it ends."
+            )
+        return self.replay_buffer
+
     def train(self, gradient_steps: int) -> None:
         """Make ``gradient_steps`` updates on batches from replay, which has to hold a sequence. ``learn`` calls it.
 
@@ -74,7 +82,7 @@ class ReplayLearning(BaseAlgorithm):
         :raises hd_agents.training.recorder.NonFiniteError: when updates in a row were not finite
             (docs/robustness.md).
         """
-        assert self.replay_buffer is not None
+        replay = self._stored()
         gradient_steps = checks.whole("gradient_steps", gradient_steps, 0)
         if not gradient_steps:
             return
@@ -90,7 +98,7 @@ class ReplayLearning(BaseAlgorithm):
         self.policy.set_training_mode(True)
         try:
             with torch.enable_grad():  # which a program may have turned off, or a Ctrl-C at the end of a no_grad()
-                self._make_updates(self.replay_buffer, gradient_steps)
+                self._make_updates(replay, gradient_steps)
         finally:
             self.policy.set_training_mode(False)  # for whoever acts
 
