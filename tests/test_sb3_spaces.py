@@ -180,6 +180,25 @@ def test_an_image_of_floats_in_a_dict_becomes_one_by_the_advice() -> None:
     check_learns(agent)
 
 
+def test_an_image_of_floats_to_255_keeps_its_numbers_by_the_advice() -> None:
+    env = Scripted(spaces.Box(0.0, 255.0, (16, 17, 3)), spaces.Discrete(2))
+    with pytest.raises(ValueError, match="CnnPolicy does not take") as refused:
+        tiny("CnnPolicy", env)
+    advice = re.search(r"0 to 255: (.*), with an axis of", str(refused.value))
+    assert advice is not None
+    changed = eval(advice[1], {"gymnasium": gymnasium, "np": np, "env": env})
+    env.reset(seed=1)
+    seen = env.observation_space.sample()
+    assert np.abs(changed.observation(seen) - seen).max() <= 0.5
+    check_learns(tiny("CnnPolicy", changed))
+
+
+def test_frames_in_a_row_are_not_told_to_become_what_they_are() -> None:
+    with pytest.raises(ValueError, match=r"CnnPolicy does not take.*leave out what stacks them") as refused:
+        tiny("CnnPolicy", Scripted(spaces.Box(0, 255, (4, 16, 17, 3), np.uint8), spaces.Discrete(2)))
+    assert "TransformObservation" not in str(refused.value)
+
+
 def test_unbounded_actions_are_refused_with_the_fix() -> None:
     actions = spaces.Box(-np.inf, np.inf, (2,))
     with pytest.raises(ValueError, match=r"unbounded.*TransformAction"):

@@ -70,16 +70,19 @@ def looks_like_images(space: spaces.Space[Any]) -> bool:
 def to_pixels(space: spaces.Space[Any], key: str) -> str:
     """How to make pixels of what looks like images: of a space, or of the ``key`` of a Dict."""
     part = space[key] if isinstance(space, spaces.Dict) else space
+    to_255 = isinstance(part, spaces.Box) and bool(np.all(part.low == 0) and np.all(part.high == 255))
+    if to_255 and part.dtype == np.uint8:
+        return "If these are frames of images, leave out what stacks them: the agent has memory."
+    factor, which = ("", "") if to_255 else ("255 * ", " for floats from 0 to 1")
     pixels = f"gymnasium.spaces.Box(0, 255, {part.shape}, 'uint8')"
-    change = "lambda image: np.rint(255 * image).astype('uint8')"
+    change = f"lambda image: np.rint({factor}image).astype('uint8')"
     if part is not space:
-        change = f"lambda seen: {{**seen, {key!r}: np.rint(255 * seen[{key!r}]).astype('uint8')}}"
+        change = f"lambda seen: {{**seen, {key!r}: np.rint({factor}seen[{key!r}]).astype('uint8')}}"
         pixels = f"gymnasium.spaces.Dict({{**env.observation_space, {key!r}: {pixels}}})"
     return (
         f"If it is an image, make it one of uint8, 0 to 255: gymnasium.wrappers.TransformObservation(env, {change}, "
-        f"{pixels}) for floats from 0 to 1, with an axis of 1 to 4 channels and no axis of frames, as the agent has "
-        "memory. VecNormalize makes floats of it: pass it norm_obs=False, or as norm_obs_keys the keys of vectors "
-        "alone."
+        f"{pixels}){which}, with an axis of 1 to 4 channels and no axis of frames, as the agent has memory. "
+        "VecNormalize makes floats of it: pass it norm_obs=False, or as norm_obs_keys the keys of vectors alone."
     )
 
 
