@@ -40,6 +40,14 @@ def test_scores_come_when_due_and_are_those_of_evaluate(tmp_path: Path) -> None:
     assert logs == [line["mean_return"] for line in found]
 
 
+def test_an_environment_in_the_place_of_its_id_is_told_before_learning(tmp_path: Path) -> None:
+    """As an EvalCallback takes it: at the first evaluation, hours of learning would be lost to the error."""
+    with pytest.raises(ValueError, match="pass a Gymnasium id, or a function that makes the environment"):
+        ScoreCurve(Clock(7), tmp_path / "s.jsonl", 10_000)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="goes with a Gymnasium id"):
+        ScoreCurve(lambda: Clock(7), tmp_path / "s.jsonl", 10_000, env_kwargs={"cut": True})
+
+
 @pytest.mark.parametrize("normalised", [False, True])
 def test_training_goes_on_as_if_there_had_been_none(normalised: bool, tmp_path: Path) -> None:
     vectors = []

@@ -113,11 +113,8 @@ def evaluate(
     :raises EpisodeError: where the environment raises an exception in an episode, naming it, the episode's seed, and
         how many episodes were played.
     """
-    if not isinstance(task, str) and not callable(task):
-        raise ValueError(f"task={task!r}: pass a Gymnasium id, or a function that makes the environment, lambda: env.")
+    check_task(task, env_kwargs)
     env_kwargs = dict(env_kwargs or {})
-    if env_kwargs and not isinstance(task, str):
-        raise ValueError(f"{env_kwargs=} goes with a Gymnasium id: let your function pass it to the environment.")
     name = task if isinstance(task, str) else getattr(task, "__name__", type(task).__name__)
     how, usual = acting(name, rule), protocol(name)[1]
     episodes = checks.whole("episodes", episodes, 1, usual)
@@ -136,6 +133,14 @@ def evaluate(
     returns, lengths, successes = zip(*(played[seed] for seed in seeds), strict=True)
     told = None if None in successes else [bool(success) for success in successes]
     return Evaluation(name, rule, how, n_envs, seeds, list(returns), list(lengths), told, env_kwargs)
+
+
+def check_task(task: Any, env_kwargs: Mapping[str, Any] | None) -> None:
+    """ValueError for what is no task as :func:`evaluate` takes it."""
+    if not isinstance(task, str) and not callable(task):
+        raise ValueError(f"task={task!r}: pass a Gymnasium id, or a function that makes the environment, lambda: env.")
+    if env_kwargs and not isinstance(task, str):
+        raise ValueError(f"{env_kwargs=} goes with a Gymnasium id: let your function pass it to the environment.")
 
 
 def _play(

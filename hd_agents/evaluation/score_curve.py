@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import checks
 from hd_agents.evaluation.episodes import EnvMaker
-from hd_agents.evaluation.rules import RULES, evaluate
+from hd_agents.evaluation.rules import RULES, check_task, evaluate
 from hd_agents.files import write_text
 from hd_agents.progress import bar_is_seen, tqdm
 from hd_agents.saving.jsonable import DamagedError
@@ -36,8 +36,8 @@ class ScoreCurve(BaseCallback):
     :param every: env steps between two evaluations; the last one comes at the end of ``learn``, if it is due then.
     :param episodes: and the arguments after it: as for ``evaluate``.
     :param verbose: 1 prints each score, and a bar of the episodes while they are played.
-    :raises ValueError: for numbers and rules that are not allowed; when learning starts, for a file of another run; at
-        the first evaluation, for what ``evaluate`` refuses.
+    :raises ValueError: for numbers, rules and tasks that are not allowed; when learning starts, for a file of another
+        run; at the first evaluation, for what else ``evaluate`` refuses, such as an id that is not known.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class ScoreCurve(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
+        check_task(task, env_kwargs)
         self.task, self.path = task, Path(path)
         self.every = checks.whole("every", every, 1)
         self.evaluation: dict[str, Any] = {
