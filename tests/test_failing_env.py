@@ -91,8 +91,19 @@ def test_evaluate_and_enjoy_name_error_and_seed(tmp_path: Path, capsys: pytest.C
     failed = "hd-agents: The environment failed in the episode of seed 2: RuntimeError('motor driver timeout')"
     assert capsys.readouterr().err.splitlines()[-1] == failed
     assert main([*watched, "--episodes", "2"]) == 0
-    with pytest.raises(EpisodeError, match="an episode that does not count"):
-        evaluate(agent, lambda: Flaky((None,)), 3, n_envs=2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_episodes_that_do_not_count_are_not_begun(n_envs: int) -> None:
+    class Stuck(Flaky):
+        def reset(
+            self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        ) -> tuple[Any, dict[str, Any]]:
+            if seed is None:
+                raise RuntimeError("not homed")
+            return super().reset(seed=seed, options=options)
+
+    assert evaluate(tiny(env=Flaky()), Stuck, 3, n_envs=n_envs).returns == [7.0, 7.0, 7.0]
 
 
 @pytest.mark.parametrize(

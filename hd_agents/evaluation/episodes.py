@@ -23,7 +23,7 @@ class EpisodeError(RuntimeError):
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Begins its episodes with the given seeds, one after the other; those that follow are not seeded.
+    """Begins its episodes with the given seeds, one after the other, and then leaves the environment alone.
 
     It warns of an episode that does not end.
 
@@ -35,9 +35,12 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._seeds = iter(seeds)
         self._seed: int | None = None  # of the episode that runs
         self._steps = 0  # of it
+        self._last: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._seed, self._steps = next(self._seeds, seed), 0
+        if self._seed is None:  # a reset may fail, or move a robot
+            return self._last, {}
         try:
             observation, info = self.env.reset(seed=self._seed, options=options)
         except Exception as error:  # whatever an environment of anybody's does
@@ -46,6 +49,8 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self._seed is None:  # others still play
+            return self._last, 0.0, False, False, {}
         self._steps += 1
         if self._steps == LONG:
             name = self.spec.id if self.spec else str(self.unwrapped)
@@ -71,10 +76,10 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def _check(self, observation: Any) -> None:
         if reason := misfit(observation, self.observation_space):
             raise self._failed(f"a wrong observation: {reason}")
+        self._last = observation
 
     def _failed(self, what: str) -> EpisodeError:
-        which = "an episode that does not count" if self._seed is None else f"the episode of seed {self._seed}"
-        return EpisodeError(f"The environment failed in {which}: {what}")
+        return EpisodeError(f"The environment failed in the episode of seed {self._seed}: {what}")
 
 
 def share_seeds(seeds: Sequence[int], n_envs: int) -> list[Sequence[int]]:
