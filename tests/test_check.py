@@ -242,6 +242,25 @@ def test_failures_of_an_environment_that_is_made_anew(
     assert "The whole run" in told.out
 
 
+def test_an_environment_that_often_fails_to_reset_is_played_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reset, resets = Drift.reset, itertools.count()
+
+    def fails(env: Drift, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if next(resets) % 4 == 1:
+            raise RuntimeError("not homed")
+        return reset(env, seed=seed, options=options)
+
+    monkeypatch.setattr(Drift, "reset", fails)
+    assert main(["check", "Drift-v0", "--steps", "200", *TINY]) == check.FAILED  # Gymnasium's checks reset more often
+    said = capsys.readouterr().out
+    assert "NOT SOUND: RuntimeError: not homed" in said
+    assert "cannot be played" not in said
+    assert "`train` makes it anew up to 10 times, too few" in said
+    assert "The whole run" in said
+
+
 @pytest.mark.parametrize("fault", ["refuses", "breaks"])
 def test_any_failure_is_the_environments(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", f"Drift{fault.title()}-v0", *TINY]) == check.FAILED

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
 from hd_agents.cli.errors import FAILED, UsageError
-from hd_agents.cli.soundness import check_repeatedly, is_raised, one_line
+from hd_agents.cli.soundness import check_repeatedly, is_raised, one_line, plays
 from hd_agents.cli.tasks import allow_tensor_cores, checked_env, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
@@ -83,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     allow_tensor_cores(options.device)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     # As in `train` they are made anew where they fail, if that is not always: here as often as it takes.
-    envs = plan.make_envs(SEED, max_restarts=None if is_raised(fault) else RESTARTS)
+    always = is_raised(fault) and not plays(plan.make_env)
+    envs = plan.make_envs(SEED, max_restarts=None if always else RESTARTS)
     try:
         agent = plan.make_agent(envs, SEED, options.device, verbose=1)
     except BaseException as error:
