@@ -62,6 +62,33 @@ def test_replay_of_other_spaces_is_refused(tmp_path: Path) -> None:
         tiny(env=DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2)).load_replay_buffer(tmp_path / "replay")
 
 
+@pytest.mark.parametrize(
+    ("space", "other"),
+    [
+        (spaces.Box(-1.0, 1.0, (2,)), spaces.Box(-2.0, 2.0, (2,))),
+        (spaces.Box(-1.0, 1.0, (5,)), spaces.Discrete(5)),
+        (spaces.Discrete(5), spaces.Discrete(5, start=-2)),
+        (spaces.Discrete(5), spaces.MultiDiscrete([2, 3])),
+    ],
+)
+def test_replay_of_actions_that_mean_others_is_refused(
+    space: spaces.Space, other: spaces.Space, tmp_path: Path
+) -> None:
+    """Rows hold them as the networks see them, in which a robot of twice the speed has the same numbers."""
+    seen = spaces.Box(-1.0, 1.0, (3,))
+    agent = tiny(env=Scripted(seen, space)).learn(10)
+    agent.save_replay_buffer(tmp_path / "replay")
+    tiny(env=Scripted(seen, space)).load_replay_buffer(tmp_path / "replay")
+    another = tiny(env=Scripted(seen, other)).learn(5)
+    with pytest.raises(ValueError, match="does not belong to this agent's environment: its actions are of"):
+        another.load_replay_buffer(tmp_path / "replay")
+    assert len(another.replay_buffer) == 6  # its own rows
+
+    agent.replay_buffer.actions = None  # as files were written before they told
+    agent.save_replay_buffer(tmp_path / "before")
+    another.load_replay_buffer(tmp_path / "before")
+
+
 def test_loading_replay_in_mid_episode_starts_a_new_one(tmp_path: Path) -> None:
     agent = tiny(env=Clock(9)).learn(4)
     agent.save_replay_buffer(tmp_path / "replay")

@@ -33,6 +33,7 @@ class SequenceReplay:
     :param vectors: Observation key to length, stored as float32.
     :param action_size: Length A of an action, stored as float32.
     :param folder: Where to keep the rows on disk, see :func:`~hd_agents.replay.memory.allocate`; None for in memory.
+    :param actions: What an action's numbers stand for, as plain JSON; files of other actions are refused. None for any.
     :raises ValueError: if a size is not positive, a key is both image and vector, or ``capacity < n_envs``.
     """
 
@@ -44,12 +45,13 @@ class SequenceReplay:
         vectors: Mapping[str, int],
         action_size: int,
         folder: str | Path | None = None,
+        actions: Any = None,
     ) -> None:
         if n_envs < 1 or (capacity is not None and capacity < n_envs):
             raise ValueError(f"capacity={capacity} with n_envs={n_envs}: expected at least one row per environment.")
         if both := images.keys() & vectors.keys():
             raise ValueError(f"Observation keys {sorted(both)} are given both as images and as vectors.")
-        self.n_envs = n_envs
+        self.n_envs, self.actions = n_envs, actions
         self.folder = None if folder is None else Path(folder)
         self._layout: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
             **{OBSERVATION + key: (np.dtype(np.uint8), tuple(shape)) for key, shape in images.items()},
@@ -207,7 +209,7 @@ class SequenceReplay:
         new = [min(n - old, count) for n, old, count in zip(self.added, since, self._counts, strict=True)]
         heads = list(self._heads)  # the same for every column, where another thread adds rows meanwhile
         with atomic_write(Path(target)) if isinstance(target, (str, Path)) else nullcontext(target) as file:
-            write_header(file, self._layout, new)
+            write_header(file, self._layout, new, self.actions)
             write_rows(file, self._columns, heads, new)
 
     def load(self, source: str | Path | BinaryIO) -> None:
@@ -258,7 +260,7 @@ class SequenceReplay:
         return env[:, None] * self.rows_per_env + rows
 
     def _read(self, file: BinaryIO, name: str, keep: bool) -> None:
-        rows = read_header(file, name, self._layout, self.n_envs, self.rows_per_env)
+        rows = read_header(file, name, self._layout, self.n_envs, self.rows_per_env, self.actions)
         if sum(rows) and not self._columns:
             self._columns = allocate(self._layout, self.n_envs, self.rows_per_env, self.folder)
         before = self._heads, self._counts, self.added

@@ -2,14 +2,15 @@
 
 Layout: ``MAGIC``, two little-endian uint32 (version, header's length), the header as JSON, then each column's rows,
 column by column and environment by environment, oldest first. The header gives ``columns`` (name to dtype and row
-shape, in the order of the bytes) and ``rows`` (stored rows of each environment).
+shape, in the order of the bytes), ``rows`` (stored rows of each environment) and, unless it is older, ``actions`` (what
+the numbers of the column of this name stand for).
 """
 
 import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,9 @@ Layout = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # column name to (dtype
 Columns = Mapping[str, NDArray]  # column name to (n_envs, rows_per_env, *shape)
 
 
-def write_header(file: BinaryIO, layout: Layout, rows: list[int]) -> None:
+def write_header(file: BinaryIO, layout: Layout, rows: list[int], actions: Any = None) -> None:
     """Write everything that precedes the rows."""
-    header = json.dumps({"columns": _describe(layout), "rows": rows}).encode()
+    header = json.dumps({"columns": _describe(layout), "rows": rows, "actions": actions}).encode()
     file.write(MAGIC + struct.pack("<II", VERSION, len(header)) + header)
 
 
@@ -36,11 +37,13 @@ def write_rows(file: BinaryIO, columns: Columns, heads: Sequence[int], rows: Seq
                 file.write(part.reshape(-1).view(np.uint8).data)
 
 
-def read_header(file: BinaryIO, name: str, layout: Layout, n_envs: int, rows_per_env: int) -> list[int]:
+def read_header(
+    file: BinaryIO, name: str, layout: Layout, n_envs: int, rows_per_env: int, actions: Any = None
+) -> list[int]:
     """Read what precedes the rows and return how many rows each environment has.
 
-    Checked here: the kind and version of the file, that its columns and environments are the expected ones, that its
-    rows fit, and that the file is exactly as long as it declares.
+    Checked here: the kind and version of the file, that its columns, actions and environments are the expected ones,
+    that its rows fit, and that the file is exactly as long as it declares.
 
     :raises ValueError: naming ``name`` and what is wrong with it.
     """
@@ -54,6 +57,12 @@ def read_header(file: BinaryIO, name: str, layout: Layout, n_envs: int, rows_per
             )
     if list(columns) != list(expected):
         raise ValueError(f"{name} is damaged: its columns are in the order {list(columns)}, not {list(expected)}.")
+    told = header.get("actions")
+    if not (actions is None or told is None or told == actions):
+        raise ValueError(
+            f"{name} does not belong to this agent's environment: its actions are of {told!s:.300}, expected "
+            f"{actions!s:.300}. The same numbers would mean other actions: take an agent of that action space."
+        )
     rows = header["rows"]
     if len(rows) != n_envs:
         raise ValueError(f"{name} holds {len(rows)} environments, expected {n_envs}: use that number of environments.")
@@ -130,4 +139,11 @@ def _parse_header(file: BinaryIO, name: str) -> dict:
     sound = isinstance(rows, list) and bool(rows) and all(type(count) is int and count >= 0 for count in rows)
     if not sound or not isinstance(header.get("columns"), dict):
         raise ValueError(f"{name} is damaged: its header lacks columns or rows.")
+    told = header.get("actions")
+    if told is not None and not (isinstance(told, dict) and all(map(_is_numbers, told.values()))):
+        raise ValueError(f"{name} is damaged: its header does not tell actions.")
     return header
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)

@@ -69,6 +69,12 @@ class ActionCodec:
         scaled = 2.0 * (flat - self._low) / np.where(width > 0, width, 1.0) - 1.0
         return np.clip(np.where(width > 0, scaled, 0.0), -1.0, 1.0).astype(np.float32)
 
+    def describe(self) -> dict[str, list[Any]]:
+        """What the numbers of an action vector stand for, as plain JSON."""
+        if self.groups:
+            return {"groups": list(self.groups), "start": self._start.tolist()}
+        return {"low": self._low.tolist(), "high": self._high.tolist()}
+
     def sample(self, n: int) -> FloatArray:
         """``n`` uniform random actions (n, A), drawn from the space's own generator (see ``space.seed``)."""
         return self.encode(np.stack([np.asarray(self.space.sample()) for _ in range(n)]))

@@ -37,7 +37,8 @@ def make_replay(
     images = {key: spec.shape for key, spec in policy.observations.images.items()}
     vectors = {key: spec.size for key, spec in policy.observations.vectors.items()}
     if capacity is None or capacity >= n_envs:
-        replay = SequenceReplay(capacity, n_envs, images, vectors, policy.actions.size, folder)
+        actions = policy.actions
+        replay = SequenceReplay(capacity, n_envs, images, vectors, actions.size, folder, actions.describe())
         if replay.rows_per_env >= sequence_length:
             return replay
     needed = f"no sequence of {sequence_length} steps for each of {n_envs} environments"
