@@ -125,6 +125,8 @@ def test_unsupported_space_is_told_in_one_line(
         (["NoSuchTask-v0"], "cannot make 'NoSuchTask-v0'"),
         (["./robots:Robot-v0"], "./robots is not the name of a module; write it as for import, my_module:Robot-v0."),
         (["no_robots.arms:Robot-v0"], "there is no module no_robots in this folder, and none is installed. Type the"),
+        (["no_robots:Robot"], "there is no module no_robots in this folder, and none is installed. Type the"),
+        (["tests.agents:Robot"], "cannot make 'tests.agents:Robot': Environment `Robot` doesn't exist."),
         (["Robot-v0"], "If it is your own, name the module that registers it: my_module:Robot-v0\n"),
         (["mine/Robot-v0"], "If it is your own, name the module that registers it: my_module:mine/Robot-v0\n"),
         (["CartPole-v1", "--set", "batchsize=3"], "Did you mean batch_size"),

@@ -76,6 +76,7 @@ def test_names_and_ids(name: str, expected: str) -> None:
 def test_ids_of_others_stand_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gym.registry, "mine/Unversioned", gym.spec("CartPole-v1"))
     assert zoo.env_id("mine/Unversioned") == name_of("mine/Unversioned") == "mine/Unversioned"
+    assert zoo.env_id("my_module:Unversioned") == "my_module:Unversioned"  # known once the module is imported
     assert name_of("CartPole-v1") == "classic/CartPole"
 
 

@@ -56,8 +56,8 @@ def env_id(name: str) -> str:
     by_key = {key_of(known): known for known in ids}
     if key_of(name) in by_key:
         return ids[by_key[key_of(name)]]
-    if name in gym.registry or re.search(r"-v\d+$", name) or namespace(name) in PACKAGES:
-        return name
+    if name in gym.registry or re.search(r"-v\d+$|^[\w.]+:[^/]", name) or namespace(name) in PACKAGES:
+        return name  # those of a module may have no version, and are known once it is imported
     near = difflib.get_close_matches(key_of(name), by_key, n=3)
     hint = ", ".join(by_key[key] for key in near) or "what `hd-agents list` shows"
     raise ValueError(f"{name!r} is no task of the zoo and no Gymnasium id. Did you mean {hint}?")
