@@ -90,6 +90,13 @@ def test_rewards_stand_below_the_moment_that_they_came_with() -> None:
     assert np.diff(truth.get_xticks()).tolist() == [64.0] * steps
 
 
+def test_of_several_images_the_one_that_is_shown_is_named() -> None:
+    images = {name: np.zeros((4, 8, 8, 3), np.uint8) for name in ("wrist", "head")}
+    dream: Any = SimpleNamespace(observations=images, rewards=np.zeros(3))
+    assert "a task, image 'wrist' of 2: " in draw(images, np.zeros(3), dream, 0, "a task").get_suptitle()
+    assert "image" not in draw({"wrist": images["wrist"]}, np.zeros(3), dream, 0, "a task").get_suptitle()
+
+
 def test_too_small_a_replay_has_none() -> None:
     agent = tiny(env=Clock(70), seed=0)
     agent.learn(CONTEXT + 5)

@@ -19,7 +19,7 @@ Truth = Mapping[str, NDArray[Any]]
 
 def draw(truth: Truth, rewards: NDArray[Any], dream: Imagined, start: int, title: str) -> Any:
     """A figure of matplotlib. Of an observation with images the first is shown at some moments (truth, dream and error
-    below each other), else its first numbers as curves, error shaded; with the rewards.
+    below each other), named where there are several, else its first numbers as curves, error shaded; with the rewards.
 
     :param truth: key -> (start + H + 1, ...), in the form of ``dream.observations``. :param rewards: (start + H,).
     :param dream: H steps from ``truth[key][start]`` on. :param title: of the episode.
@@ -29,6 +29,7 @@ def draw(truth: Truth, rewards: NDArray[Any], dream: Imagined, start: int, title
     figure = Figure()
     images = [key for key, values in truth.items() if values.dtype == np.uint8 and values.ndim == 4]
     if images:
+        title += f", image {images[0]!r} of {len(images)}" if len(images) > 1 else ""
         _draw_images(figure, truth[images[0]][start:], dream.observations[images[0]], rewards[start:], dream.rewards)
     else:
         _draw_curves(figure, truth, rewards, dream, start)
