@@ -254,6 +254,23 @@ def test_a_state_that_is_not_finite_is_refused() -> None:
         agent.predict(OBSERVATIONS[1], state)
 
 
+def test_an_action_that_is_not_finite_reaches_no_robot() -> None:
+    env = Scripted(spaces.Box(-1.0, 1.0, (2,)), spaces.Box(-2.0, 2.0, (3,)))
+    agent = tiny(env=env, learning_starts=0)
+    player = agent.player()
+    player.act(np.zeros(2, np.float32))
+    known = player.state
+    with torch.no_grad():  # as after steps at a rate that is far too high
+        for weight in agent.policy.networks.actor.parameters():
+            weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"The agent's action is \[nan nan nan\]"):
+        player.act(np.zeros(2, np.float32))
+    assert player.state is known
+    with pytest.raises(ValueError, match="learning rate"):
+        agent.learn(5)
+    assert not env.actions
+
+
 def test_five_lines_play_an_episode() -> None:
     env = gym.make("CartPole-v1")
     player = tiny().player()

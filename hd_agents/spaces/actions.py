@@ -50,11 +50,20 @@ class ActionCodec:
         self.size = sum(self.groups) if found else int(np.prod(space.shape or ()))
 
     def decode(self, actions: FloatArray) -> NDArray[Any]:
-        """Action vectors (N, A) as environment actions (N, ...), in the space's dtype and inside its bounds."""
+        """Action vectors (N, A) as environment actions (N, ...), in the space's dtype and inside its bounds.
+
+        :raises ValueError: for numbers that are none, which an environment would take for whatever it likes.
+        """
         shape = (len(actions), *(self.space.shape or ()))
         if self.groups:
             return from_one_hot(actions, self.groups, self._start).astype(self.space.dtype).reshape(shape)
         scaled = self._low + 0.5 * (actions.astype(np.float64) + 1.0) * (self._high - self._low)
+        if not np.isfinite(scaled).all():
+            wrong = actions[np.isfinite(scaled).all(1).argmin()]
+            raise ValueError(
+                f"The agent's action is {wrong}: its networks give no numbers any more. The usual cause is too high a "
+                "learning rate; go on from an agent that was stored before."
+            )
         bounded = np.clip(scaled, self._low, self._high)
         whole = np.issubdtype(np.dtype(self.space.dtype), np.integer)
         return (np.rint(bounded) if whole else bounded).astype(self.space.dtype).reshape(shape)
