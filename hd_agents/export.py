@@ -194,13 +194,15 @@ def _dtype(space: spaces.Space[Any]) -> torch.dtype:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without PyTorch's warnings of deprecations, and of packages that it can do without."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Without PyTorch's warnings of deprecations, and what it and onnxscript say of what they do without."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -121,6 +121,11 @@ def test_no_more_than_pytorch_is_needed(tmp_path: Path) -> None:
     assert done.stdout == "(1, 2)\n", done.stderr
 
 
+def test_small_networks_are_exported_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Player(policy(VECTOR, spaces.Discrete(3)), deterministic=True).export(tmp_path / "policy.onnx")
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+
+
 @pytest.mark.parametrize("name", ["policy", "policy.zip", "policy.pt"])
 def test_other_files_are_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "classic/CartPole", "--output", str(tmp_path / name)]) == 2
