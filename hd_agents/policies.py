@@ -195,7 +195,7 @@ class DreamPolicy(BasePolicy):
             start. Without it the agent has no memory: each observation is taken for the first of an episode.
         :param episode_start: (N,) True where the observation is the first of an episode: the state is reset there.
         :param deterministic: mode of the latent and of the action, which repeats exactly; else both are sampled.
-        :param mode: as for :meth:`step`.
+        :param mode: mode of the action in a sampled latent, as the paper's robotics code evaluates.
         :return: actions in the action space, without env axis if the observation had none, and the new state.
         :raises ValueError: for an observation or state whose shape does not fit, or that is not finite.
         """
