@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hd_agents import zoo
+from hd_agents import presets, zoo
 from hd_agents.cli import build_parser, main
+from hd_agents.zoo.catalogue import suites
+from hd_agents.zoo.training import VEC_ENVS
 
 pytest.importorskip("shtab")
 
@@ -76,10 +78,21 @@ def test_names_of_tasks_and_models(script: Path) -> None:
     models = set(zoo.pretrained("classic"))
     assert complete(script, "enjoy", "classic/") == models
     assert complete(script, "evaluate", "classic/Catch", "--model", "classic/") == models
+    for flag in ("-i", "--trained-agent"):
+        assert complete(script, "train", "classic/Catch", flag, "classic/") == models
+    assert complete(script, "benchmark", "atari100k", "--tasks", "atari100k/pon") == {"atari100k/pong"}
+
+
+def test_words_that_a_flag_or_command_takes(script: Path) -> None:
+    assert complete(script, "train", "classic/Catch", "--size", "") == set(presets.SIZES["dreamerv3"])
+    assert complete(script, "train", "classic/Catch", "--vec-env", "") == set(VEC_ENVS)
+    assert complete(script, "benchmark", "") == set(suites())
+    assert complete(script, "plot", "") >= {*suites(), "runs"}
+    assert complete(script, "plot", "atari100k", "ru") == {"runs"}
 
 
 def test_files_and_folders(script: Path) -> None:
-    for words in (["enjoy"], ["push"], ["evaluate", "classic/Catch", "--model"], ["zoo", "pack"]):
+    for words in (["enjoy"], ["push"], ["train", "-i"], ["evaluate", "classic/Catch", "--model"], ["zoo", "pack"]):
         assert "agent.zip" in complete(script, *words, "age")
     assert complete(script, "tune", "--folder", "") == {"runs"}
 

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from hd_agents import zoo
 from hd_agents.cli.errors import checked, require
+from hd_agents.presets import SIZES
+from hd_agents.zoo.catalogue import suites
+from hd_agents.zoo.training import VEC_ENVS
 
 SHELLS = ("bash", "zsh")
-TASKS = ("task", "name")  # arguments that name a task
-MODELS = ("agent", "model")  # arguments that name a model, or its file or folder
+TASKS = ("task", "tasks", "name")  # arguments that name a task
+# Arguments that take one of some words, or a file or folder.
+WORDS = {"agent": "models", "model": "models", "trained_agent": "models", "preset": "presets", "what": "suites"}
 FILES = ("file",)
-PRESETS = ("preset",)
 WORD_OR_FILE = {
     "bash": '_hd_agents_{kind}() {{ compgen -W "{words}" -- "$1"; compgen -f -- "$1"; }}',
     "zsh": '_hd_agents_{kind}() {{ _alternative "{kind}:{kind}:({words})" "files:file:_files" }}',
@@ -37,17 +40,21 @@ def run(options: argparse.Namespace) -> int:
 
     from hd_agents.cli import build_parser
 
-    parser, tasks = build_parser(), checked(zoo.list)
+    parser, found = build_parser(), checked(suites)
+    choices = dict.fromkeys(TASKS, checked(zoo.list)) | {
+        "suite": found,
+        "size": list(SIZES["dreamerv3"]),
+        "vec_env": VEC_ENVS,
+    }
     for action in _actions(parser):
-        if action.dest in TASKS:
-            action.choices = tasks
-        elif action.dest in MODELS:
-            action.complete = dict.fromkeys(SHELLS, "_hd_agents_models")  # type: ignore[attr-defined]
-        elif action.dest in PRESETS:
-            action.complete = dict.fromkeys(SHELLS, "_hd_agents_presets")  # type: ignore[attr-defined]
+        name = "vec_env" if "--vec-env" in action.option_strings else action.dest
+        if name in choices:
+            action.choices = choices[name]
+        elif name in WORDS:
+            action.complete = dict.fromkeys(SHELLS, f"_hd_agents_{WORDS[name]}")  # type: ignore[attr-defined]
         elif action.dest in FILES or action.type is Path:
             action.complete = shtab.DIRECTORY if action.dest == "folder" else shtab.FILE  # type: ignore[attr-defined]
-    words = {"models": zoo.pretrained(), "presets": zoo.PRESETS}
+    words = {"models": zoo.pretrained(), "presets": zoo.PRESETS, "suites": found}
     functions = [WORD_OR_FILE[options.shell].format(kind=kind, words=" ".join(words[kind])) for kind in words]
     print(shtab.complete(parser, options.shell, preamble="\n".join(functions)))
     return 0
