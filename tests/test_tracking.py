@@ -30,11 +30,11 @@ class FakeWandb(ModuleType):
         self.exits: list[type | None] = []
         self.open = False
         self.writers: list[bool] = []
-        self.refuses = False
+        self.refusal: Exception | None = None
 
     def init(self, **arguments: Any) -> Any:
-        if self.refuses:
-            raise self.Error("no login.")
+        if self.refusal is not None:
+            raise self.refusal
         self.runs.append(arguments)
         return Run(self, arguments["id"] or "abc")
 
@@ -86,8 +86,11 @@ def test_without_the_flag_nothing_is_sent(tmp_path: Path, wandb: FakeWandb) -> N
     assert wandb.runs == []
 
 
-def test_a_refusal_is_told(tmp_path: Path, wandb: FakeWandb, capsys: pytest.CaptureFixture[str]) -> None:
-    wandb.refuses = True
+@pytest.mark.parametrize("kind", [FakeWandb.Error, ValueError])  # the second for WANDB_MODE=ofline, say
+def test_a_refusal_is_told(
+    tmp_path: Path, wandb: FakeWandb, kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wandb.refusal = kind("no login.")
     assert main([*FLAGS, "--folder", str(tmp_path), "--steps", "30"]) == 2
     assert "--track: no login. `wandb login`" in capsys.readouterr().err
 

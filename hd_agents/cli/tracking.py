@@ -33,7 +33,7 @@ def tracked(options: argparse.Namespace, folder: Path, settings: dict[str, Any])
 
     A run that is resumed in its folder goes on there too. Enter this before the writers are made.
 
-    :raises UsageError: where Weights & Biases refuses, for want of a login for example.
+    :raises UsageError: where Weights & Biases refuses, for want of a login or for an unknown WANDB_MODE, say.
     """
     if not options.track:
         yield
@@ -52,7 +52,7 @@ def tracked(options: argparse.Namespace, folder: Path, settings: dict[str, Any])
             resume="allow" if known else None,
             sync_tensorboard=True,
         )
-    except wandb.Error as error:
+    except (wandb.Error, ValueError) as error:  # ValueError: for settings of the environment, such as WANDB_MODE=ofline
         raise UsageError(f"--track: {error} `wandb login` logs in; WANDB_MODE=offline keeps it all here.") from error
     with run:
         write_text(note, run.id + "\n")
