@@ -55,7 +55,8 @@ class ProgressBar(BaseCallback):
         self.on_update()
 
     def _on_step(self) -> bool:
-        self._bar.update(self.training_env.num_envs)
+        if self._bar.update(self.training_env.num_envs):  # it has drawn itself
+            self._shown = time.monotonic()
         self.on_update()
         return True
 

@@ -76,6 +76,24 @@ def test_a_bar_in_a_file_is_drawn_every_ten_seconds(
         bar.close()
 
 
+def test_between_two_lines_of_a_bar_is_its_interval(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Env steps and gradient steps draw it, together no more often than either alone."""
+    monkeypatch.setattr("hd_agents.progress.REFRESH_SECONDS", 0.1)
+    bar = started(100)
+    bar._bar.mininterval = 0.3
+    capsys.readouterr()
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1.5:
+        time.sleep(0.04)
+        bar._on_step()
+        bar.on_update()
+    seconds, drawn = time.monotonic() - begun, capsys.readouterr().err.count("env steps [")
+    bar.close()
+    assert 2 <= drawn <= seconds / 0.3 + 1
+
+
 def test_a_bar_goes_to_whatever_takes_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the text field of a window, which has no isatty()."""
     lines: list[str] = []
