@@ -50,6 +50,7 @@ def test_lists_are_the_suites_own() -> None:
         ("ale_py", PONG, "atari"),
         ("cv2", PONG, "atari"),
         ("dm_control", "dmc_vision/walker-walk-v0", "dmc"),
+        ("dm_control", "dmc_natural/walker-walk-v0", "dmc"),
         ("shimmy.dm_control_compatibility", "dmc_proprio/walker-walk-v0", "dmc"),
         ("metaworld.env_dict", "metaworld/reach-v0", "metaworld"),
     ],
@@ -58,6 +59,7 @@ def test_missing_suite_names_its_extra(module: str, env_id: str, extra: str, mon
     require(env_id, drawing=False)  # for the other packages of the extra
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "hd_agents.envs.atari", raising=False)
+    monkeypatch.setenv("HD_AGENTS_VIDEOS", "generated")
     with pytest.raises(ImportError, match=rf"pip install \"hd_agents\[{extra}\]\""):
         gymnasium.make(env_id)
 

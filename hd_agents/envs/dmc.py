@@ -1,5 +1,6 @@
 """The DeepMind Control suite from pixels or from its state. Needs dm_control and Shimmy (the `dmc` extra)."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -64,7 +65,7 @@ class Control(Replayed):
             raise ValueError(f"{action_repeat=}, {size=}: from 1 up; {max_frames=}: 1 to 1000")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode={render_mode!r} is not supported: choose None or 'rgb_array'")
-        self._env = _load(domain, task, self._assets(domain))
+        self._env = _load(domain, task, self._assets)
         self._low = self._env.action_space.low.astype(np.float64)
         self._high = self._env.action_space.high.astype(np.float64)
         unbounded = self._high > UNBOUNDED
@@ -150,7 +151,7 @@ class Control(Replayed):
         return {}
 
 
-def _load(domain: str, task: str, assets: dict[str, bytes]) -> Any:
+def _load(domain: str, task: str, assets_of: Callable[[str], dict[str, bytes]]) -> Any:
     """dm_control's task in Shimmy's Gymnasium interface, which brings spaces, seeding and the kinds of episode ends."""
     choose_backend()
     with needing("DeepMind Control", "dmc"):
@@ -159,6 +160,7 @@ def _load(domain: str, task: str, assets: dict[str, bytes]) -> Any:
         from shimmy.dm_control_compatibility import DmControlCompatibilityV0
     if (domain, task) not in suite.ALL_TASKS:
         raise ValueError(f"{domain!r} {task!r} is none of DeepMind Control's tasks: {suite.ALL_TASKS}")
+    assets = assets_of(domain)  # now that dm_control is there, imported with the backend chosen
     usual = {name: ASSETS[name] for name in assets}
     ASSETS.update(assets)
     try:
