@@ -193,7 +193,9 @@ def test_films_are_read_from_any_folder(tmp_path: Path) -> None:
 
 def test_no_film_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HD_AGENTS_VIDEOS", raising=False)
-    with pytest.raises(ValueError, match="pass videos=<folder> or set HD_AGENTS_VIDEOS"):
+    with pytest.raises(
+        ValueError, match="pass videos=<folder> \\(--env-kwargs videos=<folder>\\) or set HD_AGENTS_VIDEOS"
+    ):
         make("dmc_natural/walker-walk-v0")
     with pytest.raises(FileNotFoundError, match="No video that OpenCV can read"):
         make("dmc_natural/walker-walk-v0", videos=tmp_path)

@@ -55,8 +55,9 @@ class NaturalControl(Control):
         videos = os.environ.get(FOLDER_VARIABLE) if videos is None else videos
         if not videos:
             raise ValueError(
-                f"A natural background needs videos: pass videos=<folder> or set {FOLDER_VARIABLE}=<folder>; any "
-                f"format that OpenCV reads. The word {GENERATED!r} instead of a folder makes moving stripes."
+                "A natural background needs videos: pass videos=<folder> (--env-kwargs videos=<folder>) or set "
+                f"{FOLDER_VARIABLE}=<folder>; any format that OpenCV reads. The word {GENERATED!r} instead of a folder "
+                "makes moving stripes."
             )
         self._videos: str | Path = videos if videos == GENERATED else Path(videos).expanduser()
         self._size = int(control_options.get("size", 64))
