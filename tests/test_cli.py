@@ -181,6 +181,7 @@ def test_train_leaves_agent_pictures_and_logs(tmp_path: Path, capsys: pytest.Cap
     assert left == named | silent
     printed = capsys.readouterr().out
     assert all(str(folder / name) in printed for name in named)
+    assert "logs, and the dream as it was learned: tensorboard" in printed
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
     assert yaml.safe_load((folder / "config.yml").read_text())["hd_agents/Catch-v0"]["n_timesteps"] == 160
     video = cv2.VideoCapture(str(folder / "play.mp4"))
@@ -324,7 +325,9 @@ def test_nothing_is_played_afterwards_where_that_is_not_wanted(
     assert not played
     left = {path.name for path in tmp_path.iterdir()}
     assert "curve.png" in left and not left & {"play.mp4", "dream.png"}
-    assert "Playing" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Playing" not in printed
+    assert "logs: tensorboard" in printed  # no dream is there before anything was learned
     parser = build_parser()
     options = parser.parse_args(command)
     assert "--no-video" in resume_command(options, tmp_path)

@@ -40,7 +40,8 @@ def leave(agent: HarmonyDreamAgent, plan: Plan, seed: int, folder: Path, played:
             print(f"Pictures left out: {error if isinstance(error, EpisodeError) else repr(error)}")
     if len(evaluated[0]):
         left[SCORES] = f"the {len(evaluated[0])} evaluations while it learned; the last: {evaluated[1][-1]:g}"
-    left["tensorboard"] = f"logs, and the dream as it was learned: tensorboard --logdir {folder}"
+    dreams = ", and the dream as it was learned" if agent._n_updates else ""
+    left["tensorboard"] = f"logs{dreams}: tensorboard --logdir {folder}"
     for name, meaning in left.items():
         print(f"  {folder / name}  {meaning}")
 
