@@ -213,8 +213,6 @@ class RunCheckpoint(BaseCallback):
     def _write(self, step: int, repeat: int, last: Manifest | None) -> Manifest:
         agent: Any = self.model
         replay = agent.replay_buffer
-        if agent._moved_elsewhere():  # by an evaluation, say
-            agent._last_obs = None  # a new episode begins when learning goes on
         if last is None or replay.history is not self._history or not is_whole(self.folder, last):
             files, since = {}, [0] * replay.n_envs
         else:

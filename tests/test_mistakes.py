@@ -225,6 +225,16 @@ def test_others_that_learn_in_the_same_environment_are_seen(tmp_path: Path) -> N
     assert numbers(loaded) == [[list(range(4))]]
 
 
+def test_an_agent_that_was_saved_after_an_evaluation_begins_a_new_episode(tmp_path: Path) -> None:
+    env = DummyVecEnv([lambda: Clock(30)])
+    agent = tiny(env=env, learning_starts=1_000).learn(10)
+    evaluate_policy(agent, env, 1, warn=False)
+    agent.save(tmp_path / "a")
+    loaded = HarmonyDreamAgent.load(tmp_path / "a", env=env, force_reset=False)
+    loaded.learn(3, reset_num_timesteps=False)
+    assert numbers(loaded) == [[list(range(4))]]
+
+
 def test_a_run_with_an_evaluation_in_its_environment_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     def run(folder: Path, *stops: int) -> Any:
         checkpoint = RunCheckpoint(folder, every=20)

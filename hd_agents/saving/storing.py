@@ -103,8 +103,13 @@ def policy_name(agent: Any) -> str:
 
 
 def running_state(agent: Any, latent: Iterable[torch.Tensor] | None) -> dict[str, Any]:
-    """Where the environments were, as tensors: what it takes to go on in mid-episode."""
+    """Where the environments were, as tensors: what it takes to go on in mid-episode.
+
+    No last observation where they have been moved since, such as by an evaluation: a new episode begins.
+    """
     state: dict[str, Any] = {name: _to_tensors(getattr(agent, name)) for name in LAST_SEEN}
+    if agent._moved_elsewhere():
+        state["_last_obs"] = None
     return {**state, "latent": None if latent is None else list(latent)}
 
 
