@@ -222,18 +222,18 @@ class DreamPolicy(BasePolicy):
                 f"state={state!r}: pass what predict() returned, or None at the start. It is the second argument; name "
                 "the fourth: predict(obs, deterministic=True)."
             )
-        wanted, device = self._latent_shapes(n), self.device
-        found = [np.shape(part) for part in state]
+        parts = [np.asarray(part) if isinstance(part, list) else part for part in state]  # lists out of JSON
+        wanted, found, device = self._latent_shapes(n), [np.shape(part) for part in parts], self.device
         if found != wanted:
             raise ValueError(
                 f"The state has arrays of shapes {found}, but {n} observations of this agent need {wanted}. Pass what "
                 "predict() returned for these environments, or None at the start."
             )
-        if not all(math.isfinite(part.sum()) for part in state):  # seldom, and quickly found
-            finite = np.all([np.isfinite(np.asarray(part)).all(1) for part in state], axis=0)
+        if not all(math.isfinite(part.sum()) for part in parts):  # seldom, and quickly found
+            finite = np.all([np.isfinite(np.asarray(part)).all(1) for part in parts], axis=0)
             if not (finite if starts is None else finite | starts).all():
                 raise ValueError("The state holds numbers that are not finite: pass what predict() returned, or None.")
-        return Latent(*(torch.as_tensor(part, dtype=torch.float32, device=device) for part in state))
+        return Latent(*(torch.as_tensor(part, dtype=torch.float32, device=device) for part in parts))
 
     def _count_memoryless(self, memoryless: bool) -> None:
         """Warn at the second call in a row without a state, once: it is easily forgotten and costs much."""

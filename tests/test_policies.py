@@ -1,5 +1,6 @@
 """Acting: states in and out, resets, repeatability, memory, the player, and policies alone on disk."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,15 @@ def test_an_action_that_is_not_finite_reaches_no_robot() -> None:
     with pytest.raises(ValueError, match="learning rate"):
         agent.learn(5)
     assert not env.actions
+
+
+def test_a_state_may_have_been_json() -> None:
+    agent = tiny()
+    _, state = agent.predict(OBSERVATIONS[0])
+    read = json.loads(json.dumps([part.tolist() for part in state]))
+    found = agent.predict(OBSERVATIONS[1], read, deterministic=True)[1]
+    for part, expected in zip(found, agent.predict(OBSERVATIONS[1], state, deterministic=True)[1], strict=True):
+        np.testing.assert_array_equal(part, expected)
 
 
 def test_five_lines_play_an_episode() -> None:
