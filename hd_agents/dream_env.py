@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
+from hd_agents import checks
 from hd_agents.agent import HarmonyDreamAgent
-from hd_agents.checks import whole
 from hd_agents.policies import DreamPolicy
 from hd_agents.spaces import SINGLE_KEY, Observation
 from hd_agents.spaces.executed import encode_actions
@@ -55,7 +55,7 @@ class DreamVecEnv(VecEnv):
         deterministic: bool = False,
         seed: int | None = None,
     ) -> None:
-        self.agent, self.max_steps = agent, whole("max_steps", max_steps, 1)
+        self.agent, self.max_steps = agent, checks.whole("max_steps", max_steps, 1)
         self.decode, self.deterministic = decode, deterministic
         self.render_mode = None
         self._starts = None
@@ -64,7 +64,7 @@ class DreamVecEnv(VecEnv):
             if not batched:
                 raise ValueError("starts is one observation: pass a batch, with an axis of 1 or more in front.")
         space = self._space() if decode else spaces.Box(-np.inf, np.inf, (self._model.rssm.features,))
-        super().__init__(whole("n_envs", n_envs, 1), space, agent.action_space)
+        super().__init__(checks.whole("n_envs", n_envs, 1), space, agent.action_space)
         self._steps = np.zeros(self.num_envs, np.int64)
         self._pool: State | None = None
         self._filtered_by: list[Any] = []  # what the model was when it filtered the pool
@@ -84,7 +84,7 @@ class DreamVecEnv(VecEnv):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed all episodes from the next reset on."""
-        seeds = super().seed(seed)
+        seeds = super().seed(checks.seed(seed))
         self._pool = None
         self._rng = np.random.default_rng(seeds[0])
         self._generator = torch.Generator().manual_seed(int(self._rng.integers(2**63)))

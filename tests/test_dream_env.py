@@ -238,6 +238,8 @@ def test_what_cannot_dream_is_told() -> None:
         DreamVecEnv(agent, starts=np.zeros((1, 3)))
     with pytest.raises(ValueError, match="max_steps=0"):
         DreamVecEnv(agent, starts=np.zeros((1, 3)), max_steps=0)
+    with pytest.raises(ValueError, match=r"seed=-1: use a whole number of at least 0"):
+        DreamVecEnv(tiny(env=Clock(7)), starts=np.zeros((1, 3)), seed=-1)
 
 
 @pytest.mark.slow
