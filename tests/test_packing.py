@@ -195,6 +195,14 @@ def test_an_agent_is_found_as_load_finds_it(saved: Path, tmp_path: Path, capsys:
     assert "There is no saved agent" in capsys.readouterr().err  # and not that its facts are missing
 
 
+def test_the_folder_of_a_run_in_the_place_of_its_agent_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "agent.zip").touch()
+    assert main(["zoo", "pack", str(tmp_path), "classic/Catch"]) == 2
+    assert f"{tmp_path} is a folder or a device: pass {tmp_path}/agent.zip." in capsys.readouterr().err
+
+
 def test_bits_that_cannot_be(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bits=4: use one of \[32, 16, 8\]"):
         zoo.pack(saved, "CartPole-v1", bits=4, target=tmp_path / "a")

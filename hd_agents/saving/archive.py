@@ -97,7 +97,9 @@ def _find(path: Path) -> Path:
             return candidate
     for candidate in candidates:
         if candidate.exists():
-            raise ArchiveError(f"{candidate} is a folder or a device: expected a file written by save().")
+            within = candidate / "agent.zip"
+            wanted = f"pass {within}." if within.is_file() else "expected a file written by save()."
+            raise ArchiveError(f"{candidate} is a folder or a device: {wanted}")
     raise FileNotFoundError(f"There is no saved agent: tried {' and '.join(map(str, candidates))}.")
 
 
