@@ -214,6 +214,17 @@ def test_episodes_that_never_end(task: str, expected: int, capsys: pytest.Captur
     assert said.count("evaluations do not end. Register it with max_episode_steps=...") == expected
 
 
+def test_episodes_of_a_suite_end_without_a_time_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("dm_control")
+    monkeypatch.setattr(check, "STEPS", 100)
+    assert main(["check", "dmc_proprio/cartpole-swingup", "--preset", "nano", *TINY]) == 0
+    said = capsys.readouterr().out
+    assert "no episode ended within" in said
+    assert "max_episode_steps" not in said
+
+
 @pytest.mark.parametrize(("first", "every"), [(2, 31), (40, 40), (40, 4)])
 def test_failures_of_an_environment_that_is_made_anew(
     first: int, every: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from hd_agents import HarmonyDreamAgent
 from hd_agents.cli import flags
 from hd_agents.cli.errors import FAILED, UsageError
-from hd_agents.cli.soundness import check_repeatedly, is_raised, one_line, plays
+from hd_agents.cli.soundness import check_repeatedly, is_limited, is_raised, one_line, plays
 from hd_agents.cli.tasks import allow_tensor_cores, checked_env, plan_of
 from hd_agents.envs.closing import close
 from hd_agents.envs.restarting import MAX_RESTARTS, RestartingEnv
@@ -197,13 +196,13 @@ class _Clock(BaseCallback):
 
 def _played(agent: HarmonyDreamAgent, clock: _Clock) -> str:
     """What random play was like."""
-    episodes = agent.ep_info_buffer or ()
+    episodes, envs = agent.ep_info_buffer or (), agent.get_env()
+    assert envs is not None
     low, high = min(clock.rewards), max(clock.rewards)
     text = f"Random play: {1 / clock.per_step():,.0f} env steps/s; rewards from {low:g} to {high:g}"
     if not episodes:
-        limited = agent.env is not None and agent.env.env_is_wrapped(TimeLimit)[0]
         advice = ": if none ever does, evaluations do not end. Register it with max_episode_steps=..."
-        return f"{text}; no episode ended within {clock.steps:,} steps{'' if limited else advice}"
+        return f"{text}; no episode ended within {clock.steps:,} steps{'' if is_limited(envs) else advice}"
     ends = ("steps", "l", ".0f"), ("returns", "r", ".4g")
     ranges = [
         f"{what} {min(one[key] for one in episodes):{form}} to {max(one[key] for one in episodes):{form}}"

@@ -10,8 +10,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from stable_baselines3.common.vec_env import VecEnv
 
+from hd_agents.envs import namespace
 from hd_agents.envs.closing import close
+from hd_agents.zoo.catalogue import suites
 
 TRIES = 3  # of Gymnasium's checks, where the environment itself raises something
 OUTSIDE = "not within the observation space"  # as Gymnasium says it
@@ -40,6 +43,12 @@ def plays(make: Callable[[], gym.Env[Any, Any]]) -> bool:
             finally:
                 close(env)
     return False
+
+
+def is_limited(envs: VecEnv) -> bool:
+    """Whether episodes are sure to end: by a TimeLimit, or because the task is a suite's of this package."""
+    spec = envs.get_attr("spec")[0]
+    return envs.env_is_wrapped(TimeLimit)[0] or (spec is not None and namespace(spec.id) in suites())
 
 
 def check_once(env: gym.Env[Any, Any]) -> tuple[str | None, list[str]]:
