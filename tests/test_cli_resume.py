@@ -86,6 +86,10 @@ def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:
     assert 1000 < json.loads(path.read_text())["wall_seconds"] < 1100
 
 
+def run_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_a_run_goes_on_with_its_seed_and_tells_what_was_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,13 +99,17 @@ def test_a_run_goes_on_with_its_seed_and_tells_what_was_changed(
     facts = json.loads((tmp_path / "run.json").read_text())
     assert facts["seed"] == 5 and "--seed 5" in facts["command"] and "changes" not in facts
     assert learn(tmp_path, "--resume", "--steps", "40", "--seed", "6") == 0
-    assert learn(tmp_path, "--resume", "--steps", "40", "--set=gamma=0.5") == 0
+    gamma, kept = zoo.hyperparameters("CartPole-v1")["gamma"], run_files(tmp_path)
+    for other in (["--steps=40", "--set=gamma=0.5"], ["--steps=40", "--seed=7"], ["--steps=35"]):
+        assert learn(tmp_path, "--resume", *other) == 2  # nothing would be learned with it
+    assert "none is left for n_timesteps 40 -> 35: to go on" in capsys.readouterr().err
+    assert run_files(tmp_path) == kept
+    assert learn(tmp_path, "--resume", "--steps", "50", "--set=gamma=0.5") == 0
     facts = json.loads((tmp_path / "run.json").read_text())
-    gamma = zoo.hyperparameters("CartPole-v1")["gamma"]
     assert facts["seed"] == 6
     assert facts["changes"] == [
         {"env_steps": 30, "changed": "seed 5 -> 6, n_timesteps 30 -> 40"},
-        {"env_steps": 40, "changed": f"gamma {gamma} -> 0.5"},
+        {"env_steps": 40, "changed": f"n_timesteps 40 -> 50, gamma {gamma} -> 0.5"},
     ]
 
 

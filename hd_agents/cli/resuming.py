@@ -158,11 +158,16 @@ def resume_agent(
     for warning in caught:
         print(f"Warning: {warning.message}", file=sys.stderr)
     if agent is not None:
+        told, done = changed_settings(folder, plan, options.seed), agent.num_timesteps >= plan.steps
+        if told and done:  # its files would tell of settings that nothing was learned with
+            raise UsageError(
+                f"All {plan.steps:,} env steps of the run in {folder} are done, and none is left for {told}: to go on "
+                "with that, give a larger --steps; for a new run another --folder."
+            )
         _forget_episodes(folder, agent._ended.tolist())
         forget_scores(folder / SCORES, agent.num_timesteps)
-        told = changed_settings(folder, plan, options.seed)
         print(f"resumed at step {agent.num_timesteps}" + (f"; changed: {told}" if told else ""), flush=True)
-        if agent.num_timesteps >= plan.steps:
+        if done:
             print(f"All {plan.steps:,} env steps are done: to go on, give a larger --steps.", flush=True)
     return agent
 
