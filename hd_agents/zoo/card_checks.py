@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ def check_stated(card: Mapping[str, Any], path: Path) -> None:
     wrong = [key for key, (value, kind) in found.items() if not isinstance(value, kind) or isinstance(value, bool)]
     numbers = {"interval": card.get("interval"), "evaluation.returns": played.get("returns")}
     numbers["evaluation.seeds"] = played.get("seeds")
+    numbers["evaluation.mean_return"] = [played.get("mean_return")]
     wrong += [key for key, value in numbers.items() if key not in wrong and not _are_numbers(value)]
+    if "interval" not in wrong and len(card["interval"]) != 2:
+        wrong.append("interval")
     if not wrong:
         alike = played["episodes"] == len(played["returns"]) == len(played["seeds"])
         wrong = [] if alike and 1 <= played["n_envs"] <= MOST_ENVS else ["evaluation.episodes", "evaluation.n_envs"]
@@ -37,7 +41,8 @@ def check_stated(card: Mapping[str, Any], path: Path) -> None:
 
 
 def _are_numbers(value: Any) -> bool:
-    return bool(value) and all(type(item) in (int, float) for item in value)
+    """Whether they are numbers that a float can be: JSON in Python has NaN, and whole numbers without an end."""
+    return bool(value) and all(type(item) in (int, float) and abs(item) <= sys.float_info.max for item in value)
 
 
 def check_env_kwargs(env_kwargs: Any, source: str) -> dict[str, Any]:
