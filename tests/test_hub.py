@@ -356,3 +356,25 @@ def test_the_real_library_reads_its_cache_without_a_network(tmp_path: Path) -> N
     )
     assert result.stdout == "10000\n", result.stderr
     assert "ConnectionError: The Hub did not give or take org/none" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card.pop("command"),
+        lambda card: card["evaluation"].pop("std_return"),
+        lambda card: card.update(video="a film"),
+        lambda card: card.update(wall_seconds="long"),
+        lambda card: card["evaluation"].update(success_rate="most"),
+    ],
+)
+def test_a_card_without_what_its_page_tells_is_not_pushed(
+    change: Any, fake: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shipped(), "copy")
+    card = json.loads(Path("copy", "card.json").read_text())
+    change(card)
+    Path("copy", "card.json").write_text(json.dumps(card))
+    assert main(["push", "copy", "me/repo"]) == 2
+    assert "card.json does not state all that its page tells" in capsys.readouterr().err
+    assert not fake.calls

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hd_agents.saving.jsonable import ArchiveError
 from hd_agents.zoo import hub, packages
 from hd_agents.zoo.card_checks import check_stated
 from hd_agents.zoo.cards import readme
@@ -34,9 +35,14 @@ def push(name: str | Path, repository: str, private: bool = False) -> str:
     api = hub.library().HfApi()
     card = packages.read_card(source)
     check_stated(card, source / packages.CARD)
+    try:
+        text = page(card, target.id)
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ArchiveError(f"{source / packages.CARD} does not state all that its page tells: {told}.") from error
     with tempfile.TemporaryDirectory() as folder:
         _copy(source, Path(folder))
-        (Path(folder) / packages.README).write_text(page(card, target.id), encoding="utf-8")
+        (Path(folder) / packages.README).write_text(text, encoding="utf-8")
         packages.seal(Path(folder), card)
         with hub.plain_errors(target.id):
             address = api.create_repo(target.id, private=private, exist_ok=True)
