@@ -378,3 +378,14 @@ def test_a_card_without_what_its_page_tells_is_not_pushed(
     assert main(["push", "copy", "me/repo"]) == 2
     assert "card.json does not state all that its page tells" in capsys.readouterr().err
     assert not fake.calls
+
+
+def test_a_gated_repository_is_there_and_has_to_be_asked_for(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gated(*arguments: object, **named: object) -> None:
+        raise fake.error("GatedRepoError", "403 Client Error\n\nCannot access gated repo for url ...")
+
+    monkeypatch.setattr(hub_library, "snapshot_download", gated)
+    assert main(["pull", NAME]) == 2
+    assert f"{NAME} is open only to those whom its owner admits: ask for access" in capsys.readouterr().err

@@ -97,12 +97,17 @@ def library() -> ModuleType:
 @contextmanager
 def plain_errors(place: str, version: str | None = None) -> Iterator[None]:
     """Turn the library's errors, which fill half a screen, into one line each."""
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     # OSError, and what the library's HTTP client raises; which client that is differs between its versions.
     network: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
     try:
         yield
+    except GatedRepoError as error:  # a RepositoryNotFoundError for the library, but it is there
+        raise ValueError(
+            f"{place} is open only to those whom its owner admits: ask for access on its page of the Hub, and log in "
+            "with `hf auth login`."
+        ) from error
     except RepositoryNotFoundError as error:
         message = (
             f"The Hub has no repository {place!r} that you may use: check its name, or log in with `hf auth login`."
