@@ -125,6 +125,7 @@ def with_header(**changes: Any) -> bytes:
         (with_header(columns=3), "lacks columns or rows"),
         (with_header(actions=[]), "does not tell actions"),
         (with_header(actions={"low": [[]]}), "does not tell actions"),
+        (with_header(actions={"low": [10**400]}), "does not tell actions"),
         (with_header(rows=[10**15]), "has room for 20"),
         (with_header(rows=[16]), "truncated: its rows take"),
         (with_header(rows=[14]), "damaged: its rows take"),

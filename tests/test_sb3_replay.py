@@ -89,6 +89,17 @@ def test_replay_of_actions_that_mean_others_is_refused(
     another.load_replay_buffer(tmp_path / "before")
 
 
+@pytest.mark.parametrize("actions", [2])
+def test_replay_of_the_same_actions_but_for_rounding_is_taken(actions: int, tmp_path: Path) -> None:
+    """As Gymnasium takes their spaces for equal."""
+    seen, low = spaces.Box(-1.0, 1.0, (3,)), np.full(actions, -0.1, np.float32)
+    agent = tiny(env=Scripted(seen, spaces.Box(low, -low))).learn(10)
+    agent.save_replay_buffer(tmp_path / "replay")
+    other = tiny(env=Scripted(seen, spaces.Box(np.nextafter(low, np.float32(-1.0)), -low)))
+    other.load_replay_buffer(tmp_path / "replay")
+    assert len(other.replay_buffer) == len(agent.replay_buffer)
+
+
 def test_loading_replay_in_mid_episode_starts_a_new_one(tmp_path: Path) -> None:
     agent = tiny(env=Clock(9)).learn(4)
     agent.save_replay_buffer(tmp_path / "replay")

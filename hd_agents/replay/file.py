@@ -57,12 +57,14 @@ def read_header(
             )
     if list(columns) != list(expected):
         raise ValueError(f"{name} is damaged: its columns are in the order {list(columns)}, not {list(expected)}.")
-    told = header.get("actions")
-    if not (actions is None or told is None or told == actions):
-        raise ValueError(
-            f"{name} does not belong to this agent's environment: its actions are of {told!s:.300}, expected "
-            f"{actions!s:.300}. The same numbers would mean other actions: take an agent of that action space."
-        )
+    told, wanted = header.get("actions") or {}, actions or {}
+    for part in sorted(told.keys() | wanted.keys()) if told and wanted else ():
+        if not _is_close(told.get(part), wanted.get(part)):
+            raise ValueError(
+                f"{name} does not belong to this agent's environment: its actions are of {part} "
+                f"{told.get(part)!s:.300}, expected {wanted.get(part)!s:.300}. The same numbers would mean other "
+                "actions: take an agent of that action space."
+            )
     rows = header["rows"]
     if len(rows) != n_envs:
         raise ValueError(f"{name} holds {len(rows)} environments, expected {n_envs}: use that number of environments.")
@@ -146,4 +148,9 @@ def _parse_header(file: BinaryIO, name: str) -> dict:
 
 
 def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
+    return isinstance(value, list) and all(isinstance(one, int | float) and abs(one) < 1e300 for one in value)
+
+
+def _is_close(one: list[Any] | None, other: list[Any] | None) -> bool:
+    """As Gymnasium compares bounds: those of another machine or dtype may be rounded otherwise."""
+    return one is not None and other is not None and len(one) == len(other) and bool(np.allclose(one, other))
