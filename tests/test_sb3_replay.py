@@ -89,7 +89,7 @@ def test_replay_of_actions_that_mean_others_is_refused(
     another.load_replay_buffer(tmp_path / "before")
 
 
-@pytest.mark.parametrize("actions", [2])
+@pytest.mark.parametrize("actions", [2, 30_000])
 def test_replay_of_the_same_actions_but_for_rounding_is_taken(actions: int, tmp_path: Path) -> None:
     """As Gymnasium takes their spaces for equal."""
     seen, low = spaces.Box(-1.0, 1.0, (3,)), np.full(actions, -0.1, np.float32)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 MAGIC = b"HDREPLAY"
 VERSION = 1
-MAX_HEADER = 1 << 20  # bytes
+MAX_HEADER = 1 << 24  # bytes; it holds the bounds of every dimension of an action
 
 Layout = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # column name to (dtype, shape of one row)
 Columns = Mapping[str, NDArray]  # column name to (n_envs, rows_per_env, *shape)
