@@ -149,7 +149,7 @@ class _Reader:
         dtype, shape = _dtype(document["dtype"], "biuf"), self._shape(document["shape"])
         kind = {"b": bool, "f": float}.get(dtype.kind, int)
         given = [kind(value) for value in ([document["fill"]] if "fill" in document else document["values"])]
-        if kind is int and any(not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max for value in given):
+        if kind is int and given and not np.iinfo(dtype).min <= min(given) <= max(given) <= np.iinfo(dtype).max:
             raise OverflowError  # NumPy before 2 would take the remainder
         values = np.array(given, dtype)
         return np.full(shape, values[0]) if "fill" in document else values.reshape(shape)
