@@ -92,7 +92,7 @@ def step_all(env: VecEnv, actions: NDArray[Any], steps: int) -> VecEnvStepReturn
             ) from error
         raise
     infos: Any = step[3]
-    if infos is None or isinstance(infos, Mapping) or len(infos) != env.num_envs:
+    if infos is None or len(infos) != env.num_envs or not all(isinstance(info, Mapping) for info in infos):
         raise ValueError(
             f"The environments returned the infos {infos!r:.100} after {steps:,} env steps: expected a list of "
             f"{env.num_envs} dicts, one for each."

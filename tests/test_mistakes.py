@@ -466,7 +466,7 @@ def test_ends_of_episodes_that_are_numbers(kind: Any, tmp_path: Path) -> None:
         agent.learn(40)
 
 
-@pytest.mark.parametrize("infos", [None, [], [{}] * 3, {"lives": [1, 1], "time": [0, 0]}])
+@pytest.mark.parametrize("infos", [None, [], [{}] * 3, [{}, None], {"lives": [1, 1], "time": [0, 0]}])
 def test_infos_that_are_not_one_for_each_environment(infos: Any) -> None:
     env = DummyVecEnv([lambda: Clock(5)] * 2)
     wait = env.step_wait
