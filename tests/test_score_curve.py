@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -46,6 +47,28 @@ def test_an_environment_in_the_place_of_its_id_is_told_before_learning(tmp_path:
         ScoreCurve(Clock(7), tmp_path / "s.jsonl", 10_000)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="goes with a Gymnasium id"):
         ScoreCurve(lambda: Clock(7), tmp_path / "s.jsonl", 10_000, env_kwargs={"cut": True})
+
+
+def test_a_task_that_cannot_be_evaluated_is_told_before_learning(tmp_path: Path) -> None:
+    agent = tiny(env=Clock(7))
+    for task, message in (("CartPole-v7", "CartPole"), ("Pendulum-v1", "spaces do not match")):
+        with pytest.raises((ValueError, gym.error.Error), match=message):
+            agent.learn(60, callback=ScoreCurve(task, tmp_path / "s.jsonl", 20))
+        assert agent.num_timesteps == 0
+
+
+def test_an_environment_that_cannot_be_made_before_learning_stops_nothing(tmp_path: Path) -> None:
+    made: list[bool] = []
+
+    def make() -> Clock:
+        made.append(True)
+        if len(made) == 1:
+            raise RuntimeError("the simulator is busy")
+        return Clock(7)
+
+    with pytest.warns(UserWarning, match="could not be made: .*is busy"):
+        tiny(env=Clock(7)).learn(20, callback=ScoreCurve(make, tmp_path / "s.jsonl", 20, episodes=1))
+    assert [line["env_steps"] for line in read_scores(tmp_path / "s.jsonl")] == [20]
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -173,10 +196,10 @@ def test_a_simulator_that_fails_costs_one_score(tmp_path: Path) -> None:
 
     class Fails(Clock):
         def step(self, action: Any) -> Any:
-            if len(made) == 2:
+            if len(made) == 3:  # the first is made before learning
                 raise RuntimeError("the simulator is gone")
             obs, reward, *rest = super().step(action)
-            return obs, np.nan if len(made) == 3 else reward, *rest
+            return obs, np.nan if len(made) == 4 else reward, *rest
 
     def make() -> Clock:
         made.append(True)
@@ -189,8 +212,6 @@ def test_a_simulator_that_fails_costs_one_score(tmp_path: Path) -> None:
     assert "40 env steps failed: EpisodeError" in said[0] and "the simulator is gone" in said[0]
     assert "60 env steps failed: EpisodeError" in said[1] and "the reward nan" in said[1]
     assert [line["env_steps"] for line in read_scores(tmp_path / "s.jsonl")] == [20, 80]
-    with pytest.raises(ValueError, match="spaces do not match"):
-        agent.learn(60, callback=ScoreCurve("Pendulum-v1", tmp_path / "t.jsonl", 20, episodes=1))
 
 
 def test_a_first_score_that_is_no_number_ends_no_run(tmp_path: Path) -> None:
@@ -199,7 +220,7 @@ def test_a_first_score_that_is_no_number_ends_no_run(tmp_path: Path) -> None:
     class Breaks(Clock):
         def step(self, action: Any) -> Any:
             obs, reward, *rest = super().step(action)
-            return obs, np.nan if len(made) == 1 else reward, *rest
+            return obs, np.nan if len(made) == 2 else reward, *rest
 
     def make() -> Clock:
         made.append(True)

@@ -143,6 +143,23 @@ def check_task(task: Any, env_kwargs: Mapping[str, Any] | None) -> None:
         raise ValueError(f"{env_kwargs=} goes with a Gymnasium id: let your function pass it to the environment.")
 
 
+def check_fit(agent: HarmonyDreamAgent, task: str | EnvMaker, env_kwargs: Mapping[str, Any] | None = None) -> None:
+    """What :func:`evaluate` raises before it plays: the environment is made, and closed again."""
+    check_task(task, env_kwargs)
+    envs = seeded_envs(task, [[]], dict(env_kwargs or {}))
+    try:
+        _as_in_training(agent, envs)
+    finally:
+        envs.close()
+
+
+def _as_in_training(agent: HarmonyDreamAgent, envs: VecEnv) -> VecEnv:
+    """``envs`` as the agent's own are wrapped, such as channels first; ValueError for other spaces than its."""
+    env = agent._wrap_env(normalized(envs, agent.get_vec_normalize_env()))
+    checks.spaces(env, agent.observation_space, agent.action_space)
+    return env
+
+
 def _play(
     agent: HarmonyDreamAgent, envs: VecEnv, shares: Sequence[Sequence[int]], how: str, bar: Any | None
 ) -> dict[int, tuple[float, int, bool | None]]:
@@ -161,8 +178,7 @@ def _play(
                 bar.update()
 
     try:
-        env = agent._wrap_env(normalized(envs, agent.get_vec_normalize_env()))  # as in training: channels first
-        checks.spaces(env, agent.observation_space, agent.action_space)
+        env = _as_in_training(agent, envs)
         deterministic, episodes = how == "deterministic", sum(map(len, shares))
         evaluate_policy(player_for(agent, how), env, episodes, deterministic=deterministic, callback=keep)
     except EpisodeError as error:

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from hd_agents import checks
 from hd_agents.evaluation.episodes import EnvMaker
-from hd_agents.evaluation.rules import RULES, check_task, evaluate
+from hd_agents.evaluation.rules import RULES, check_fit, check_task, evaluate
 from hd_agents.files import write_text
 from hd_agents.progress import bar_is_seen, tqdm
 from hd_agents.saving.jsonable import DamagedError
@@ -37,7 +37,8 @@ class ScoreCurve(BaseCallback):
     :param episodes: and the arguments after it: as for ``evaluate``.
     :param verbose: 1 prints each score, and a bar of the episodes while they are played.
     :raises ValueError: for numbers, rules and tasks that are not allowed; when learning starts, for a file of another
-        run; at the first evaluation, for what else ``evaluate`` refuses, such as an id that is not known.
+        run, and for what else ``evaluate`` refuses, such as other spaces than the agent's.
+    :raises gymnasium.error.Error: when learning starts, for an id that is not known.
     """
 
     def __init__(
@@ -79,6 +80,12 @@ class ScoreCurve(BaseCallback):
         self._lines = [line for line in found if line["env_steps"] <= self.model.num_timesteps]
         self._tried = self._lines[-1]["env_steps"] if self._lines else 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:  # better now than at the first evaluation, after hours
+            check_fit(self.model, self.task, self.evaluation["env_kwargs"])  # type: ignore[arg-type]
+        except MISTAKES:
+            raise
+        except Exception as error:  # whatever a simulator does
+            warnings.warn(f"The environment of evaluations could not be made: {error!r}", stacklevel=2)
 
     def _on_rollout_start(self) -> None:
         self._evaluate_if_due()
@@ -101,8 +108,6 @@ class ScoreCurve(BaseCallback):
             bar = self.verbose > 0 and bar_is_seen()
             found = evaluate(agent, self.task, **self.evaluation, progress_bar=bar).to_json()
         except Exception as error:  # whatever a simulator does; the run is worth more than one of its scores
-            if isinstance(error, MISTAKES) and not self._lines:
-                raise
             warnings.warn(f"The evaluation after {self._tried:,} env steps failed: {error!r}", stacklevel=2)
             return
         finally:
