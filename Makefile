@@ -35,11 +35,15 @@ test: .venv/ready-dev
 	.venv/bin/mypy
 	.venv/bin/pytest -n auto --dist loadfile $(ARGS)
 
+# One that fails keeps none of the others from telling what it finds.
 gpu: .venv/ready-dev
-	.venv/bin/pytest -m gpu $(ARGS)
-	.venv/bin/python benchmarks/update.py nano cpu-small atari100k metaworld --precision float32 bfloat16 --device $(DEVICE)
-	.venv/bin/python benchmarks/train_loop.py --device $(DEVICE)
-	.venv/bin/hd-agents check atari100k/pong --device $(DEVICE)
+	@trap 'exit 130' INT; failed=0; try() { echo "$$*"; "$$@" || failed=1; }; \
+	try .venv/bin/pytest -m gpu $(ARGS); \
+	try .venv/bin/python benchmarks/update.py nano cpu-small atari100k metaworld \
+		--precision float32 bfloat16 --device $(DEVICE); \
+	try .venv/bin/python benchmarks/train_loop.py --device $(DEVICE); \
+	try .venv/bin/hd-agents check atari100k/pong --device $(DEVICE); \
+	exit $$failed
 
 docs: .venv/ready-docs
 	.venv/bin/mkdocs build
