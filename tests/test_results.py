@@ -260,6 +260,7 @@ FLAGS = (
         ("hd-agents train classic/Catch --env-kwargs=name=a=b", {"env_kwargs.name": "a=b"}),
         ("hd-agents train classic/Catch --trained-agent runs/x", {"trained_agent": "runs/x"}),
         ("hd-agents train classic/Catch -i classic/Catch --set harmony=False", {"trained_agent": "classic/Catch"}),
+        ("the robot's own script --set gamma=0.9", {"gamma": "0.9"}),  # of a row that somebody has written
     ],
 )
 def test_what_a_command_sets(command: str, expected: dict[str, str]) -> None:

@@ -121,14 +121,18 @@ def _own_row(path: Path, task: str) -> dict[str, Any]:
 
 def preset_of(command: str) -> str:
     """The preset in a command of ``hd-agents train``."""
-    try:
-        words = shlex.split(command)
-    except ValueError:  # a card's may be anybody's words, with an apostrophe
-        words = command.split()
-    for word, following in pairwise([*words, ""]):
+    for word, following in pairwise([*words_of(command), ""]):
         if word == "--preset" or word.startswith("--preset="):
             return word.partition("=")[2] or following
     return "paper"
+
+
+def words_of(command: str) -> list[str]:
+    """The words of a command as a shell reads it; a card's or a row's may be anybody's, with an apostrophe."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()
 
 
 def make_env(name: str, /, drawn: bool = False, **arguments: Any) -> gym.Env[Any, Any]:

@@ -7,7 +7,6 @@ cards' rows into the zoo's own tables, for those who read the files; the cards r
 import csv
 import io
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from hd_agents.files import alone_in, write_text
 from hd_agents.zoo import models
-from hd_agents.zoo.catalogue import names, preset_of
+from hd_agents.zoo.catalogue import names, preset_of, words_of
 from hd_agents.zoo.packages import AGENT
 
 TEXT = ("name", "task", "rule", "acting", "machine", "commit", "backbone", "size", "preset", "command", "date", "model")
@@ -115,7 +114,7 @@ def settings_of(command: str) -> dict[str, str]:
     """What a command of ``hd-agents train`` changes by ``--set`` and ``--env-kwargs``, and the model that it begins
     with, but for what a row has a column for.
     """
-    words = shlex.split(command)
+    words = words_of(command)
     typed = [(flag, value) for flag, _, value in (word.partition("=") for word in words if word.startswith("--"))]
     typed += [(flag, value) for flag, value in pairwise(words) if "=" not in flag]
     found = {}
