@@ -74,7 +74,8 @@ def plan_to_resume(options: argparse.Namespace, folder: Path) -> tuple[Plan, arg
     others = [setting for setting in options.settings if not setting.strip().startswith("env_kwargs")]
     own = flags.changed(options, settings=[*others, *_as_settings(told.get("env_kwargs", {}))])
     typed_env = len(others) < len(options.settings)
-    if (tasks := settings_in(folder)) and (task := task_id(options.task)) not in tasks:
+    tasks = settings_in(folder)
+    if tasks and (task := task_id(options.task)) not in tasks:
         raise UsageError(
             f"{folder} holds a run of {', '.join(tasks)}, which cannot go on with {task}: give the run's task, or "
             f"another --folder. There a new run can begin with its weights: --trained-agent {shlex.quote(str(folder))}."
@@ -86,14 +87,15 @@ def plan_to_resume(options: argparse.Namespace, folder: Path) -> tuple[Plan, arg
             f"{folder} was begun in environments made with {env_kwargs or 'no arguments'}, and cannot go on with "
             f"{plan.env_kwargs}: leave --env-kwargs out, or give another --folder."
         )
-    own_class, typed_class = (row.get("agent_class") for row in (settings_in(folder).get(plan.task, told), plan.row()))
+    own_class, typed_class = tasks.get(plan.task, told).get("agent_class"), plan.row().get("agent_class")
     if own_class != typed_class:
         raise UsageError(
             f"{folder} holds a run of {own_class or 'HarmonyDreamAgent'}, which cannot go on as one of "
             f"{typed_class or 'HarmonyDreamAgent'}: "
             + (f"add --set agent_class={own_class}." if own_class else "leave agent_class out.")
         )
-    n_envs = settings_in(folder).get(plan.task, {}).get("n_envs", plan.n_envs)
+    then = tasks.get(plan.task, {})
+    n_envs = then.get("n_envs", plan.n_envs)
     if n_envs != plan.n_envs:  # before any is made, and with it a file of its episodes
         raise UsageError(
             f"{folder} holds a run in {n_envs} environments, and cannot go on in {plan.n_envs}: give --set "
@@ -105,9 +107,9 @@ def plan_to_resume(options: argparse.Namespace, folder: Path) -> tuple[Plan, arg
             f"{folder} was begun with {model or 'random weights'}, and goes on with its own weights, not with "
             f"{options.trained_agent}: leave --trained-agent out, or give another --folder."
         )
-    arguments = plan.arguments if model is None else {**plan.arguments, **_own_networks(options, plan.task, folder)}
+    arguments = plan.arguments if model is None else {**plan.arguments, **_own_networks(options, then)}
     settings = [*others, *_as_settings(env_kwargs)]
-    usual = _usual(plan, settings_in(folder).get(plan.task, {}))  # else what was typed then stays
+    usual = _usual(plan, then)  # else what was typed then stays
     arguments = {**arguments, **{name: value for name, value in usual.items() if name not in arguments}}
     plan = plan._replace(env_kwargs=env_kwargs, arguments=arguments)
     return plan, flags.changed(options, settings=settings, trained_agent=model)
@@ -120,10 +122,9 @@ def _usual(plan: Plan, then: Mapping[str, Any]) -> dict[str, Any]:
     return {name: usual[name] for name in then if name in allowed and name in usual}
 
 
-def _own_networks(options: argparse.Namespace, task: str, folder: Path) -> dict[str, Any]:
-    """The settings of a run's networks, but for those that were typed."""
+def _own_networks(options: argparse.Namespace, then: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run's networks as they were then, but for those that were typed now."""
     typed = dict(map(parse_setting, options.settings)) | ({} if options.size is None else {"size": options.size})
-    then = settings_in(folder).get(task, {})
     own = {name: then[name] for name in NETWORKS if name in then and name not in typed}
     entries = {key.partition(".")[2]: value for key, value in typed.items() if key.startswith("policy_kwargs.")}
     if entries and "policy_kwargs" in own:
@@ -185,15 +186,15 @@ def repeat_command(task: str, options: argparse.Namespace) -> str:
 
 def typed_flags(options: argparse.Namespace) -> list[str]:
     """The flags of `train`, other than folders, that give these options again; those at their defaults are left out."""
-    flags = [flag for flag, given in (("--track", options.track), ("--no-video", options.no_video)) if given]
+    words = [flag for flag, given in (("--track", options.track), ("--no-video", options.no_video)) if given]
     for flag, default in DEFAULTS.items():
         value = getattr(options, flag)
         if value != default:
-            flags += [f"--{flag.replace('_', '-')}", str(int(value)) if isinstance(value, float) else str(value)]
+            words += [f"--{flag.replace('_', '-')}", str(int(value)) if isinstance(value, float) else str(value)]
     for setting in options.settings:
         entry = setting.removeprefix(OF_ENV)
-        flags += [f"--set={setting}"] if entry == setting else ["--env-kwargs", entry]
-    return flags
+        words += [f"--set={setting}"] if entry == setting else ["--env-kwargs", entry]
+    return words
 
 
 def changed_settings(folder: Path, plan: Plan, seed: int) -> str:
