@@ -13,7 +13,7 @@ from hd_agents import checks
 from hd_agents.files import atomic_write
 from hd_agents.replay.batches import KeptRows, gather_on_host
 from hd_agents.replay.file import read_header, read_rows, write_header, write_rows
-from hd_agents.replay.memory import allocate, fitting_rows
+from hd_agents.replay.memory import allocate, fitting_rows, row_bytes
 from hd_agents.world_model.batch import Batch
 
 OBSERVATION = "observation."  # prefix of the columns that hold observation keys
@@ -62,7 +62,7 @@ class SequenceReplay:
             "terminated": (np.dtype(np.bool_), ()),
         }
         if capacity is None:
-            capacity = max(n_envs, fitting_rows(self.folder, self._row_bytes()))
+            capacity = max(n_envs, fitting_rows(self.folder, self._layout))
         self.rows_per_env = capacity // n_envs
         for name, (_, shape) in self._layout.items():
             if any(size < 1 for size in shape):
@@ -110,7 +110,7 @@ class SequenceReplay:
 
     def nbytes_estimate(self) -> int:
         """Bytes that the rings take once they are allocated."""
-        return self.capacity * self._row_bytes()
+        return self.capacity * row_bytes(self._layout)
 
     @property
     def image_bytes(self) -> int:
@@ -243,9 +243,6 @@ class SequenceReplay:
         if len(added) != self.n_envs or any(ever < count for ever, count in zip(added, self._counts, strict=True)):
             raise ValueError(f"added={added}: the environments have {self._counts} rows.")
         self.added = [int(ever) for ever in added]
-
-    def _row_bytes(self) -> int:
-        return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self._layout.values())
 
     def _draw_windows(self, batch_size: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Positions ``(B, T)`` in the rings laid end to end, uniform over all windows within one ring's time order."""

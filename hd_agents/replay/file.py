@@ -15,11 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from hd_agents.replay.memory import Layout, row_bytes
+
 MAGIC = b"HDREPLAY"
 VERSION = 1
 MAX_HEADER = 1 << 24  # bytes; it holds the bounds of every dimension of an action
 
-Layout = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # column name to (dtype, shape of one row)
 Columns = Mapping[str, NDArray]  # column name to (n_envs, rows_per_env, *shape)
 
 
@@ -73,9 +74,8 @@ def read_header(
             f"{name} holds {max(rows):,} rows of one environment, but this replay has room for {rows_per_env:,}: "
             f"use a buffer_size of at least {max(rows) * n_envs:,}."
         )
-    row_bytes = sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in layout.values())
     start = file.tell()
-    found, declared = file.seek(0, os.SEEK_END) - start, sum(rows) * row_bytes
+    found, declared = file.seek(0, os.SEEK_END) - start, sum(rows) * row_bytes(layout)
     file.seek(start)
     if found != declared:
         what = "truncated" if found < declared else "damaged"

@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from hd_agents.host import available_memory, format_bytes
 
 MOST_ROWS = 1_000_000  # of a replay whose capacity is not given; the papers' number
+Layout = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # column name to (dtype, shape of one row)
+
+
+def row_bytes(layout: Layout) -> int:
+    """Bytes of a row."""
+    return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in layout.values())
 
 
 def free_bytes(folder: Path | None) -> int | None:
@@ -22,15 +28,13 @@ def free_bytes(folder: Path | None) -> int | None:
     return shutil.disk_usage(existing).free
 
 
-def fitting_rows(folder: Path | None, row_bytes: int) -> int:
+def fitting_rows(folder: Path | None, layout: Layout) -> int:
     """Rows of a replay whose capacity is not given: the papers' number, but no more than half of the room holds."""
     free = free_bytes(folder)
-    return MOST_ROWS if free is None else min(MOST_ROWS, free // 2 // row_bytes)
+    return MOST_ROWS if free is None else min(MOST_ROWS, free // 2 // row_bytes(layout))
 
 
-def allocate(
-    columns: Mapping[str, tuple[np.dtype, tuple[int, ...]]], n_envs: int, rows: int, folder: Path | None
-) -> dict[str, NDArray]:
+def allocate(layout: Layout, n_envs: int, rows: int, folder: Path | None) -> dict[str, NDArray]:
     """Arrays (n_envs, rows, *shape), one for each column's dtype and row shape, with anything in them.
 
     In a folder each is a sparse file without a name: it takes the disk space of the rows that were written, goes when
@@ -39,17 +43,17 @@ def allocate(
     :param folder: made if missing; None for memory.
     :raises MemoryError: if they do not fit into memory. :raises OSError: if they do not fit on the disk.
     """
-    row_bytes = sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in columns.values())
-    needed, free = n_envs * rows * row_bytes, free_bytes(folder)
+    size = row_bytes(layout)
+    needed, free = n_envs * rows * size, free_bytes(folder)
     if free is not None and needed > free:
         where = "of memory" if folder is None else f"of disk space in {folder}"
         advice = ", or a replay_folder on a disk with more room" if folder is None else ""
         error = MemoryError if folder is None else OSError
         raise error(
             f"The replay's {n_envs * rows:,} rows need {format_bytes(needed)} {where}, but {format_bytes(free)} are "
-            f"available. Use a buffer_size of at most {free // row_bytes:,} rows, smaller images{advice}."
+            f"available. Use a buffer_size of at most {free // size:,} rows, smaller images{advice}."
         )
-    shapes = {name: ((n_envs, rows, *shape), dtype) for name, (dtype, shape) in columns.items()}
+    shapes = {name: ((n_envs, rows, *shape), dtype) for name, (dtype, shape) in layout.items()}
     if folder is None:
         return {name: _private(shape, dtype) for name, (shape, dtype) in shapes.items()}
     folder.mkdir(parents=True, exist_ok=True)
