@@ -14,11 +14,11 @@ from hd_agents import checks
 from hd_agents.backbones import Objectives, objectives
 from hd_agents.presets import DEFAULTS
 from hd_agents.replay import SequenceReplay
+from hd_agents.restoring import SHAPES_NETWORKS
 from hd_agents.saving.storing import RATES
 from hd_agents.styles import STYLES
 
-FIXED = ("backbone", "size", "harmony", "policy_kwargs")  # the networks are made with these
-MADE_WITH = (*FIXED, "device", "precision", "compile")  # and the learner with all
+MADE_WITH = (*SHAPES_NETWORKS, "device", "precision", "compile")  # networks and learner
 REPLAY_MADE_WITH = ("buffer_size", "replay_folder")
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(RATES, checks.rate),
@@ -68,7 +68,7 @@ def _check_fixed(agent: Any) -> None:
     for name, made in agent._made_with.items():
         if (now := getattr(agent, name)) == made:
             continue
-        if name in FIXED:
+        if name in SHAPES_NETWORKS:
             raise ValueError(
                 f"agent.{name} was set to {now!r}, but its networks were made with {made!r}: that cannot change. Make "
                 "another agent."
