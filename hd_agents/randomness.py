@@ -41,18 +41,19 @@ def space_state(space: spaces.Space[Any]) -> list[Any]:
     """State of a space's generator (None before its first use), and of the spaces within it."""
     generator = space._np_random
     own = None if generator is None else generator.bit_generator.state
-    return [own, [space_state(part) for part in _parts(space)]]
+    return [own, [space_state(part) for part in parts_of(space)]]
 
 
 def set_space_state(space: spaces.Space[Any], state: list[Any]) -> None:
     """Undo :func:`space_state`."""
     own, parts = state
     space._np_random = None if own is None else new_generator(own)  # type: ignore[assignment]
-    for part, inner in zip(_parts(space), parts, strict=True):
+    for part, inner in zip(parts_of(space), parts, strict=True):
         set_space_state(part, inner)
 
 
-def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+def parts_of(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    """The spaces that a Dict or Tuple consists of; none of others."""
     if isinstance(space, spaces.Dict):
         return list(space.spaces.values())
     return list(space.spaces) if isinstance(space, spaces.Tuple) else []

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from hd_agents.randomness import parts_of
 from hd_agents.saving.jsonable import ArchiveError
 
 
@@ -52,5 +53,4 @@ def _generators(found: Iterable[spaces.Space[Any]]) -> Iterator[np.random.Genera
     for space in found:
         if space._np_random is not None:
             yield space._np_random
-        if isinstance(space, spaces.Dict | spaces.Tuple):
-            yield from _generators(space.values() if isinstance(space, spaces.Dict) else space.spaces)
+        yield from _generators(parts_of(space))
