@@ -97,11 +97,9 @@ def hyperparameters(name: str, preset: str | Path = "paper") -> dict[str, Any]:
     if task in NO_TASKS and suite in _suites():
         return deepcopy(_suites()[suite].get(task, {}))
     found = env_id(name)
-    for rows in _suites().values():
-        if found in rows:
-            return deepcopy(rows["nano"] if preset == "nano" and "nano" in rows else rows[found])
-    others = _suites().get(namespace(found), {})
-    return deepcopy(others["nano"] if preset == "nano" and "nano" in others else others.get("default", {}))
+    rows = next((rows for rows in _suites().values() if found in rows), _suites().get(namespace(found), {}))
+    row = "nano" if preset == "nano" and "nano" in rows else found if found in rows else "default"
+    return deepcopy(rows.get(row, {}))
 
 
 def _own_row(path: Path, task: str) -> dict[str, Any]:
