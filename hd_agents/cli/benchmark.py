@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     """Run what has no row yet and return the exit status: 0, or FAILED where a run failed."""
     require("train", *train.NEEDED)
     train.check_flags(options)
-    folder = options.folder or Path("runs") / f"benchmark_{options.suite}"
+    folder = options.folder or flags.RUNS / f"benchmark_{options.suite}"
     results = options.results or folder / TABLE
     asked = [_run(name, seed, folder, options) for name in _tasks(options) for seed in flags.seeds(options)]
     try_agent(asked[0].plan, "cpu")  # says which extra is missing; a GPU is for the runs

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if not space:
         raise UsageError("--set fixes all that is searched: leave some to the search, or give it more by --space.")
     usual = _usual(plan, space, options.device)
-    folder = options.folder or Path("runs") / f"{plan.task.replace('/', '-')}_tune"
+    folder = options.folder or flags.RUNS / f"{plan.task.replace('/', '-')}_tune"
     with locked(folder), open_storage(folder) as storage:
         study = open_study(storage, folder, plan, whole, options)
         if not any(trial.state.name in ("COMPLETE", "PRUNED", "WAITING") for trial in study.trials):
