@@ -38,7 +38,7 @@ def whole(name: str, value: Any, low: int, default: int | None = None, below: in
 
     :param below: a power of 2.
     """
-    value = default if value is None and default is not None else value
+    value = _given(value, default)
     if not _is_number(value) or not low <= value < below or value % 1 != 0:
         raise ValueError(
             f"{name}={value!r}: use a whole number of at least {low} (and below 2**{below.bit_length() - 1})."
@@ -50,8 +50,7 @@ def number(
     name: str, value: Any, low: float, high: float = float("inf"), *, default: float | None = None, above: bool = False
 ) -> float:
     """``value`` as a finite float in [low, high], or in (low, high] with ``above``."""
-    value = default if value is None and default is not None else value
-    value = value.item() if isinstance(value, np.generic) else value  # NumPy's compare in their own precision
+    value = _given(value, default)
     inside = _is_number(value) and (low < value if above else low <= value) and value <= min(high, FLOAT_MAX)
     if not inside:
         limits = f"{'above' if above else 'of at least'} {low:g}" + ("" if np.isinf(high) else f" and at most {high:g}")
@@ -112,6 +111,12 @@ def array(what: str, value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> Non
         raise ValueError(f"{what} is a {type(value).__name__}: expected a NumPy array, {dtype} of shape {shape}.")
     if value.dtype != dtype or value.shape != shape:
         raise ValueError(f"{what} is {value.dtype} of shape {value.shape}: expected {dtype} of shape {shape}.")
+
+
+def _given(value: Any, default: Any) -> Any:
+    """The value as Python has it, or the default in place of None: NumPy's numbers compare in their own precision."""
+    value = default if value is None else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_number(value: Any) -> bool:

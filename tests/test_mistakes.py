@@ -336,6 +336,7 @@ def test_numbers_of_numpy_and_paths_are_as_good(tmp_path: Path) -> None:
         size=np.str_("nano"),  # as of np.random.choice
         compile=np.bool_(False),
         harmony=np.bool_(True),
+        batch_size=np.float16(2),
         verbose=np.int64(0),
         tensorboard_log=tmp_path / "logs",
         policy_kwargs=kwargs,
