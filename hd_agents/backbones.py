@@ -185,7 +185,6 @@ def objectives(
     :param official_quirks: repeat an accident of wmlib: with continuous actions, its critic is trained on returns to
         which the actor loss has added its entropy bonus in place.
     """
-    checks.choice("backbone", backbone, list(SIZES))
     style = STYLES[backbone]
     quirky = official_quirks and backbone == "dreamerv2" and not discrete
     return Objectives(
