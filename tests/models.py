@@ -12,6 +12,7 @@ from hd_agents.backbones import Networks, build, objectives
 from hd_agents.presets import DEFAULTS
 from hd_agents.training.learner import Learner
 from hd_agents.world_model.batch import Batch
+from hd_agents.world_model.rssm import RSSM, State
 
 TINY = {"deter": 19, "hidden": 17, "stoch": 3, "classes": 5, "depth": 2, "units": 13, "layers": 1}
 IMAGE = {"image": (16, 24, 3)}
@@ -50,3 +51,12 @@ def batch(
     is_first = torch.zeros(size, dtype=torch.bool)
     is_first[:, 0] = True
     return Batch(observation, action, torch.randn(size), is_first, torch.rand(size) < 0.1)
+
+
+def filtered(
+    rssm: RSSM, leaves: list[torch.Tensor], first: torch.Tensor, draws: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """What comes of the leaves (embeddings, actions and the state before them): deter, stoch and logits."""
+    embed, action, deter, stoch = leaves
+    posterior, logits = rssm.observe(embed, action, first, draws, State(deter, stoch))
+    return [*posterior, logits]

@@ -21,9 +21,9 @@ from hd_agents.behavior.imagination import Dream, FusedDreaming, imagine
 from hd_agents.nn import fused
 from hd_agents.world_model import rssm as rssm_module
 from hd_agents.world_model.fused_filtering import FusedFilter
-from hd_agents.world_model.rssm import RSSM, State
+from hd_agents.world_model.rssm import State
 from tests import plain_kernels
-from tests.models import batch, learner, networks
+from tests.models import batch, filtered, learner, networks
 
 CPU = torch.device("cpu")
 FUNCTIONS = ["norm_act", "norm_act_backward", "enter_backward", "gates", "gates_backward", "draw", "draw_backward"]
@@ -41,12 +41,6 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     fused.usable.cache_clear()
     yield made
     fused.usable.cache_clear()
-
-
-def filtered(rssm: RSSM, leaves: list[Tensor], first: Tensor, draws: Tensor) -> list[Tensor]:
-    embed, action, deter, stoch = leaves
-    posterior, logits = rssm.observe(embed, action, first, draws, State(deter, stoch))
-    return [*posterior, logits]
 
 
 def at_the_ends(numbers: Tensor) -> Tensor:

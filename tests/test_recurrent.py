@@ -1,7 +1,5 @@
 """Fast paths give what the plain ones give."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -14,7 +12,7 @@ from hd_agents.nn.known import known_linear
 from hd_agents.nn.layers import GRUCell, linear
 from hd_agents.world_model import rssm as rssm_module
 from hd_agents.world_model.rssm import RSSM, State
-from tests.models import batch, learner, networks
+from tests.models import batch, filtered, learner, networks
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -40,12 +38,6 @@ def test_known_results_in_bfloat16() -> None:
     assert (x.grad.dtype, layer.weight.grad.dtype, layer.bias.grad.dtype) == (torch.float32,) * 3
     assert layer.weight.grad.item() == pytest.approx(2_000, rel=0.01)
     assert layer.bias.grad.item() == pytest.approx(2_000, rel=0.01)
-
-
-def filtered(rssm: RSSM, leaves: list[torch.Tensor], first: torch.Tensor, draws: torch.Tensor | None) -> Any:
-    embed, action, deter, stoch = leaves
-    posterior, logits = rssm.observe(embed, action, first, draws, State(deter, stoch))
-    return [*posterior, logits]
 
 
 @pytest.mark.parametrize("modes", [False, True])
