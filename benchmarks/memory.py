@@ -10,7 +10,6 @@ half of the run.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from report import write_json
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
@@ -102,7 +102,7 @@ def main() -> int:
     half = curve.points[len(curve.points) // 2 :]
     grown = half[-1]["anonymous"] - half[0]["anonymous"]
     print(f"Anonymous memory over the last half: {grown / 1e6:+.1f} MB")
-    options.json.write_text(json.dumps({"arguments": vars(options), "points": curve.points}, default=str, indent=1))
+    write_json(options.json, {"arguments": vars(options), "points": curve.points})
     return int(grown > ALLOWED_GROWTH)
 
 

@@ -28,8 +28,7 @@ from hd_agents.policies import CnnPolicy, DreamPolicy, MlpPolicy
 
 def make_policy(case: Case, device: str) -> DreamPolicy:
     """A policy of the case's networks."""
-    discrete = case.backbone == "dreamerv3"
-    actions = gym.spaces.Discrete(ACTIONS) if discrete else gym.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
+    actions = gym.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32) if case.continuous else gym.spaces.Discrete(ACTIONS)
     if case.images:
         kind, space = CnnPolicy, gym.spaces.Box(0, 255, next(iter(case.images.values())), np.uint8)
     else:
