@@ -95,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
     if options.resume or options.checkpoint_every is not None:
         every = options.checkpoint_every or max(1, plan.steps // REPORTS)
         checkpoint = RunCheckpoint(folder / CHECKPOINTS, every)
+    again = resume_command(options, folder) if checkpoint else None
     env = agent = None
     try:
         if options.resume:
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
         facts.write()
     except TrainingFailed as failure:
         assert agent is not None
-        return _after(failure, folder, agent, resume_command(options, folder) if checkpoint else None)
+        return _after(failure, folder, agent, again)
     finally:
         if env is not None:
             close(env)
@@ -125,8 +126,7 @@ def run(options: argparse.Namespace) -> int:
         if agent is None and not options.resume:
             shutil.rmtree(folder)  # there is no run in it
     if status:
-        command = resume_command(options, folder) if checkpoint else None
-        print(f"To continue: {command}" if command else _without_checkpoints(plan, agent, folder), flush=True)
+        print(f"To continue: {again}" if again else _without_checkpoints(plan, agent, folder), flush=True)
     if status not in HURRIED:
         pictures.leave(agent, plan, options.seed, folder, not options.no_video)
     return status
