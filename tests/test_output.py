@@ -198,3 +198,18 @@ def test_folders_that_cannot_be_written_are_told_before_any_work(
     assert main([word.replace("{}", str(tmp_path)) for word in words]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith(f"hd-agents: cannot write into the folder {tmp_path}")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS], ids=errno.errorcode.get)
+def test_files_of_somebody_else_are_told_in_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a run in a folder that only its owner may enter."""
+    refused = OSError(number, os.strerror(number), "theirs/card.json")
+
+    def stat(*arguments: Any, **named: Any) -> None:
+        raise refused
+
+    monkeypatch.setattr("hd_agents.zoo.models.Path.is_file", stat)
+    assert main(["enjoy", "theirs"]) == 2
+    assert capsys.readouterr().err == f"hd-agents: {refused}\n"

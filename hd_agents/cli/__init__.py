@@ -23,7 +23,7 @@ from hd_agents.cli import (
     train,
     tune,
 )
-from hd_agents.cli.errors import DISK_FULL, FAILED, UsageError
+from hd_agents.cli.errors import DISK_FULL, FAILED, NOT_ALLOWED, UsageError
 from hd_agents.cli.output import lasting
 from hd_agents.evaluation.episodes import EpisodeError
 from hd_agents.saving.checkpoint import CheckpointError
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 1: a training that failed, a model that fails its verification, a benchmark or comparison with runs that
     failed, a checkpoint that cannot be written or read, an environment that `check` finds not sound or that fails in
     `evaluate`, `enjoy` or `dream`, a file of a run that is damaged, a `replay-nan` that found nothing, or a full disk;
-    2: a mistake in what was typed, told in one line; 130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP (a training
-    saves what there is first).
+    2: a mistake in what was typed, or a file that may not be read or written, told in one line; 130, 143, 129: stopped
+    by Ctrl-C, SIGTERM or SIGHUP (a training saves what there is first).
     """
     parser, typed = build_parser(), sys.argv[1:] if argv is None else argv
     if not typed:
@@ -64,10 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hd-agents: {error}", file=sys.stderr)
             return FAILED
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            refused = error.errno in NOT_ALLOWED and error.filename is not None
+            if not refused and error.errno not in DISK_FULL:
                 raise
             print(f"hd-agents: {error}", file=sys.stderr)
-            return FAILED
+            return 2 if refused else FAILED
         except KeyboardInterrupt:
             print("\nhd-agents: stopped", file=sys.stderr)
             return 130

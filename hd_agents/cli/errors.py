@@ -13,6 +13,7 @@ from hd_agents.saving.jsonable import DamagedError
 
 FAILED = 1  # exit status where nothing was wrong with the command but what it ran failed: a training, a verification
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: no room on the disk, or in what a user may have of it
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)  # of an OSError: a file or folder that one may not read or write
 
 
 class UsageError(Exception):
