@@ -367,3 +367,24 @@ def test_a_folder_holds_one_task(run: Run, scores: list[float], capsys: pytest.C
 def test_rounding_keeps_to_the_range() -> None:
     trial = optuna.trial.FixedTrial({"gamma": 0.9997})
     assert search_space.suggest(trial, {"gamma": {"low": 0.99, "high": 0.9997}}) == {"gamma": 0.9997}
+
+
+def test_a_full_disk_is_told_and_the_study_goes_on_with_room(
+    run: Run, scores: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def limit(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA max_page_count = 34")  # enough for the tables
+
+    scores[:] = range(400)
+    event.listen(Engine, "connect", limit)
+    try:
+        assert run("--trials", "200") == 1
+    finally:
+        event.remove(Engine, "connect", limit)
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"hd-agents: [Errno 28] No space left on device: '{run.folder / 'study.db'}'"
+    done = run.states().count("COMPLETE")
+    assert run("--trials", f"{done + 1}") == 0

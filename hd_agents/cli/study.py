@@ -1,8 +1,11 @@
 """The study of `hd-agents tune`: Optuna's file of trials in a folder, and the best of them as a row of the zoo."""
 
 import argparse
+import errno
 import json
+import os
 import shlex
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +39,20 @@ def open_storage(folder: Path) -> Iterator[Any]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+@contextmanager
+def full_disk_as_oserror(folder: Path) -> Iterator[None]:
+    """Inside, a full disk raises an OSError, as for any other file: SQLite, SQLAlchemy and Optuna have others."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, sqlite3.OperationalError) and "disk is full" in str(cause):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / STUDY)) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def open_study(storage: Any, folder: Path, plan: Plan, space: Space, options: argparse.Namespace) -> Any:

@@ -15,7 +15,16 @@ from hd_agents.cli import flags
 from hd_agents.cli.curves import EVALUATION_ENVS
 from hd_agents.cli.errors import FAILED, UsageError, checked, require
 from hd_agents.cli.running import locked
-from hd_agents.cli.study import ORIGIN, STUDY, finished, open_storage, open_study, origin, write_best
+from hd_agents.cli.study import (
+    ORIGIN,
+    STUDY,
+    finished,
+    full_disk_as_oserror,
+    open_storage,
+    open_study,
+    origin,
+    write_best,
+)
 from hd_agents.cli.tasks import allow_tensor_cores, class_in, plan_of, try_agent
 from hd_agents.envs.closing import close
 from hd_agents.evaluation import evaluate
@@ -75,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--set fixes all that is searched: leave some to the search, or give it more by --space.")
     usual = _usual(plan, space, options.device)
     folder = options.folder or flags.RUNS / f"{plan.task.replace('/', '-')}_tune"
-    with locked(folder), open_storage(folder) as storage:
+    with locked(folder), full_disk_as_oserror(folder), open_storage(folder) as storage:
         study = open_study(storage, folder, plan, whole, options)
         if not any(trial.state.name in ("COMPLETE", "PRUNED", "WAITING") for trial in study.trials):
             study.enqueue_trial(usual)
