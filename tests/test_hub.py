@@ -290,6 +290,21 @@ def test_private_repositories_stay_private(fake: FakeHub, capsys: pytest.Capture
     assert [call["repo_id"] for function, call in fake.calls if function == "upload_folder"] == ["me/secret"]
 
 
+@pytest.mark.parametrize("name", ["card.json", "weights.safetensors", "dream.png"])
+def test_a_damaged_copy_in_the_cache_is_told_with_the_way_out(
+    name: str, fake: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The library asks only whether a file is there, so the next try would find it again."""
+    shutil.copytree(shipped(), fake.root / NAME / "main")
+    (fake.root / NAME / "main" / name).write_bytes(b"")
+    for command in (["pull", NAME], *([] if name == "dream.png" else [["enjoy", NAME]])):
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert name in told and f"delete {fake.root / 'cache' / 'someone'}, where it was fetched to" in told
+    assert main(["zoo", "verify", NAME]) == 1
+    assert "If it is whole on the Hub, delete" in capsys.readouterr().out
+
+
 def test_what_cannot_be_pushed(fake: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(shipped(), tmp_path / "damaged")
     (tmp_path / "damaged" / "agent.json").write_text("{}")

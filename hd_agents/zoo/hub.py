@@ -19,7 +19,7 @@ from hd_agents.envs import PACKAGES
 from hd_agents.extras import needing
 from hd_agents.zoo.card_checks import check_stated
 from hd_agents.zoo.catalogue import key_of, names
-from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, read_card
+from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, DamagedPackageError, check, read_card
 
 PREFIX = "hf://"
 OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # what goes wrong with files here
@@ -80,7 +80,12 @@ def download(source: Repository, version: str | None = None, media: bool = False
     place = f"{source.id}/{source.folder}" if source.folder else source.id
     if not (folder / CARD).is_file():
         raise ValueError(f"{place} holds no package: it has no {CARD}.")
-    check_stated(read_card(folder), folder / CARD)
+    try:
+        check_stated(read_card(folder), folder / CARD)
+        check(folder, FILES if media else (AGENT, WEIGHTS))
+    except DamagedPackageError as error:  # perhaps here alone: the library keeps what it has
+        again = f"If it is whole on the Hub, delete {Path(root).parents[1]}, where it was fetched to, and try again."
+        raise DamagedPackageError(f"{error} {again}") from error
     return folder
 
 

@@ -14,7 +14,7 @@ Reading one runs nothing that is in it.
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +41,10 @@ ACTING = tuple(f"networks.{part}." for part in ("world_model.encoder", "world_mo
 FULL = "Ask for a package that was made with full=True (without --acting-only), or train: `hd-agents train TASK`."
 # Where the agent ran, which is nobody else's business, and its seed, which would reseed whoever loads it.
 PRIVATE = ("ep_info_buffer", "ep_success_buffer", "system_info", "tensorboard_log", "verbose", "seed")
+
+
+class DamagedPackageError(ArchiveError):
+    """A file of a package that is missing, not JSON, or not the one that the card describes."""
 
 
 class ActingAgent(HarmonyDreamAgent):
@@ -158,13 +162,13 @@ def read_card(source: Path) -> dict[str, Any]:
     return card
 
 
-def check(source: Path) -> None:
-    """See whether all files of a package, those for people too, are the ones that its card describes.
+def check(source: Path, names: Sequence[str] = FILES) -> None:
+    """See whether files of a package, by default all and those for people too, are the ones that its card describes.
 
     :raises ArchiveError: naming the first that is not.
     """
     card = read_card(source)
-    for name in FILES:
+    for name in names:
         if name in (AGENT, WEIGHTS) or name in card["sha256"] or (source / name).exists():
             _check_file(source, card, name)
 
@@ -187,16 +191,16 @@ def making(target: Path) -> Iterator[Path]:
 
 def _check_file(source: Path, card: Mapping[str, Any], name: str) -> None:
     if not (source / name).is_file():
-        raise ArchiveError(f"{source / name} is missing: the card describes it.")
+        raise DamagedPackageError(f"{source / name} is missing: the card describes it.")
     if sha256_of(source / name) != card["sha256"].get(name):
-        raise ArchiveError(f"{source / name} is not the file that the card describes: its checksum differs.")
+        raise DamagedPackageError(f"{source / name} is not the file that the card describes: its checksum differs.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ArchiveError(f"{path} is not JSON: {error}") from error
+        raise DamagedPackageError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ArchiveError(f"{path} holds a {type(document).__name__} where a JSON object is expected.")
     return document
