@@ -224,15 +224,17 @@ def test_no_network_is_told_in_one_line(
     assert capsys.readouterr().err == f"hd-agents: The Hub did not give or take {NAME}: cannot connect\n"
 
 
+@pytest.mark.parametrize("file", ["cache", None])
 def test_a_full_disk_at_a_pull_is_not_the_hubs_fault(
-    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    file: str | None, fake: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*arguments: Any, **named: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "cache")
+        raise OSError(errno.ENOSPC, "No space left on device", file)
 
     monkeypatch.setattr(hub_library, "snapshot_download", fails)
     assert main(["pull", NAME]) == 1
-    assert capsys.readouterr().err == "hd-agents: [Errno 28] No space left on device: 'cache'\n"
+    place = file or hub_library.constants.HF_HUB_CACHE
+    assert capsys.readouterr().err == f"hd-agents: [Errno 28] No space left on device: {place!r}\n"
 
 
 def test_push_then_pull(fake: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,6 +290,30 @@ def test_private_repositories_stay_private(fake: FakeHub, capsys: pytest.Capture
     assert main(["push", str(shipped()), "me/open", "--private"]) == 2
     assert "me/open exists and is public" in capsys.readouterr().err
     assert [call["repo_id"] for function, call in fake.calls if function == "upload_folder"] == ["me/secret"]
+
+
+def test_a_token_that_the_hub_does_not_take_is_told(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that has run out, with which not even public repositories are given."""
+    error = fake.error("HfHubHTTPError", "Client error '401 Unauthorized' for url ...")
+    error.response = SimpleNamespace(status_code=401)  # type: ignore[attr-defined]
+
+    def fails(*arguments: Any, **named: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(hub_library, "snapshot_download", fails)
+    assert main(["pull", NAME]) == 2
+    assert f"does not take the token that was sent for {NAME}: log in anew" in capsys.readouterr().err
+
+
+def test_an_answer_of_somebody_else_is_told(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the log-in page of a network."""
+    monkeypatch.setattr(hub_library, "snapshot_download", lambda *arguments, **named: json.loads("<html>"))
+    assert main(["pull", NAME]) == 2
+    assert f"The Hub did not give or take {NAME}: the answer is not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["card.json", "weights.safetensors", "dream.png"])

@@ -5,6 +5,7 @@ Only the files that a package consists of are asked for, by name. What arrives i
 """
 
 import errno
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from hd_agents.zoo.packages import AGENT, CARD, FILES, WEIGHTS, DamagedPackageEr
 
 PREFIX = "hf://"
 OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # what goes wrong with files here
+
+UNAUTHORIZED = 401  # of HTTP
 
 
 class Repository(NamedTuple):
@@ -120,8 +123,17 @@ def plain_errors(place: str, version: str | None = None) -> Iterator[None]:
         raise ValueError(message) from error
     except RevisionNotFoundError as error:
         raise ValueError(f"{place} has no version {version!r}: give a branch, tag or commit of it.") from error
+    except json.JSONDecodeError as error:
+        told = "the answer is not JSON: a proxy or a log-in page may have given it, or HF_ENDPOINT names something else"
+        raise ConnectionError(f"The Hub did not give or take {place}: {told}.") from error
     except network as error:
         if isinstance(error, OSError) and error.errno in OF_THIS_MACHINE:
+            error.filename = error.filename or library().constants.HF_HUB_CACHE
             raise
+        if getattr(getattr(error, "response", None), "status_code", None) == UNAUTHORIZED:
+            raise ValueError(
+                f"The Hub does not take the token that was sent for {place}: log in anew with `hf auth login`, or "
+                "remove the token (`hf auth logout`, HF_TOKEN)."
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConnectionError(f"The Hub did not give or take {place}: {reason}") from error
