@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from hd_agents import HarmonyDreamAgent, zoo
 from hd_agents.cli import main
@@ -363,3 +364,19 @@ def test_a_run_of_no_repository_can_be_packed(saved: Path, tmp_path: Path) -> No
     given = {"command": "x", "commit": None, "machine": "z", "seed": 0, "wall_seconds": 1.5}
     made = zoo.pack(saved, "classic/CartPole", given, 2, target=tmp_path / "made")
     assert zoo.card(made)["commit"] is None
+
+
+@pytest.mark.parametrize(
+    ("task", "norm_obs"), [("CartPole-v1", True), ("CartPole-v1", False), ("hd_agents/Catch-v0", False)]
+)
+def test_an_agent_that_sees_normalized_observations_is_refused(task: str, norm_obs: bool, tmp_path: Path) -> None:
+    env = VecNormalize(DummyVecEnv([lambda: gym.make(task)]), norm_obs=norm_obs)
+    tiny("MlpPolicy" if task == "CartPole-v1" else "CnnPolicy", env).learn(20).save(tmp_path / "agent.zip")
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    target = tmp_path / "packed"
+    if norm_obs:
+        with pytest.raises(ValueError, match=r"agent\.zip was trained behind a VecNormalize, whose statistics"):
+            zoo.pack(tmp_path / "agent.zip", task, episodes=1, target=target, device="cpu")
+    else:
+        zoo.pack(tmp_path / "agent.zip", task, episodes=1, target=target, device="cpu")
+    assert target.exists() is not norm_obs

@@ -98,13 +98,31 @@ def pack(
 
 
 def _load(file: Path, device: torch.device | str) -> HarmonyDreamAgent:
-    """The agent that is to be packed. ValueError for one of a class of somebody's own."""
+    """The agent that is to be packed. ValueError for one of a class of somebody's own, or behind VecNormalize."""
     if own := (training_facts(file.parent) or {}).get("agent_class"):
         raise ValueError(
             f"{file} is of {own}, and a package holds the networks of HarmonyDreamAgent alone: share the file of "
             "save() with the code that it needs."
         )
-    return HarmonyDreamAgent.load(file, device=device, verbose=0)
+    agent = HarmonyDreamAgent.load(file, device=device, verbose=0)
+    if _sees_normalized(agent):
+        raise ValueError(
+            f"{file} was trained behind a VecNormalize, whose statistics a package does not hold: share the files of "
+            "save() and of VecNormalize.save."
+        )
+    return agent
+
+
+def _sees_normalized(agent: HarmonyDreamAgent) -> bool:
+    """Whether the observations that the agent saw last were not those of its environments."""
+    if agent._last_obs is None or agent._last_original_obs is None:
+        return False
+    seen, original = (
+        observations if isinstance(observations, dict) else {"": observations}
+        for observations in (agent._last_obs, agent._last_original_obs)
+    )
+    # Sorted: the agent sees images channels first, whatever its environments give.
+    return any(not np.array_equal(np.sort(seen[key], axis=None), np.sort(original[key], axis=None)) for key in seen)
 
 
 def _facts(file: Path, run: Mapping[str, Any] | None, task: str) -> dict[str, Any]:
