@@ -1,5 +1,6 @@
 """What `zoo pack` adds to the weights: pictures, a card for people, 8 bits; and what verification says of it."""
 
+import errno
 import importlib.util
 import json
 import re
@@ -380,3 +381,16 @@ def test_an_agent_that_sees_normalized_observations_is_refused(task: str, norm_o
     else:
         zoo.pack(tmp_path / "agent.zip", task, episodes=1, target=target, device="cpu")
     assert target.exists() is not norm_obs
+
+
+def test_a_full_disk_names_the_package(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_room(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", no_room)
+    target = tmp_path / "made" / "CartPole"
+    assert main(["zoo", "pack", str(saved), "CartPole-v1", "--folder", str(target)]) == 1
+    assert capsys.readouterr().err == f"hd-agents: [Errno 28] No space left on device: '{target}'\n"
+    assert not list(target.parent.iterdir())

@@ -185,7 +185,12 @@ def making(target: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
         made = Path(folder) / target.name
         made.mkdir()
-        yield made
+        try:
+            yield made
+        except OSError as error:
+            if error.errno is not None and error.filename is None:  # as where the disk is full
+                error.filename = str(target)
+            raise
         made.rename(target)
 
 
