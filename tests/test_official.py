@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import golden
 import gymnasium
 import numpy as np
 import pytest
@@ -38,6 +39,11 @@ def case(name: str, where: Path | None = None) -> Case:
 
 def test_folder_has_cases() -> None:
     assert any(unsupported(folder(), name) is None for name in CASES), f"no case for us in {folder()}"
+
+
+def test_a_folder_without_cases_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert golden.main(tmp_path) == 1
+    assert "nothing was compared" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("onednn", [False, True])
