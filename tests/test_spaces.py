@@ -1,7 +1,9 @@
 """Observation and action codecs: shapes, layouts, ranges, round trips, and errors that name the fix."""
 
+import re
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -146,6 +148,35 @@ def test_an_unsupported_observation_says_what_is_supported(space: spaces.Space[A
     with pytest.raises(ValueError, match=word) as caught:
         ObservationCodec(space)
     assert "supported observations" in str(caught.value)
+
+
+class Mission(spaces.Space[str]):
+    """A text that Gymnasium cannot flatten, as grid worlds name their tasks."""
+
+
+CELLS = spaces.Box(0, 255, (7, 7, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("space", "vectors"),
+    [
+        (
+            spaces.Dict({"cells": CELLS, "heading": spaces.Discrete(4), "task": Mission()}),
+            {"observation": 7 * 7 * 3 + 4},
+        ),
+        (spaces.Dict({"heading": spaces.Discrete(4), "task": Mission()}), {"heading": 4}),
+        (spaces.Dict({"cells": CELLS, "heading": spaces.Discrete(4)}), {"observation": 7 * 7 * 3 + 4}),
+        (spaces.Tuple([spaces.Discrete(32), spaces.Discrete(11)]), {"observation": 43}),
+    ],
+)
+def test_the_wrappers_of_the_advice_help(space: spaces.Space[Any], vectors: dict[str, int]) -> None:
+    env: gymnasium.Env[Any, Any] = gymnasium.Env()
+    env.observation_space = space
+    with pytest.raises(ValueError, match="supported observations") as caught:
+        ObservationCodec(space)
+    (line,) = re.findall(r"gymnasium\.wrappers\.\S*\(env.*?\)(?= )", str(caught.value))
+    wrapped = eval(line, {"gymnasium": gymnasium, "env": env})
+    assert {key: spec.size for key, spec in ObservationCodec(wrapped.observation_space).vectors.items()} == vectors
 
 
 @pytest.mark.parametrize(

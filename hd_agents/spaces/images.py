@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from hd_agents.spaces.advice import to_vector
+
 SMALLEST_IMAGE = 16  # pixels a side; below that there is nothing to halve
 MOST_CHANNELS = 4
 
@@ -38,16 +40,20 @@ def is_image(space: spaces.Space[Any]) -> bool:
     )
 
 
-def image_spec(key: str, space: spaces.Space[Any]) -> ImageSpec:
-    """Size and layout of a space that :func:`is_image` holds for. ValueError for one that no network takes."""
+def image_spec(key: str, space: spaces.Space[Any], whole: spaces.Space[Any]) -> ImageSpec:
+    """Size and layout of a space that :func:`is_image` holds for, perhaps a key of the ``whole`` observation.
+
+    :raises ValueError: for one that no network takes.
+    """
     shape = space.shape or ()
     first = int(np.argmin(shape)) == 0
     channels, height, width = shape if first else (shape[2], shape[0], shape[1])
     if not 1 <= channels <= MOST_CHANNELS or min(height, width) < SMALLEST_IMAGE:
+        resize = "TransformObservation to resize it" if isinstance(whole, spaces.Dict) else "ResizeObservation"
         raise ValueError(
             f"The observation {key!r} is an image of shape {shape}; {OBSERVATIONS_SUPPORTED}. Use "
-            "gymnasium.wrappers.ResizeObservation or drop frame stacking (the agent has memory), or, if these are no "
-            "pixels, gymnasium.wrappers.FlattenObservation and MlpPolicy."
+            f"gymnasium.wrappers.{resize} or drop frame stacking (the agent has memory), or, if these are no pixels, "
+            f"{to_vector(whole)} and MlpPolicy."
         )
     return ImageSpec(int(height), int(width), int(channels), first)
 

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from hd_agents.spaces.advice import to_supported
 from hd_agents.spaces.images import (
     OBSERVATIONS_SUPPORTED,
     ImageSpec,
@@ -55,7 +56,7 @@ class ObservationCodec:
             self.vectors[key] = VectorSpec(sum(groups[0]), groups[0])
             self._starts[key] = groups[1]
         elif is_image(space):
-            self.images[key] = image_spec(key, space)
+            self.images[key] = image_spec(key, space, self.space)
         elif isinstance(space, spaces.Box):
             refuse_flat_image(key, space)
             if 0 in space.shape:
@@ -63,8 +64,8 @@ class ObservationCodec:
             self.vectors[key] = VectorSpec(int(np.prod(space.shape)), None)
         else:
             raise ValueError(
-                f"The observation {key!r} has the space {space}, which has no network. {OBSERVATIONS_SUPPORTED}. "
-                "Convert it with gymnasium.wrappers.FlattenObservation or TransformObservation."
+                f"The observation {key!r} has the space {space}, which has no network; {OBSERVATIONS_SUPPORTED}. "
+                f"{to_supported(self.space, key)}"
             )
 
     @property
