@@ -36,6 +36,14 @@ def check_env(env: Any) -> None:
             f"env={env!r} is {kind}; use a Gymnasium environment or its id, or a vector environment of "
             "Stable-Baselines3."
         )
+    for name in ("action_space", "observation_space"):
+        found = type(getattr(env, name))
+        if not issubclass(found, spaces.Space):  # those of OpenAI Gym have the same names and print alike
+            raise ValueError(
+                f"env.{name} is a {found.__module__}.{found.__qualname__}, none of gymnasium.spaces: take those. "
+                "An environment of OpenAI Gym has to be converted: shimmy.GymV26CompatibilityV0(env=env), or if its "
+                "reset() takes no seed, shimmy.GymV21CompatibilityV0(env=env)."
+            )
     ActionCodec(env.action_space)
     codec = ObservationCodec(env.observation_space)
     if len({spec.channels_first for spec in codec.images.values()}) > 1:

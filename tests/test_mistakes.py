@@ -4,6 +4,7 @@ import functools
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -73,6 +74,19 @@ def test_actions_without_a_dimension() -> None:
 def test_what_is_no_environment(env: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(env=env)
+
+
+class Discrete:
+    """A space of the package that Gymnasium comes from: called alike, but another class."""
+
+    n = 2
+
+
+@pytest.mark.parametrize(("spaces_of", "which"), [((VECTOR, Discrete()), "action"), ((Discrete(), TWO), "observation")])
+def test_spaces_of_another_package_are_told_apart_from_those_of_gymnasium(spaces_of: Any, which: str) -> None:
+    old = SimpleNamespace(observation_space=spaces_of[0], action_space=spaces_of[1])
+    with pytest.raises(ValueError, match=rf"env\.{which}_space is a .*\.Discrete, none of gymnasium\.spaces.*shimmy"):
+        tiny(env=old)
 
 
 def test_normalisation_has_to_be_outermost() -> None:
