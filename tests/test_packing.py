@@ -3,9 +3,11 @@
 import errno
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -394,3 +396,15 @@ def test_a_full_disk_names_the_package(
     assert main(["zoo", "pack", str(saved), "CartPole-v1", "--folder", str(target)]) == 1
     assert capsys.readouterr().err == f"hd-agents: [Errno 28] No space left on device: '{target}'\n"
     assert not list(target.parent.iterdir())
+
+
+def test_a_stop_leaves_nothing_half_made(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: Any) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(packing, "evaluate", stopped)
+    with pytest.raises(SystemExit) as left:
+        main(["zoo", "pack", str(saved), "CartPole-v1", "--folder", str(tmp_path / "made" / "CartPole")])
+    assert left.value.code == 143
+    assert not list((tmp_path / "made").iterdir())

@@ -10,6 +10,7 @@ from hd_agents import zoo
 from hd_agents.cli import report
 from hd_agents.cli.errors import FAILED, UsageError, checked
 from hd_agents.cli.flags import count
+from hd_agents.cli.running import sigterm_as_exit
 from hd_agents.cli.tasks import find_own_modules
 from hd_agents.progress import bar_is_seen
 from hd_agents.saving.jsonable import ArchiveError
@@ -83,18 +84,19 @@ def run_pack(options: argparse.Namespace) -> int:
     facts = None
     if options.facts is not None:
         facts = checked(lambda: json.loads(options.facts.read_text(encoding="utf-8")))
-    target = checked(
-        lambda: zoo.pack(
-            options.file,
-            options.name,
-            facts,
-            options.episodes,
-            full=not options.acting_only,
-            bits=options.bits,
-            target=options.folder,
-            progress_bar=bar_is_seen(),
+    with sigterm_as_exit():  # what is half made is removed then
+        target = checked(
+            lambda: zoo.pack(
+                options.file,
+                options.name,
+                facts,
+                options.episodes,
+                full=not options.acting_only,
+                bits=options.bits,
+                target=options.folder,
+                progress_bar=bar_is_seen(),
+            )
         )
-    )
     card = zoo.card(target)
     low, high = card["interval"]
     print(f"{target}: {card['bytes'] / 1e6:.2f} MB, holds {card['holds']}, {card['precision']}")
