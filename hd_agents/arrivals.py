@@ -96,7 +96,7 @@ def step_all(env: VecEnv, actions: NDArray[Any], steps: int) -> VecEnvStepReturn
             name = "An environment" if which is None else f"Environment {which}"
             raise ValueError(
                 f"{name} returned the reward {reward!r} after {steps:,} env steps: expected one number "
-                "(of an array that holds one: `reward.item()`)."
+                "(of an array that holds one: `reward.item()`; of several rewards, their weighted sum)."
             ) from error
         raise
     infos: Any = step[3]
