@@ -33,8 +33,8 @@ numbers as `0.0001` or `1.0e-4`: YAML reads a bare `1e-4` as text.
 ## Results
 
 Scores are mean returns of the last weights by the papers' rule of evaluation. With one seed, ± is the deviation over
-its episodes; with several, over the seeds' means. Runs with the same settings share a row. "not run" means that we
-have not run the task, with any settings.
+its episodes; with several, over the seeds' means. Runs with the same settings on the same machine share a row. "not
+run" means that we have not run the task, with any settings.
 """
 OURS = ("ours", "seeds", "settings", "env steps", "machine", "date")
 SETTINGS = ("backbone", "harmony", "size", "preset", "env_steps", "machine")
