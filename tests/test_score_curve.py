@@ -57,6 +57,21 @@ def test_a_task_that_cannot_be_evaluated_is_told_before_learning(tmp_path: Path)
         assert agent.num_timesteps == 0
 
 
+def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
+    """The environment is made at every start of learn, but in a run without a stop only once."""
+
+    def make() -> Clock:
+        np.random.random()  # noqa: NPY002  as environments of other people do
+        return Clock(7)
+
+    drawn = []
+    for callback in (None, ScoreCurve(make, tmp_path / "s.jsonl", 20)):
+        agent = tiny(env=Clock(7), seed=0)
+        agent.learn(5, callback=callback)
+        drawn.append(np.random.random())  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+
+
 def test_an_environment_that_cannot_be_made_before_learning_stops_nothing(tmp_path: Path) -> None:
     made: list[bool] = []
 

@@ -29,7 +29,7 @@ from hd_agents.evaluation.episodes import EnvMaker, EpisodeError, seeded_envs, s
 from hd_agents.evaluation.scores import human_normalized
 from hd_agents.policies import DreamPolicy, NumpyState
 from hd_agents.progress import episode_bar
-from hd_agents.randomness import seeded
+from hd_agents.randomness import global_state, seeded, set_global_state
 from hd_agents.saving.storing import system_info
 from hd_agents.spaces import Observation
 from hd_agents.spaces.executed import EXECUTED, encode_executed
@@ -143,14 +143,20 @@ def check_task(task: Any, env_kwargs: Mapping[str, Any] | None) -> None:
         raise ValueError(f"{env_kwargs=} goes with a Gymnasium id: let your function pass it to the environment.")
 
 
-def check_fit(agent: HarmonyDreamAgent, task: str | EnvMaker, env_kwargs: Mapping[str, Any] | None = None) -> None:
-    """What :func:`evaluate` raises before it plays: the environment is made, and closed again."""
-    check_task(task, env_kwargs)
-    envs = seeded_envs(task, [[]], dict(env_kwargs or {}))
+def check_fit(agent: HarmonyDreamAgent, task: str | EnvMaker, env_kwargs: Mapping[str, Any] | None) -> None:
+    """What :func:`evaluate` raises before it plays: the environment is made, and closed again.
+
+    Random numbers that this takes from the process's own generators are drawn again by others afterwards.
+    """
+    state = global_state()
     try:
-        _as_in_training(agent, envs)
+        envs = seeded_envs(task, [[]], dict(env_kwargs or {}))
+        try:
+            _as_in_training(agent, envs)
+        finally:
+            envs.close()
     finally:
-        envs.close()
+        set_global_state(*state)
 
 
 def _as_in_training(agent: HarmonyDreamAgent, envs: VecEnv) -> VecEnv:

@@ -79,13 +79,13 @@ class ScoreCurve(BaseCallback):
         # Lines beyond are of steps that will be made again; they are in the file until the next one is written.
         self._lines = [line for line in found if line["env_steps"] <= self.model.num_timesteps]
         self._tried = self._lines[-1]["env_steps"] if self._lines else 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:  # better now than at the first evaluation, after hours
             check_fit(self.model, self.task, self.evaluation["env_kwargs"])  # type: ignore[arg-type]
         except MISTAKES:
             raise
         except Exception as error:  # whatever a simulator does
             warnings.warn(f"The environment of evaluations could not be made: {error!r}", stacklevel=2)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def _on_rollout_start(self) -> None:
         self._evaluate_if_due()
