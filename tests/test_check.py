@@ -191,7 +191,7 @@ def test_environment_that_fails_later(capsys: pytest.CaptureFixture[str], monkey
     said = capsys.readouterr().out
     assert "DriftTires-v0: passed the checks of Gymnasium" in said
     assert "NOT SOUND: it cannot be played: RuntimeError: " in said
-    assert "failed again after 0 restarts: RuntimeError('the battery is empty')" in said
+    assert "failed after 0 restarts: RuntimeError('the battery is empty')" in said
 
 
 def test_remarks_and_other_work_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

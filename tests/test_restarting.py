@@ -111,9 +111,13 @@ def test_an_exception_cuts_the_episode_off(tmp_path: Path, caplog: pytest.LogCap
     assert "restart 1 of 10" in caplog.text and "simulator lost" in caplog.text
     observation, _ = env.reset()
     assert observation[0] > 1000  # a seed of its own, which the agent's seed determines
-    lit = fuses(tmp_path / "g", 1)
-    again = RestartingEnv(lambda: Fragile(lit, fails_at=0))
-    assert again.reset(seed=11)[0][0] == observation[0]
+    again = RestartingEnv(lambda: Fragile(fuses(tmp_path / "g", 0), fails_at=1))
+    again.reset(seed=11)
+    again.step(0)
+    fuses(tmp_path / "g", 1)
+    again.reset()
+    again.step(0)
+    assert again.reset()[0][0] == observation[0]
 
 
 def test_every_restart_has_a_seed_of_its_own() -> None:
@@ -126,15 +130,17 @@ def test_the_number_of_restarts_is_bounded(tmp_path: Path) -> None:
     made: list[Fragile] = []
 
     def make() -> Fragile:
-        made.append(Fragile(tmp_path / "f", fails_at=1))
+        made.append(Fragile(tmp_path / "f", fails_at=2))
         return made[-1]
 
     fuses(tmp_path / "f", 9)
     env = RestartingEnv(make, max_restarts=2)
     for _ in range(2):
         env.reset(seed=0)
+        assert not env.step(0)[3]
         assert env.step(0)[3]
     env.reset()
+    env.step(0)
     with pytest.raises(RuntimeError, match="after 2 restarts") as caught:
         env.step(0)
     assert isinstance(caught.value.__cause__, OSError)
@@ -179,6 +185,58 @@ def test_what_cannot_be_made_anew_is_tried_again_later(tmp_path: Path, pauses: l
     assert pauses[5:] == [0.0]  # a step has succeeded in between
 
 
+@pytest.mark.parametrize("fails_at", [0, 1])
+def test_what_has_never_worked_is_not_tried_again(fails_at: int, tmp_path: Path, pauses: list[float]) -> None:
+    """Such as a mistake in the environment's code."""
+
+    def begin(env: Any, action: Any) -> None:
+        env.reset()
+        env.step(action)
+
+    env = RestartingEnv(lambda: Fragile(fuses(tmp_path / "f", 1), fails_at=fails_at))
+    with pytest.raises(RuntimeError, match=r"failed before its first step was done: OSError\('simulator lost'\)$"):
+        begin(env, 0)
+    processes = RestartingSubprocVecEnv([lambda: Fragile(fuses(tmp_path / "g", 1), fails_at=fails_at)], "fork")
+    try:
+        with pytest.raises(RuntimeError, match=r"environment 0 died \(exit code 1\), before its first step was done"):
+            begin(processes, np.array([0]))
+    finally:
+        processes.close()
+    assert pauses == []
+
+
+class OldGym(Fragile):
+    """Returns what environments of OpenAI Gym do, from ``reset`` or from ``step``."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+
+    def reset(self, **arguments: Any) -> Any:
+        returned = super().reset(**arguments)
+        return np.zeros(3) if self.method == "reset" else returned
+
+    def step(self, action: Any) -> Any:
+        return super().step(action)[1:] if self.method == "step" else super().step(action)
+
+
+@pytest.mark.parametrize("wrapper", [lambda env: env, lambda env: RestartingEnv(lambda: env)])
+@pytest.mark.parametrize("method", ["reset", "step"])
+def test_an_environment_of_old_gym_is_told_what_to_return(method: str, wrapper: Any) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=r"reset\(\) returns \(observation, info\), and its step\(\)"):
+        tiny(env=wrapper(OldGym(method))).learn(10)
+
+
+def test_other_mistakes_in_unpacking_stay_what_they_are() -> None:
+    class Wrong(Fragile):
+        def step(self, action: Any) -> Any:
+            one, other = 1, 2, 3
+            return one, other
+
+    with pytest.raises(ValueError, match=r"^too many values to unpack"):
+        tiny(env=Wrong()).learn(10)
+
+
 def test_failures_in_a_row_are_bounded_whatever_is_allowed() -> None:
     made: list[bool] = []
 
@@ -189,7 +247,9 @@ def test_failures_in_a_row_are_bounded_whatever_is_allowed() -> None:
         return Fragile()
 
     env = RestartingEnv(make, max_restarts=1_000)
-    with pytest.raises(RuntimeError, match="failed again after 10 restarts: ConnectionRefusedError"):
+    env.reset()
+    env.step(0)
+    with pytest.raises(RuntimeError, match="failed after 10 restarts: ConnectionRefusedError"):
         env._restart(OSError("simulator lost"))
     assert len(made) == 11
 
@@ -261,7 +321,7 @@ def test_what_a_process_has_started_ends_with_it(how: str, tmp_path: Path) -> No
     env = RestartingSubprocVecEnv([Started], "fork", max_restarts=0, timeout=2.0)
     os.close(alive)
     env.reset()
-    with pytest.raises(RuntimeError, match="after 0 restarts"):
+    with pytest.raises(RuntimeError, match="before its first step was done"):
         env.step(np.zeros(1, int))
     assert select.select([seen], [], [], 1.0)[0]  # the end of the pipe, as nobody holds the other one
     os.close(seen)

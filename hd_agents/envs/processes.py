@@ -186,9 +186,9 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         """Replace a dead process until one lives through ``reset``, and give what that answers."""
         while True:
             failure = f"The process of environment {env} died ({self._failures[env]})"
-            if not self._restarts[env].once_more():
+            if not self._restarts[env].once_more(raised=self.processes[env].exitcode == 1):
                 self.waiting = False
-                raise RuntimeError(f"{failure}, after {self.restarts[env] - 1} restarts.")
+                raise RuntimeError(f"{failure}, {self._restarts[env].told()}.")
             _log.warning("%s; restart %d of %d.", failure, self.restarts[env], self._restarts[env].limit)
             try:
                 self._start(env)

@@ -8,6 +8,7 @@ log.
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -28,21 +29,41 @@ def new_seed(first: int | None, restarts: int) -> int | None:
     return None if first is None else int(np.random.SeedSequence([first, restarts]).generate_state(1)[0])
 
 
+def returns_too_little(error: BaseException) -> str:
+    """What an environment has to return, where ``error`` says that it returned another number of things; else ""."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    caller = frames[-1].f_globals.get("__name__", "") if frames else ""
+    ours = caller.partition(".")[0] in ("gymnasium", "hd_agents", "stable_baselines3")
+    if not (ours and isinstance(error, ValueError) and "values to unpack" in str(error)):
+        return ""
+    return (
+        "Gymnasium's reset() returns (observation, info), and its step() (observation, reward, terminated, truncated, "
+        "info). This environment returned another number of things, as those of OpenAI Gym do."
+    )
+
+
 class Restarts:
     """How often one environment was made anew, and whether it may be once more.
 
     :param most: in the life of this object, beyond those that :meth:`restore` tells of; in a row, without a step that
-        succeeds in between, at most MAX_RESTARTS.
+        succeeds in between, at most MAX_RESTARTS. Before the first step that succeeds, none after a Python error: a
+        mistake in the environment's code would only raise it again.
     """
 
     def __init__(self, most: int) -> None:
         self.count, self.limit = 0, most
+        self._worked = False  # whether a step has ever succeeded
         self._in_a_row = 0
 
-    def once_more(self) -> bool:
-        """Count one, after a pause if the one before was of no use; False where there have been too many."""
+    def once_more(self, raised: bool) -> bool:
+        """Count one, after a pause if the one before was of no use; False where there may be no more.
+
+        :param raised: it failed by a Python error.
+        """
         self.count += 1
         self._in_a_row += 1
+        if raised and not self._worked:
+            return False
         if self.count > self.limit or self._in_a_row > MAX_RESTARTS:
             return False
         time.sleep(PAUSES[min(self._in_a_row, len(PAUSES)) - 1])
@@ -50,11 +71,16 @@ class Restarts:
 
     def helped(self) -> None:
         """A step has succeeded."""
-        self._in_a_row = 0
+        self._worked, self._in_a_row = True, 0
+
+    def told(self) -> str:
+        """When it failed, after :meth:`once_more` has said no."""
+        at_once = self.count == 1 and not self._worked
+        return "before its first step was done" if at_once else f"after {self.count - 1} restarts"
 
     def restore(self, count: int) -> None:
         """Go on counting where a run that is gone on with was; it may make as many more as a new one."""
-        self.count, self.limit = count, self.limit - self.count + count
+        self.count, self.limit, self._worked = count, self.limit - self.count + count, True
 
 
 class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -65,7 +91,7 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     :param make: makes the environment. :param max_restarts: in the whole life of this object.
     :raises RuntimeError: from ``step`` or ``reset`` when it fails once more than that, or eleven times without a step
-        in between, with the failure as its cause.
+        in between, or before its first step is done, with the failure as its cause.
     """
 
     def __init__(self, make: Callable[[], gym.Env[Any, Any]], max_restarts: int = MAX_RESTARTS) -> None:
@@ -120,7 +146,7 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
         with suppress(Exception):
             self.env.close()
         what = f"{self.env} failed"
-        while self._restarts.once_more():
+        while self._restarts.once_more(raised=True):
             _log.warning("%s; restart %d of %d.", what, self.restarts, self._restarts.limit, exc_info=error)
             try:
                 self.env = self._make()
@@ -129,4 +155,5 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
                 continue
             self._seed = new_seed(self._first_seed, self.restarts)
             return
-        raise RuntimeError(f"{self.env} failed again after {self.restarts - 1} restarts: {error!r}") from error
+        advice = f". {hint}" if (hint := returns_too_little(error)) else ""
+        raise RuntimeError(f"{self.env} failed {self._restarts.told()}: {error!r}{advice}") from error

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrappe
 
 from hd_agents import checks
 from hd_agents.arrivals import StepsOf, as_flags, step_all, watch
+from hd_agents.envs.restarting import returns_too_little
 from hd_agents.envs.settling import settle
 from hd_agents.progress import Forecast, ProgressBar, is_told, tell_of_no_learning, with_bar
 from hd_agents.restoring import warn_of_frozen_schedules
@@ -108,11 +109,13 @@ class LearningLoop(ReplayLearning):
             self._begin_anew_where_moved()
             self._end_learning()
             callback.on_training_end()
-        except BaseException:
+        except BaseException as error:
             vars(self).update(before)  # a run that a callback has refused leaves the one before as it was
             self._interrupted = True
             self._end_learning()
             tell_failure(callback)
+            if told := returns_too_little(error):
+                raise ValueError(told) from error
             raise
         return self
 
