@@ -41,7 +41,8 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
     :param max_restarts: of each process.
     :param timeout: seconds that a process may take for a step or a reset (a replaced one with its start) before it is
         ended and replaced; None for as long as it takes: one that hangs is waited for.
-    :raises RuntimeError: from ``step`` or ``reset`` when a process fails once more than ``max_restarts``.
+    :raises RuntimeError: from ``step`` or ``reset`` when a process fails once more than ``max_restarts``, or by an
+        error of Python (exit code 1) before its first step is done.
     :raises ValueError: for a ``timeout`` that is not above 0.
     """
 
@@ -186,7 +187,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
         """Replace a dead process until one lives through ``reset``, and give what that answers."""
         while True:
             failure = f"The process of environment {env} died ({self._failures[env]})"
-            if not self._restarts[env].once_more(raised=self.processes[env].exitcode == 1):
+            if not self._restarts[env].once_more(mistake=self.processes[env].exitcode == 1):
                 self.waiting = False
                 raise RuntimeError(f"{failure}, {self._restarts[env].told()}.")
             _log.warning("%s; restart %d of %d.", failure, self.restarts[env], self._restarts[env].limit)

@@ -20,6 +20,13 @@ from hd_agents.envs.closing import close
 
 MAX_RESTARTS = 10  # of one environment; something that fails more often than that has to be looked at
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each restart in a row: a robot takes time to boot
+CALLERS = (  # modules that take apart what a Gymnasium environment returns
+    "gymnasium.",
+    "hd_agents.envs.",
+    "stable_baselines3.common.atari_wrappers",
+    "stable_baselines3.common.monitor",
+    "stable_baselines3.common.vec_env.dummy_vec_env",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -29,12 +36,12 @@ def new_seed(first: int | None, restarts: int) -> int | None:
     return None if first is None else int(np.random.SeedSequence([first, restarts]).generate_state(1)[0])
 
 
-def returns_too_little(error: BaseException) -> str:
+def what_to_return(error: BaseException) -> str:
     """What an environment has to return, where ``error`` says that it returned another number of things; else ""."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    caller = frames[-1].f_globals.get("__name__", "") if frames else ""
-    ours = caller.partition(".")[0] in ("gymnasium", "hd_agents", "stable_baselines3")
-    if not (ours and isinstance(error, ValueError) and "values to unpack" in str(error)):
+    if not (isinstance(error, ValueError) and "values to unpack" in str(error)):
+        return ""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if not frame.f_globals.get("__name__", "").startswith(CALLERS):  # it is about something else
         return ""
     return (
         "Gymnasium's reset() returns (observation, info), and its step() (observation, reward, terminated, truncated, "
@@ -46,8 +53,8 @@ class Restarts:
     """How often one environment was made anew, and whether it may be once more.
 
     :param most: in the life of this object, beyond those that :meth:`restore` tells of; in a row, without a step that
-        succeeds in between, at most MAX_RESTARTS. Before the first step that succeeds, none after a Python error: a
-        mistake in the environment's code would only raise it again.
+        succeeds in between, at most MAX_RESTARTS. Before the first step that succeeds, none after a mistake in the
+        environment's code, which would only be made again.
     """
 
     def __init__(self, most: int) -> None:
@@ -55,14 +62,14 @@ class Restarts:
         self._worked = False  # whether a step has ever succeeded
         self._in_a_row = 0
 
-    def once_more(self, raised: bool) -> bool:
+    def once_more(self, mistake: bool) -> bool:
         """Count one, after a pause if the one before was of no use; False where there may be no more.
 
-        :param raised: it failed by a Python error.
+        :param mistake: the failure looks like one in the code.
         """
         self.count += 1
         self._in_a_row += 1
-        if raised and not self._worked:
+        if mistake and not self._worked:
             return False
         if self.count > self.limit or self._in_a_row > MAX_RESTARTS:
             return False
@@ -91,7 +98,8 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     :param make: makes the environment. :param max_restarts: in the whole life of this object.
     :raises RuntimeError: from ``step`` or ``reset`` when it fails once more than that, or eleven times without a step
-        in between, or before its first step is done, with the failure as its cause.
+        in between, or, unless it is an OSError such as a refused connection, before its first step is done. The
+        failure is its cause.
     """
 
     def __init__(self, make: Callable[[], gym.Env[Any, Any]], max_restarts: int = MAX_RESTARTS) -> None:
@@ -146,7 +154,7 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
         with suppress(Exception):
             self.env.close()
         what = f"{self.env} failed"
-        while self._restarts.once_more(raised=True):
+        while self._restarts.once_more(mistake=not isinstance(error, OSError)):
             _log.warning("%s; restart %d of %d.", what, self.restarts, self._restarts.limit, exc_info=error)
             try:
                 self.env = self._make()
@@ -155,5 +163,5 @@ class RestartingEnv(gym.Wrapper[Any, Any, Any, Any]):
                 continue
             self._seed = new_seed(self._first_seed, self.restarts)
             return
-        advice = f". {hint}" if (hint := returns_too_little(error)) else ""
+        advice = f". {hint}" if (hint := what_to_return(error)) else ""
         raise RuntimeError(f"{self.env} failed {self._restarts.told()}: {error!r}{advice}") from error

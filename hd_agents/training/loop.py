@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrappe
 
 from hd_agents import checks
 from hd_agents.arrivals import StepsOf, as_flags, step_all, watch
-from hd_agents.envs.restarting import returns_too_little
+from hd_agents.envs.restarting import what_to_return
 from hd_agents.envs.settling import settle
 from hd_agents.progress import Forecast, ProgressBar, is_told, tell_of_no_learning, with_bar
 from hd_agents.restoring import warn_of_frozen_schedules
@@ -111,13 +111,17 @@ class LearningLoop(ReplayLearning):
             callback.on_training_end()
         except BaseException as error:
             vars(self).update(before)  # a run that a callback has refused leaves the one before as it was
-            self._interrupted = True
-            self._end_learning()
-            tell_failure(callback)
-            if told := returns_too_little(error):
-                raise ValueError(told) from error
+            self._fail(error, callback)
             raise
         return self
+
+    def _fail(self, error: BaseException, callback: MaybeCallback) -> None:
+        """``learn`` ends by an error; ValueError in place of one that would not say what the environment did wrong."""
+        self._interrupted = True
+        self._end_learning()
+        tell_failure(callback)
+        if told := what_to_return(error):
+            raise ValueError(told) from error
 
     def _holds_few(self, more: int = 0) -> bool:
         """Whether the replay holds too little to learn from, also after so many ``more`` env steps."""
