@@ -23,6 +23,10 @@ File = str | Path | BinaryIO  # the same, as our own modules take it
 SHAPES_NETWORKS = ("backbone", "size", "harmony", "policy_kwargs")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")
 RUNNING = "running"  # the archive's part for where the environments were: last observations and latents
+_OWN_NETWORKS = (
+    " If the agent is of a class of your own, call that class's load. If its networks were changed after it was made, "
+    "make it, change it in the same way, and call its set_parameters(path)."
+)
 NONFINITE = "nonfinite"  # the part that a record of a failed gradient step has beside an agent's
 
 
@@ -84,7 +88,7 @@ def load(
         restore(agent, data, given)
         if agent.env is not None:
             agent.action_space = agent.env.action_space  # the same object, as in a new agent: both may draw from it
-        check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs)
+        check_weights(agent._make_policy, tensors.get("policy"), agent.policy_kwargs, advice=_OWN_NETWORKS)
         agent._setup_model()
         if env is None or not force_reset:
             agent._collector.latent = restore_running_state(agent, tensors.get(RUNNING, {}))

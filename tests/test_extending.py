@@ -512,6 +512,19 @@ def test_whole_numbers_among_the_weights_are_stored(tmp_path: Path) -> None:
         Counted.load(tmp_path / "a.zip")
 
 
+def test_an_archive_of_other_networks_says_what_to_do(tmp_path: Path) -> None:
+    Counted("MlpPolicy", Clock(7), **TINY).save(tmp_path / "class.zip")
+    with pytest.raises(
+        ValueError, match=r"is only in the archive. If the agent is of a class .* set_parameters\(path\)"
+    ):
+        HarmonyDreamAgent.load(tmp_path / "class.zip")
+    agent = HarmonyDreamAgent("MlpPolicy", Clock(7), **TINY)
+    agent.policy.networks.world_model.encoder.mlp = nn.Linear(2, 16)
+    agent.save(tmp_path / "changed.zip")
+    with pytest.raises(ValueError, match=r"is only in the .*, change it in the same way, and call its set_parameters"):
+        HarmonyDreamAgent.load(tmp_path / "changed.zip")
+
+
 class Exact(HarmonyDreamAgent):
     """With weights in float64, and a layer that keeps numbers of its own as torch has it: as extra state."""
 

@@ -95,8 +95,8 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], str], Any], str]] = {
     "short matrix": (lambda state, key: state.update({key: state[key][1:].clone()}), "expected torch.float32 of shape"),
     "thin matrix": (lambda state, key: state.update({key: state[key][:, 1:].clone()}), "do not match its settings"),
     "flat matrix": (lambda state, key: state.update({key: state[key].flatten()}), "no matrix"),
-    "other integers": (lambda state, key: state.update({key: state[key].to(torch.int16)}), "in one of them only"),
-    "scale of nothing": (lambda state, key: state.update({"x.scale": torch.ones(3)}), "x.scale is in one of them only"),
+    "other integers": (lambda state, key: state.update({key: state[key].to(torch.int16)}), "only in the"),
+    "scale of nothing": (lambda state, key: state.update({"x.scale": torch.ones(3)}), "x.scale is only in the archive"),
     "vector in 8 bits": (
         lambda state, key: state.update({"networks.actor.out.bias": torch.zeros(2, dtype=torch.int8)}),
         "no matrix",

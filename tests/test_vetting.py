@@ -116,8 +116,8 @@ def actor_rates(tensors: dict[str, Any]) -> dict[str, Any]:
     ("change", "message"),
     [
         (lambda parts: parts.pop("policy"), "lacks the weights"),
-        (lambda parts: parts["policy"].popitem(), "is in one of them only"),
-        (lambda parts: parts["policy"].update(x=torch.ones(1)), "x is in one of them only"),
+        (lambda parts: parts["policy"].popitem(), "is only in the networks"),
+        (lambda parts: parts["policy"].update(x=torch.ones(1)), "x is only in the archive"),
         (lambda parts: parts["policy"].update({key: t.int() for key, t in parts["policy"].items()}), "do not match"),
         (lambda parts: parts.update(env={}), "env is an invalid|cannot be used"),
         (lambda parts: first_moment(parts).update(exp_avg=torch.ones(2)), "moments of shapes"),

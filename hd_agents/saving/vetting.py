@@ -65,13 +65,18 @@ def check_values(data: Mapping[str, Any]) -> None:
 
 
 def check_weights(
-    make: Callable[[], nn.Module], state: Any, overrides: Mapping[str, Any], only: str | tuple[str, ...] = ""
+    make: Callable[[], nn.Module],
+    state: Any,
+    overrides: Mapping[str, Any],
+    only: str | tuple[str, ...] = "",
+    advice: str = "",
 ) -> None:
     """Refuse a state dict whose names or shapes are not those of the networks that ``make`` builds.
 
     :param make: called with torch's default device set to "meta", so that what it builds takes no memory.
     :param overrides: the ``policy_kwargs`` it uses; stacks of layers are compared with the number of tensors first.
     :param only: what the names begin with that are compared, where the state is to hold these alone.
+    :param advice: what to do where they differ, which an error then ends with.
     """
     if not isinstance(state, Mapping):
         raise ArchiveError("The archive lacks the weights of the policy.")
@@ -81,7 +86,10 @@ def check_weights(
             raise ArchiveError(f"The archive declares {name}={_short(depth)} but holds {len(state)} tensors.")
     expected = {name: tensor for name, tensor in _without_memory(make).state_dict().items() if name.startswith(only)}
     if missing := sorted(map(str, expected.keys() ^ state.keys())):
-        raise ArchiveError(f"The archive's weights do not match its settings: {missing[0]} is in one of them only.")
+        place = "archive" if missing[0] in state else "networks that the settings make"
+        raise ArchiveError(
+            f"The archive's weights do not match its settings: {missing[0]} is only in the {place}.{advice}"
+        )
     for name, tensor in expected.items():
         found = state[name]
         if name.endswith(EXTRA_STATE):
@@ -92,7 +100,7 @@ def check_weights(
                 for one in (found, tensor)
             ]
             raise ArchiveError(
-                f"The archive's weights do not match its settings: {name} is {told[0]}, expected {told[1]}."
+                f"The archive's weights do not match its settings: {name} is {told[0]}, expected {told[1]}.{advice}"
             )
 
 
