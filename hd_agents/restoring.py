@@ -24,8 +24,9 @@ SHAPES_NETWORKS = ("backbone", "size", "harmony", "policy_kwargs")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")
 RUNNING = "running"  # the archive's part for where the environments were: last observations and latents
 _OWN_NETWORKS = (
-    " If the agent is of a class of your own, call that class's load. If its networks were changed after it was made, "
-    "make it, change it in the same way, and call its set_parameters(path)."
+    " If the agent is of a class of your own, name it: MyAgent.load(path), resume(env, agent_class=MyAgent), or "
+    "--agent-class on the command line. If its networks were changed after it was made, make it, change it in the same "
+    "way, and call its set_parameters(path)."
 )
 NONFINITE = "nonfinite"  # the part that a record of a failed gradient step has beside an agent's
 

@@ -515,14 +515,16 @@ def test_whole_numbers_among_the_weights_are_stored(tmp_path: Path) -> None:
 def test_an_archive_of_other_networks_says_what_to_do(tmp_path: Path) -> None:
     Counted("MlpPolicy", Clock(7), **TINY).save(tmp_path / "class.zip")
     with pytest.raises(
-        ValueError, match=r"is only in the archive. If the agent is of a class .* set_parameters\(path\)"
+        ValueError, match=r"only in the archive. If .*: MyAgent.load\(path\), .* set_parameters\(path\)"
     ):
         HarmonyDreamAgent.load(tmp_path / "class.zip")
     agent = HarmonyDreamAgent("MlpPolicy", Clock(7), **TINY)
-    agent.policy.networks.world_model.encoder.mlp = nn.Linear(2, 16)
-    agent.save(tmp_path / "changed.zip")
+    agent.policy.networks.world_model.encoder.mlp = nn.Linear(3, 16)
+    agent.learn(60).save(tmp_path / "changed.zip")
     with pytest.raises(ValueError, match=r"is only in the .*, change it in the same way, and call its set_parameters"):
         HarmonyDreamAgent.load(tmp_path / "changed.zip")
+    with pytest.raises(ValueError, match=r"is of other networks. Make and change this agent as the one was"):
+        HarmonyDreamAgent("MlpPolicy", Clock(7), **TINY).set_parameters(tmp_path / "changed.zip")
 
 
 class Exact(HarmonyDreamAgent):

@@ -16,6 +16,7 @@ from hd_agents.saving.jsonable import ArchiveError
 
 MOST_ENVS = 1 << 16
 EXTRA_STATE = "_extra_state"  # what a module's get_extra_state gives has this name: plain values of any shape
+_OTHER = "it is of other networks. Make and change this agent as the one was whose parameters these are."
 STACKS = ("layers", "vector_layers")  # sizes that count modules instead of numbers
 
 
@@ -142,12 +143,12 @@ def fitting_optimizer(name: str, state: Any, optimizer: torch.optim.Optimizer) -
                 "harmony is one, and groups that were added have to be added again before."
             )
         if not moments.keys() <= set(range(len(weights))):
-            raise ArchiveError(f"{name} is of other networks.")
+            raise ArchiveError(f"{name} does not fit: {_OTHER}")
         for index, found in moments.items():
             like = {"step": torch.zeros(()), "exp_avg": weights[index], "exp_avg_sq": weights[index]}
             given, wanted = ({key: (*one.shape, one.dtype) for key, one in part.items()} for part in (found, like))
             if given != wanted:
-                raise ArchiveError(f"{name} has moments of shapes {given}, expected {wanted}: it is of other networks.")
+                raise ArchiveError(f"{name} has moments of shapes {given}, expected {wanted}: {_OTHER}")
         fitted = []
         for group, mine in zip(groups, own["param_groups"], strict=True):
             rates = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"]}
