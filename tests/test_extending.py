@@ -953,6 +953,32 @@ class Inverse(nn.Linear):
         return (super().forward(torch.cat([before, after], -1)) - action).square().mean(-1)
 
 
+class Unrewarded(HarmonyDreamAgent):
+    """Learns from batches in which nothing was ever rewarded."""
+
+    def _make_replay(self, n_envs: int) -> Any:
+        replay = super()._make_replay(n_envs)
+        plain = replay.sample
+
+        def sample(batch_size: int, length: int, rng: Any, device: Any) -> Any:
+            batch = plain(batch_size, length, rng, device)
+            return batch._replace(reward=torch.zeros_like(batch.reward))
+
+        replay.sample = sample  # type: ignore[method-assign]
+        return replay
+
+
+def test_batches_of_ones_own_sampling_and_numbers_of_adams_are_what_learns(tmp_path: Path) -> None:
+    agent = Unrewarded("MlpPolicy", Clock(7), **TINY)
+    agent.learner.actor_optimizer.param_groups[0].update(betas=(0.7, 0.8), eps=0.1, weight_decay=0.2)
+    agent.learn(60).save(tmp_path / "a.zip")
+    again = Unrewarded.load(tmp_path / "a.zip", env=Clock(7)).learn(60)
+    for one in (agent, again):
+        assert one.learner.newest is not None and not one.learner.newest[0].reward.any()
+        group = one.learner.actor_optimizer.param_groups[0]
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.7, 0.8), 0.1, 0.2)
+
+
 @pytest.mark.parametrize("harmony", [True, False])
 def test_a_loss_of_ones_own_is_harmonised(harmony: bool, tmp_path: Path) -> None:
     """As docs/extending.md has it; also where the harmoniser that the agent was made with had no sigmas."""
